@@ -1,0 +1,31 @@
+"""The contract between alignpipe and its plugins: small, light to import, versioned by `API_VERSION`."""
+
+from alignpipe.api.artifacts import Artifact
+from alignpipe.api.components import API_VERSION, SLOTS, Component, Kind, Port, Selected
+from alignpipe.api.hooks import ENTRY_POINT_GROUP, HookSpecs, hookimpl
+from alignpipe.api.rewards import Failure, Reward, Sample, Scores, TrainableReward
+from alignpipe.api.stages import BuildContext, Stage, StageContext
+from alignpipe.api.tracking import RunInfo, Tracker
+
+__all__ = [
+    "API_VERSION",
+    "ENTRY_POINT_GROUP",
+    "SLOTS",
+    "Artifact",
+    "BuildContext",
+    "Component",
+    "Failure",
+    "HookSpecs",
+    "Kind",
+    "Port",
+    "Reward",
+    "RunInfo",
+    "Sample",
+    "Scores",
+    "Selected",
+    "Stage",
+    "StageContext",
+    "Tracker",
+    "TrainableReward",
+    "hookimpl",
+]

@@ -1,0 +1,81 @@
+"""What a plugin yields: frozen records that say which option fills which slot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+API_VERSION = (1, 0)
+"""The version of this contract: (major, minor). Another major is refused, a newer minor is warned about."""
+
+SLOTS = ("data", "sft", "reward", "ppo", "eval", "model", "tracker", "rollout")
+"""The config groups of alignpipe itself; third parties may add more."""
+
+Kind = Literal["dataset", "policy", "reward", "report"]
+"""What an artifact is."""
+
+Source = Literal["nearest", "nearest_or_base", "base", "first", "policy", "none"]
+"""Where a port is fed from by default (see :class:`Port`)."""
+
+_OPTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Port:
+    """One named input of a stage.
+
+    `default` is the source when `inputs.<stage>.<port>` is not set: `nearest` is the nearest earlier stage that makes the
+    kind, `nearest_or_base` falls back to the run's base model, `base` is that model, `first` is the first policy of the run, `policy` is whatever
+    the stage's own `policy` port got, `none` leaves the port empty.
+    """
+
+    kind: Kind
+    default: Source = "nearest"
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Component:
+    """One option of one config group.
+
+    `config` is a dataclass whose fields are the options (defaults included); `factory` is `"module:attribute"`, called
+    as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`; `version` is raised whenever the
+    result for the same config changes; `needs` are the input ports; `makes` is the kind of the artifact; `uses` are the
+    other slots whose config the component reads (they enter the stage's key).
+
+    Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
+    (the option's name is put there), and a factory that is not `module:attribute`.
+    """
+
+    group: str
+    name: str
+    config: type[Any]
+    factory: str
+    summary: str
+    version: int = 1
+    api: tuple[int, int] = API_VERSION
+    needs: Mapping[str, Port] = field(default_factory=dict)
+    makes: Kind | None = None
+    uses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for what, value in (("group", self.group), ("name", self.name)):
+            if not _OPTION_NAME.fullmatch(value):
+                raise ValueError(f"component {what} {value!r} must match [a-z][a-z0-9_]*")
+        if not (isinstance(self.config, type) and is_dataclass(self.config)):
+            raise ValueError(f"config of {self.group}/{self.name} must be a dataclass, not {self.config!r}")
+        if any(entry.name == "name" for entry in fields(self.config)):
+            raise ValueError(f"config of {self.group}/{self.name} must not have a field 'name': the option's name goes there")
+        if not re.fullmatch(r"[\w.]+:\w+", self.factory):
+            raise ValueError(f"factory of {self.group}/{self.name} must be 'module:attribute', not {self.factory!r}")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A choice made in the config: an option of a group with its options set, as plain typed data."""
+
+    group: str
+    name: str
+    config: Any

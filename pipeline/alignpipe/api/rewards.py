@@ -1,0 +1,121 @@
+"""Rewards: anything that scores (prompt, response). This module never imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from alignpipe.api.artifacts import Artifact
+from alignpipe.api.stages import StageContext
+
+Message = Mapping[str, str]
+FailureKind = Literal["timeout", "exception", "nan", "count", "refused"]
+
+
+class Sample:
+    """One prompt with one response, as a reward sees it.
+
+    `messages` is the conversation before the response (empty for plain prompts), `row` the prompt row's other columns
+    (a reference answer, unit tests ...), `ended` whether the response ended by itself. `prompt_ids` and `response_ids`
+    are the policy's token ids, the end-of-sequence token included, and `vocabulary` is the fingerprint of the tokenizer
+    they belong to; all three are None for text that no policy sampled. A reward that reads tokens with the very same
+    tokenizer should score the ids, since decoding and encoding again is not an identity.
+    The text of `response` is decoded on first use.
+    """
+
+    __slots__ = ("_decode", "_response", "ended", "messages", "prompt", "prompt_ids", "response_ids", "row", "vocabulary")
+
+    def __init__(
+        self,
+        prompt: str,
+        response: str | None = None,
+        *,
+        messages: Sequence[Message] = (),
+        row: Mapping[str, Any] | None = None,
+        prompt_ids: Sequence[int] | None = None,
+        response_ids: Sequence[int] | None = None,
+        vocabulary: str | None = None,
+        ended: bool = True,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
+        if response is None and (response_ids is None or decode is None):
+            raise ValueError("a sample needs its response as text, or as response_ids with decode")
+        self.prompt = prompt
+        self.messages = tuple(messages)
+        self.row: Mapping[str, Any] = row or {}
+        self.prompt_ids = prompt_ids
+        self.response_ids = response_ids
+        self.vocabulary = vocabulary
+        self.ended = ended
+        self._response = response
+        self._decode = decode
+
+    @property
+    def response(self) -> str:
+        """The response as text, without special tokens."""
+        if self._response is None:
+            assert self._decode is not None and self.response_ids is not None
+            self._response = self._decode(self.response_ids)
+        return self._response
+
+    def __repr__(self) -> str:
+        return f"Sample(prompt={self.prompt!r}, response={self.response!r}, ended={self.ended})"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one sample has no score."""
+
+    kind: FailureKind
+    message: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a reward says of a batch: one number per sample, and per sample the named parts it was made of.
+
+    A sample listed in `failures` has no score: its entry in `total` is ignored and never counted as 0.
+    """
+
+    total: Sequence[float]
+    parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    per_token: Sequence[Sequence[float]] | None = None
+    failures: Mapping[int, Failure] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores a batch of samples; one finite float per sample, or :class:`Scores` for parts and failures."""
+
+    def score(self, samples: Sequence[Sample]) -> Scores | Sequence[float]:
+        """Score `samples`, in their order."""
+        ...
+
+
+@runtime_checkable
+class TrainableReward(Protocol):
+    """A reward that is trained by the reward stage, saved into the artifact and loaded from it."""
+
+    def score(self, samples: Sequence[Sample]) -> Scores | Sequence[float]:
+        """Score `samples`, in their order."""
+        ...
+
+    def fit(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
+        """Train on the artifacts; after it, `score` works."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything `load` needs into `folder`."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; after it, `score` works."""
+        ...
+
+
+def is_finite(value: float) -> bool:
+    """Whether a score can be used: a real number, neither NaN nor infinite."""
+    return isinstance(value, int | float) and math.isfinite(value)

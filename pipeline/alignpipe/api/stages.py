@@ -1,0 +1,71 @@
+"""Stages: what runs, and the context it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from alignpipe.api.artifacts import Artifact
+from alignpipe.api.components import Selected
+
+
+class BuildContext(Protocol):
+    """What a factory may use beside its own config."""
+
+    seed: int
+    """The run's seed."""
+    device: str
+    """A torch device string: `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    def build(self, selected: Selected) -> Any:
+        """Build another component (a nested reward, the model source ...)."""
+        ...
+
+
+class StageContext(BuildContext, Protocol):
+    """What a stage is given while it runs."""
+
+    stage: str
+    """The stage's name in the run (`ppo`, `ppo_2` ...)."""
+    payload: Path
+    """The folder to fill: it becomes the artifact when `run` returns, and is empty at the start of every attempt."""
+    work: Path
+    """A folder that outlives a killed attempt: checkpoints belong here."""
+    slots: Mapping[str, Selected]
+    """The slots the component's `uses` names (`model`, `rollout` ...)."""
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record deterministic metrics at `step`, by default the step last logged (0 if none was).
+
+        Names are given without the stage's prefix (`objective/kl`).
+        """
+        ...
+
+    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
+        """Record machine-dependent figures (`time/generate`, `perf/tokens_per_second`) at `step`."""
+        ...
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: called once when a stage resumes from its checkpoint of `step`."""
+        ...
+
+    def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
+        """Show how far the stage is, with the figures people watch."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Tell the user one line, above the progress bar."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """Whether to save and raise :class:`~alignpipe.errors.StageInterrupted` at the next step boundary."""
+        ...
+
+
+class Stage(Protocol):
+    """A step of the pipeline: reads artifacts, fills `ctx.payload`."""
+
+    def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
+        """Do the stage's work; ports that are empty are missing from `inputs`."""
+        ...

@@ -1,0 +1,1 @@
+"""The command line: `main` dispatches and is the error boundary, `app` is the Hydra application."""

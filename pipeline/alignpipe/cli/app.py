@@ -1,0 +1,98 @@
+"""The Hydra application: composes the config, and runs the pipeline or shows its plan."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from alignpipe.cli.report import JobFailed, RunFailed, explain, report
+from alignpipe.config.paths import conf_dir
+from alignpipe.config.run import run_config
+from alignpipe.config.source import register
+from alignpipe.errors import AlignpipeError, ConfigError
+from alignpipe.registry import registry
+
+_INTERRUPTED = (130, 143)
+
+
+def run(argv: list[str]) -> int:
+    """Run the pipeline: one job, or with `-m` a sweep."""
+    _hydra_main(run_job, argv)
+    return 0
+
+
+def plan(argv: list[str]) -> int:
+    """Show what the same overrides would run, and why; no run folder is made."""
+    if {"-m", "--multirun"} & set(argv):
+        raise ConfigError("plan shows one run: leave out -m, and give each key one value")
+    _hydra_main(plan_job, [*argv, "hydra.run.dir=.", "hydra.output_subdir=null"])
+    return 0
+
+
+def run_job(cfg: DictConfig) -> None:
+    """One job; module-level because launchers send it to their workers by name.
+
+    A job of a sweep raises, so that Hydra counts it as failed and goes on with the others; an interruption ends the
+    sweep. A single run leaves Hydra at once, with what `main` needs to end the process.
+    """
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        from alignpipe.runner import execute
+
+        status = execute(run_config(cfg, HydraConfig.get(), registry()), registry())
+    except Exception as error:
+        if explain(error) is None:
+            raise
+        if not sweep:
+            _discard(Path(HydraConfig.get().runtime.output_dir))
+            raise RunFailed(error) from error
+        report(error)
+        raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed: {error}") from error
+    if status in _INTERRUPTED or (status and not sweep):
+        sys.exit(status)
+    if status:
+        raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed with status {status}")
+
+
+def plan_job(cfg: DictConfig) -> None:
+    """Show the plan of one composed config."""
+    from alignpipe.runner import show_plan
+
+    try:
+        show_plan(run_config(cfg, HydraConfig.get(), registry()), registry())
+    except AlignpipeError as error:
+        raise RunFailed(error) from error
+
+
+def _discard(folder: Path) -> None:
+    """Take back the folder that Hydra made for a run that ended before it began: bad input leaves nothing behind."""
+    if (folder / "summary.json").exists():
+        return
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (folder / ".hydra" / name).unlink(missing_ok=True)
+    above = [parent for parent in folder.parents if Path.cwd() in parent.parents]
+    for place in (folder / ".hydra", folder, *above):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
+
+
+def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
+    """Hydra's own command line over our config, with the plugins as config source."""
+    register()
+    # Hydra 1.4 warns about version_base, 1.3 warns without it.
+    version: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+    application = hydra.main(config_path=str(conf_dir()), config_name="config", **version)(task)
+    before = sys.argv
+    # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
+    sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in argv)]
+    try:
+        application()
+    finally:
+        sys.argv = before

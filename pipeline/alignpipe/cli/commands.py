@@ -1,0 +1,63 @@
+"""The subcommands: what each is for, who runs it and which words complete it. Everything else is a Hydra override."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. `target` is `module:function`, called with the words after the command; it returns the exit status.
+
+    `words` gives what may stand at the next position, for the words typed so far.
+    """
+
+    name: str
+    target: str
+    words: Callable[[Sequence[str]], Sequence[str]]
+
+    def run(self, argv: list[str]) -> int:
+        """Import the command's module, which may be heavy, and run it."""
+        module, _, function = self.target.partition(":")
+        status: int = getattr(importlib.import_module(module), function)(argv)
+        return status
+
+
+def _plan_words(typed: Sequence[str]) -> Sequence[str]:
+    """Nothing of its own: after `plan` come overrides, which Hydra completes."""
+    return ()
+
+
+def _plugins_words(typed: Sequence[str]) -> Sequence[str]:
+    from alignpipe.registry import registry
+
+    if not typed:
+        return ("list", "show")
+    if typed == ["list"]:
+        return ("--timings",)
+    if typed == ["show"]:
+        return [f"{group}/{name}" for group in registry().groups() for name in registry().options(group)]
+    return ()
+
+
+def _store_words(typed: Sequence[str]) -> Sequence[str]:
+    if not typed:
+        return ("ls", "verify", "gc", "pin", "unpin")
+    return ("--outputs", "--yes", "--days") if typed[0] == "gc" else ("--outputs",)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("plan", "alignpipe.cli.app:plan", _plan_words),
+        Command("plugins", "alignpipe.cli.plugins:main", _plugins_words),
+        Command("store", "alignpipe.cli.store:main", _store_words),
+    )
+}
+
+
+def is_override(word: str) -> bool:
+    """Whether a first word is for Hydra: an override holds `=` or starts with `~` or `+`, a flag starts with `-`."""
+    return "=" in word or word.startswith(("~", "+", "-"))

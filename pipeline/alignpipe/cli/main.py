@@ -1,0 +1,71 @@
+"""The console script: subcommand or Hydra application, and the boundary where errors become messages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import alignpipe
+from alignpipe.cli.commands import COMMANDS, is_override
+from alignpipe.cli.report import RunFailed, explain, report
+from alignpipe.errors import ConfigError
+from alignpipe.registry import did_you_mean
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0 is success, 1 an error that was told in one message, 130 and 143 an interruption. Anything else that goes wrong
+    is a bug and is raised. With `HYDRA_FULL_ERROR=1` every error is raised.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    wants_traceback = os.environ.get(_FULL_ERROR) == "1"
+    os.environ[_FULL_ERROR] = "1"  # Hydra then raises instead of printing: there is one place that prints errors
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("alignpipe: interrupted\n")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; Python would complain once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, RunFailed) as failure:
+        error = failure.error if isinstance(failure, RunFailed) else failure
+        if wants_traceback or explain(error) is None:
+            raise error  # noqa: B904 (it is the one being handled, or was carried by it)
+        report(error)
+        return 1
+    finally:
+        if not wants_traceback:
+            del os.environ[_FULL_ERROR]
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv[:1] == ["--version"]:
+        sys.stdout.write(f"alignpipe {alignpipe.__version__}\n")
+        return 0
+    if _completes(argv):
+        from alignpipe.cli.completion import complete
+
+        return complete(argv)
+    first = argv[0] if argv else ""
+    if first in COMMANDS:
+        return COMMANDS[first].run(argv[1:])
+    if first and not is_override(first):
+        raise ConfigError(
+            f"{first!r} is no command{did_you_mean(first, COMMANDS)}; commands: {', '.join(COMMANDS)}; "
+            "an override is written key=value"
+        )
+    from alignpipe.cli.app import run
+
+    return run(argv)
+
+
+def _completes(argv: list[str]) -> bool:
+    """Whether a shell asks for the words that may come next, as Hydra's completion functions do."""
+    flags = ("-sc", "--shell_completion", "--shell-completion")
+    return any(word in flags for word in argv) and any(word.startswith("query=") for word in argv)

@@ -1,0 +1,125 @@
+"""From an exception to the one message a user gets; what a sentence cannot say is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from dataclasses import fields, is_dataclass
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from alignpipe.api import SLOTS
+from alignpipe.config.model import RunSettings
+from alignpipe.errors import AlignpipeError
+from alignpipe.registry import did_you_mean, registry
+
+_FOLDER_ERRORS = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+"""What can be wrong with a folder that the user chose."""
+
+
+class JobFailed(AlignpipeError):
+    """A job of a sweep failed; its own error was reported where it ran."""
+
+
+class RunFailed(BaseException):
+    """Carries a single run's error past Hydra, which would print the overrides beside it, to `main`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def report(error: BaseException) -> None:
+    """Write the error's message to stderr."""
+    sys.stdout.flush()
+    sys.stderr.write(f"alignpipe: error: {explain(error) or error}\n")
+    sys.stderr.flush()
+
+
+def explain(error: BaseException) -> str | None:
+    """What the user is told; None for an error that is a bug of ours or of a plugin."""
+    if isinstance(error, AlignpipeError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error)
+    if isinstance(error, HydraException):
+        return _composition(error)
+    if isinstance(error, OmegaConfBaseException):
+        return _omegaconf(error)
+    if isinstance(error, ValueError) and _raised_by_hydra(error):
+        return f"the overrides cannot be used: {error}"
+    if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
+        where = error.filename or "the output folder"
+        return f"cannot write {where}: {error.strerror}; choose another folder with outputs=<folder>, or make room"
+    return None
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra itself raised: it checks some overrides (`sft=null`) and flags with a bare ValueError."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith("hydra.")
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    """`reward=nope`, or a preset that is not there."""
+    path = error.missing_cfg_file
+    if not path or "/" not in path:
+        return _joined(str(error).partition("Config search path")[0])
+    group, _, name = path.lstrip("/").rpartition("/")
+    options = list(error.options or registry().options(group))
+    listing = f"; options: {', '.join(options)}" if options else "; no plugin offers one, see 'alignpipe plugins list'"
+    return f"{group}={name}: there is no such option{did_you_mean(name, options)}{listing}"
+
+
+def _composition(error: HydraException) -> str:
+    """A config that Hydra could not compose; mostly OmegaConf refused a key or a value, which its cause tells."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {_joined(error.message)}"
+    cause = error.__cause__
+    if not isinstance(cause, OmegaConfBaseException):
+        several = re.match(r"Ambiguous value for argument '([^=]+)=(.+)'", str(error))
+        if several:
+            key, values = several.groups()
+            return f"{key} has several values: add -m to run each of {values}, or write {key}=[{values}] for a list"
+        return _joined(str(error))
+    source = re.match(r"In '([^']+)'", str(error))
+    override = re.match(r"Error merging override (.+)", str(error))
+    where = f" (in conf/{source[1]}.yaml)" if source else f" (override {override[1]})" if override else ""
+    return _omegaconf(cause) + where
+
+
+def _omegaconf(error: OmegaConfBaseException) -> str:
+    """`key: what is wrong`, with the keys that exist for one that does not."""
+    message = (error.msg or str(error)).splitlines()[0]
+    key = error.full_key or ""
+    if not isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return f"{key}: {message}" if key else message
+    choices = _keys_beside(error)
+    wrong = str(error.key)
+    parent = key.rpartition(".")[0]
+    listing = f"; keys{f' of {parent}' if parent else ''}: {', '.join(choices)}" if choices else ""
+    return f"{key or wrong}: there is no such key{did_you_mean(wrong, choices)}{listing}"
+
+
+def _keys_beside(error: OmegaConfBaseException) -> list[str]:
+    """The keys that exist where a key was not found."""
+    if is_dataclass(error.object_type):
+        return [entry.name for entry in fields(error.object_type)]
+    parent = error.parent_node
+    if not isinstance(parent, DictConfig) or parent._get_parent() is None:
+        groups = [group for group in registry().groups() if group not in SLOTS]
+        return [*(entry.name for entry in fields(RunSettings)), *SLOTS, *groups]
+    return [str(key) for key in parent]
+
+
+def _joined(text: str) -> str:
+    """A message of several lines as one."""
+    lines = [line.strip().rstrip(".:") for line in text.splitlines() if not line.startswith("See https")]
+    return "; ".join(filter(None, lines))

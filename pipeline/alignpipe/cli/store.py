@@ -1,0 +1,111 @@
+"""`alignpipe store ls | verify | gc | pin | unpin`: what is stored, whether it is sound, and making room."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from alignpipe.store import Store
+from alignpipe.store.cleaning import pin, pinned, removals, remove, unpin
+from alignpipe.store.files import folder_bytes, read_json
+from alignpipe.store.objects import problem_of
+
+_DIGEST_DIGITS = 12
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the store's commands; gives the exit code (1 if `verify` found damage).
+
+    Raises `StoreError` if there is no store, or it cannot be written.
+    """
+    arguments = _parser().parse_args(argv)
+    store = Store(Path(arguments.outputs).expanduser().absolute() / "store")
+    command: Callable[[Store, argparse.Namespace], int] = arguments.command
+    return command(store, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="alignpipe store", description="Look at and clean the stage store.")
+    commands = parser.add_subparsers(required=True, metavar="ls | verify | gc | pin | unpin")
+
+    def add(name: str, command: Callable[[Store, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--outputs", default="outputs", help="the folder that holds store/ (default: outputs)")
+        sub.set_defaults(command=command)
+        return sub
+
+    add("ls", _ls, "list the stored objects and the unfinished work")
+    add("verify", _verify, "read every stored file and compare it with its digest")
+    gc = add("gc", _gc, "list what no run folder and no pin needs; with --yes remove it")
+    gc.add_argument("--yes", action="store_true", help="remove it, do not only list it")
+    gc.add_argument("--days", type=float, default=7.0, help="keep unfinished work younger than this (default: 7)")
+    for sub in (add("pin", _pin, "keep an object whatever gc finds"), add("unpin", _unpin, "undo a pin")):
+        sub.add_argument("digest", help="the first digits of the object's digest")
+    return parser
+
+
+def _ls(store: Store, arguments: argparse.Namespace) -> int:
+    pins = pinned(store)
+    for obj in store.objects():
+        manifest = read_json(obj / "manifest.json") or {}
+        records = [read_json(path) or {} for path in sorted(obj.glob("records/*/record.json"))]
+        created = max((str(record.get("created", "")) for record in records), default="")
+        mark = "  pinned" if obj.name in pins else ""
+        _print(
+            f"{obj.parent.name:<10} {obj.name[:_DIGEST_DIGITS]}  {manifest.get('kind', 'damaged'):<8} "
+            f"{_size(folder_bytes(obj / 'payload')):>9}  {created}{mark}"
+        )
+    for work in sorted((store.root / "work").glob("*")):
+        stage, _, key = work.name.rpartition("-")
+        _print(f"{stage:<10} {key[:_DIGEST_DIGITS]}  {'unfinished':<8} {_size(folder_bytes(work)):>7}")
+    return 0
+
+
+def _verify(store: Store, arguments: argparse.Namespace) -> int:
+    objects = list(store.objects())
+    problems = [problem for problem in (problem_of(obj, deep=True) for obj in objects) if problem]
+    for problem in problems:
+        _print(f"{problem}; it is computed again when a run needs it")
+    _print(f"{len(objects)} objects, {len(problems)} damaged")
+    return 1 if problems else 0
+
+
+def _gc(store: Store, arguments: argparse.Namespace) -> int:
+    planned = removals(store, arguments.days)
+    if arguments.yes:
+        planned = remove(store, planned)
+    for entry in planned:
+        where = entry.path.relative_to(store.root)
+        _print(f"{_size(entry.size):>9}  {where.parts[0]}/{where.parts[1]}  {entry.path.name[:60]}  ({entry.reason})")
+    total = _size(sum(entry.size for entry in planned))
+    if arguments.yes:
+        _print(f"removed {len(planned)} folders, {total}")
+    else:
+        _print(f"{len(planned)} folders, {total} would go; 'alignpipe store gc --yes' removes them")
+    return 0
+
+
+def _pin(store: Store, arguments: argparse.Namespace) -> int:
+    _print(f"pinned {pin(store, arguments.digest)}")
+    return 0
+
+
+def _unpin(store: Store, arguments: argparse.Namespace) -> int:
+    _print(f"unpinned {unpin(store, arguments.digest)}")
+    return 0
+
+
+def _size(count: int) -> str:
+    """Bytes in a readable unit."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

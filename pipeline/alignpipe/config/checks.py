@@ -1,0 +1,144 @@
+"""What must hold of a composed config before any work: known keys, nothing missing, nothing that changes by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alignpipe.api import SLOTS
+from alignpipe.config.convert import registered_of
+from alignpipe.config.model import RunSettings
+from alignpipe.config.nodes import children, is_typed
+from alignpipe.errors import ConfigError
+from alignpipe.registry import Registered, Registry, did_you_mean
+
+NOT_STAGES = ("model", "tracker", "rollout")
+"""The slots that stages use and that are no stages themselves."""
+
+_VOLATILE = re.compile(r"\$\{\s*(now|hydra|oc\.env)\s*[:.]")
+
+
+def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> None:
+    """Every top-level key must be a run setting, a slot, or the name of a stage of this run.
+
+    Raises `ConfigError` with the nearest known key.
+    """
+    settings = [entry.name for entry in fields(RunSettings)]
+    slots = [*SLOTS, *(group for group in registry.groups() if group not in SLOTS)]
+    for key in map(str, cfg):
+        if key in settings or key in SLOTS or key in stages:
+            continue
+        node = cfg._get_node(key)
+        if is_typed(node) and (key not in slots or registered_of(node, key, registry).component.makes):
+            raise ConfigError(
+                f"{key} is configured but not in stages=[{','.join(stages)}]; add it there, or leave it out"
+            )
+        if key not in slots:
+            near = did_you_mean(key, [*settings, *slots, *stages])
+            raise ConfigError(f"{key}: there is no such key{near}; keys: {_listing([*settings, *slots])}")
+
+
+def stage_components(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> dict[str, Registered]:
+    """The component of every stage of the run.
+
+    Raises `ConfigError` for an empty list, a stage named twice, one without a component, and one that is no stage.
+    """
+    if not stages:
+        raise ConfigError("stages is empty: name at least one, for example stages=[data,sft]")
+    found: dict[str, Registered] = {}
+    for stage in stages:
+        if stage in found:
+            raise ConfigError(
+                f"stages names {stage!r} twice; a second one needs its own name: +{stage}@{stage}_2=<option>"
+            )
+        node = cfg._get_node(stage) if stage in cfg else None
+        if not is_typed(node):
+            raise ConfigError(_no_component(stage, cfg, registry))
+        registered = registered_of(node, stage, registry)
+        component = registered.component
+        if component.group in NOT_STAGES or (component.makes is None and component.group != "reward"):
+            raise ConfigError(f"stages names {stage!r}, but {registered} is no stage: it makes no artifact")
+        found[stage] = registered
+    return found
+
+
+def _no_component(stage: str, cfg: DictConfig, registry: Registry) -> str:
+    """What to say of a name in `stages` that nothing fills."""
+    groups = [group for group in registry.groups() if group not in NOT_STAGES]
+    base = re.sub(r"_\w+$", "", stage)
+    if stage in groups:
+        return f"stages names {stage!r}, but no {stage} is chosen: add +{stage}=<{'|'.join(registry.options(stage))}>"
+    if base in groups:
+        return f"stages names {stage!r}, but nothing fills it: add +{base}@{stage}=<{'|'.join(registry.options(base))}>"
+    known = [str(key) for key in cfg if is_typed(cfg._get_node(key))]
+    return f"stages names {stage!r}, which is not in the config{did_you_mean(stage, [*known, *groups])}"
+
+
+def check_inputs(inputs: dict[str, dict[str, str]], stages: Sequence[str]) -> None:
+    """`inputs` may only feed stages of this run (its ports and sources are the plan's to check).
+
+    Raises `ConfigError` with the nearest stage.
+    """
+    for stage in inputs:
+        if stage not in stages:
+            raise ConfigError(
+                f"inputs.{stage}: {stage!r} is not in stages=[{','.join(stages)}]{did_you_mean(stage, stages)}"
+            )
+
+
+def check_complete(nodes: dict[str, Any]) -> None:
+    """No mandatory value may be missing.
+
+    Raises `ConfigError` naming all that are.
+    """
+    missing = [key for name, node in nodes.items() for key in missing_keys(name, node)]
+    if missing:
+        values = " ".join(f"{key}=<value>" for key in missing)
+        raise ConfigError(f"{_listing(missing)} must be given: add {values}")
+
+
+def missing_keys(key: str, node: Any) -> list[str]:
+    """The keys below `key` that have no value yet, leaving out what a dataclass computes by itself."""
+    return [where for where, child in _walk(key, node) if child._is_missing()]
+
+
+def check_stable(nodes: dict[str, Any]) -> None:
+    """What a stage's key is made of must not differ from one run of the same config to the next.
+
+    Raises `ConfigError` for interpolations of the time, the environment or Hydra's own state, in fields that are keyed.
+    """
+    for name, node in nodes.items():
+        for key, child in _walk(name, node, keyed_only=True):
+            text = child._value() if not OmegaConf.is_config(child) or child._is_interpolation() else None
+            found = _VOLATILE.search(text) if isinstance(text, str) else None
+            if found:
+                raise ConfigError(
+                    f"{key}={text}: ${{{found[1]}}} may change from run to run, and this value is part of the stage's "
+                    "key; write the value itself"
+                )
+
+
+def _walk(key: str, node: Any, keyed_only: bool = False) -> Iterator[tuple[str, Any]]:
+    """(key, node) of `node` and everything below it, nothing resolved."""
+    yield key, node
+    if not OmegaConf.is_config(node):
+        return
+    config = OmegaConf.get_type(node)
+    left_out: set[str] = set()
+    if is_dataclass(config):
+        left_out = {
+            entry.name
+            for entry in fields(config)
+            if not entry.init or (keyed_only and not entry.metadata.get("fingerprint", True))
+        }
+    for name, child in children(node):
+        if name not in left_out and child is not None:
+            yield from _walk(f"{key}.{name}", child, keyed_only)
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,98 @@
+"""From composed nodes to plain typed data: real dataclass instances, nested components as `Selected` records."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_origin
+
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+
+from alignpipe.api import Selected
+from alignpipe.config.nodes import NAME, children, is_typed
+from alignpipe.errors import AlignpipeError, ConfigError
+from alignpipe.registry import Registered, Registry, did_you_mean
+
+
+def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
+    """The component a typed node was made from, by its dataclass and the name in it.
+
+    Raises `ConfigError` if the name was changed.
+    """
+    try:
+        return registry.find(OmegaConf.get_type(node), str(node[NAME]))
+    except ConfigError as error:
+        group = key.split(".")[0]
+        raise ConfigError(
+            f"{key}.{NAME} is set by choosing an option ({group}=<option>), not by itself: {error}"
+        ) from error
+
+
+def selected(node: DictConfig, key: str, registry: Registry) -> Selected:
+    """The choice that a component's node stands for; `key` is where it stands in the config.
+
+    Raises `ConfigError` for a key the component does not have and for values that its dataclass refuses.
+    """
+    registered = registered_of(node, key, registry)
+    component = registered.component
+    config = _instance(node, key, registry, owner=f"{component.group}={component.name}")
+    return Selected(component.group, component.name, config)
+
+
+def plain(node: Any) -> Any:
+    """A node as resolved plain data; paths and enum members become text.
+
+    Values that are still missing stay `???`.
+    """
+    data = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+    return _textual(data)
+
+
+def _textual(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _textual(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_textual(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _instance(node: DictConfig, key: str, registry: Registry, owner: str) -> Any:
+    """An instance of the node's dataclass, with every field converted."""
+    config = OmegaConf.get_type(node)
+    assert config is not None
+    known = {entry.name: entry for entry in fields(config)}
+    for name in map(str, node):
+        if name not in known and not (name == NAME and owner):
+            raise ConfigError(
+                f"{key}.{name}: there is no such key{did_you_mean(name, known)}; keys of {key}: {', '.join(known)}"
+            )
+    values = {
+        name: _value(node, name, f"{key}.{name}", registry)
+        for name, entry in known.items()
+        if entry.init and name in node
+    }
+    try:
+        return config(**values)
+    except (ValueError, AlignpipeError) as error:
+        raise ConfigError(f"{key}{f' ({owner})' if owner else ''}: {error}") from error
+
+
+def _value(parent: Container, name: Any, key: str, registry: Registry) -> Any:
+    """One field or item, interpolations resolved."""
+    value = parent[name]
+    if is_typed(value):
+        return selected(value, key, registry) if _is_component(value) else _instance(value, key, registry, owner="")
+    if isinstance(value, DictConfig):
+        return {item: _value(value, item, f"{key}.{item!s}", registry) for item in value}
+    if isinstance(value, ListConfig):
+        items = [_value(value, index, f"{key}.{index}", registry) for index, _ in enumerate(children(value))]
+        declared = value._metadata.ref_type
+        return tuple(items) if declared is tuple or get_origin(declared) is tuple else items
+    return value
+
+
+def _is_component(node: DictConfig) -> bool:
+    """Whether a typed node is a component's: `name` is there without being a field of the dataclass."""
+    config = OmegaConf.get_type(node)
+    assert config is not None
+    return NAME in node and all(entry.name != NAME for entry in fields(config))

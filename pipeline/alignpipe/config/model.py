@@ -1,0 +1,60 @@
+"""The run's configuration as the rest of alignpipe sees it: typed, complete, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from alignpipe.api import Selected
+
+
+class CodeChange(Enum):
+    """What to do when a cached stage's code is not the code installed now."""
+
+    auto = "auto"
+    """`rerun` for an editable install, `warn` for a released one."""
+    warn = "warn"
+    rerun = "rerun"
+    ignore = "ignore"
+
+
+@dataclass
+class RunSettings:
+    """The top-level keys of the config that are not slots: one default each, here."""
+
+    seed: int = field(default=0, metadata={"help": "seeds every random stream of the run"})
+    stages: list[str] = field(
+        default_factory=lambda: ["data", "sft", "reward", "ppo", "eval"],
+        metadata={"help": "the stages to run, in order; leave some out, or add instances such as ppo_2"},
+    )
+    inputs: dict[str, dict[str, str]] = field(
+        default_factory=dict,
+        metadata={"help": "inputs.<stage>.<port>: a stage's name, base, store:<digest> or a checkpoint folder"},
+    )
+    outputs: str = field(default="outputs", metadata={"help": "folder of the runs and of the stage store"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:<n> or mps"})
+    threads: int | None = field(default=None, metadata={"help": "torch threads; unset: torch's own choice"})
+    code_change: CodeChange = field(
+        default=CodeChange.auto, metadata={"help": "cached stage, changed code: warn, rerun, ignore, or auto"}
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One job's configuration.
+
+    `selected` maps every slot and every stage instance (`ppo_2`) to its choice, trackers aside; `trackers` maps tracker
+    names to theirs. `resolved` is the whole composed config as plain data. `outputs` and `folder` are absolute.
+    """
+
+    settings: RunSettings
+    selected: Mapping[str, Selected]
+    trackers: Mapping[str, Selected]
+    resolved: Mapping[str, Any]
+    outputs: Path
+    folder: Path
+    overrides: tuple[str, ...] = ()
+    sweep: str | None = None

@@ -1,0 +1,118 @@
+"""From Hydra's composed config to a `RunConfig`: everything a user can get wrong is found here, before any work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alignpipe.api import SLOTS, Selected
+from alignpipe.config.checks import (
+    check_complete,
+    check_inputs,
+    check_keys,
+    check_stable,
+    missing_keys,
+    stage_components,
+)
+from alignpipe.config.convert import plain, selected
+from alignpipe.config.model import RunConfig, RunSettings
+from alignpipe.config.nodes import is_typed
+from alignpipe.errors import ConfigError
+from alignpipe.registry import Registry
+
+
+def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
+    """Check the composed config and turn it into plain typed data; `hydra` is Hydra's own node (`HydraConfig.get()`).
+
+    Raises `ConfigError` naming the key for anything that cannot be run.
+    """
+    try:
+        return _run_config(cfg, hydra, registry)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
+    settings = _settings(cfg)
+    check_keys(cfg, settings.stages, registry)
+    stages = stage_components(cfg, settings.stages, registry)
+    check_inputs(settings.inputs, settings.stages)
+
+    slots = _slots(cfg, stages, registry)
+    trackers = _trackers(cfg)
+    check_complete({**slots, **trackers})
+    check_stable(slots)
+
+    outputs = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / settings.outputs))
+    return RunConfig(
+        settings=settings,
+        selected={key: selected(node, key, registry) for key, node in slots.items()},
+        trackers=_tracker_choices(trackers, registry),
+        resolved=plain(cfg),
+        outputs=outputs,
+        folder=Path(str(hydra.runtime.output_dir)).absolute(),
+        overrides=tuple(map(str, hydra.overrides.task)),
+        sweep=Path(str(hydra.sweep.dir)).name if hydra.mode == RunMode.MULTIRUN else None,
+    )
+
+
+def _settings(cfg: DictConfig) -> RunSettings:
+    """The run settings, typed once more: a config composed without our source may hold anything."""
+    names = [entry.name for entry in fields(RunSettings)]
+    given = {name: cfg[name] for name in names if name in cfg}
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunSettings), given))
+    assert isinstance(settings, RunSettings)
+    return settings
+
+
+def _slots(cfg: DictConfig, stages: dict[str, Any], registry: Registry) -> dict[str, DictConfig]:
+    """The nodes of the run's stages and of all other slots, trackers aside.
+
+    A stage slot that this run does not reach (`stages=[data,sft]`) may be unfinished; it is then left out.
+    """
+    slots: dict[str, DictConfig] = {}
+    for key in [*stages, *SLOTS, *registry.groups()]:
+        if key == "tracker" or key in slots or key not in cfg:
+            continue
+        node = cfg._get_node(key)
+        if node is None or (isinstance(node, DictConfig) and node._is_none()):
+            continue
+        if not is_typed(node):
+            options = "|".join(registry.options(key))
+            raise ConfigError(f"{key}: choose an option with {key}=<{options}>; it cannot be set key by key")
+        if key in stages or key in ("model", "rollout") or not missing_keys(key, node):
+            slots[key] = node
+    return slots
+
+
+def _trackers(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The nodes of the trackers, by their full keys."""
+    node = cfg._get_node("tracker") if "tracker" in cfg else None
+    if node is None or (isinstance(node, DictConfig) and node._is_none()):
+        return {}
+    if not isinstance(node, DictConfig):
+        raise ConfigError("tracker: choose trackers with tracker=[<option>,...]")
+    trackers: dict[str, DictConfig] = {}
+    for name in map(str, node):
+        child = node._get_node(name)
+        if not is_typed(child):
+            raise ConfigError(f"tracker.{name}: {name} is not chosen as a tracker; use tracker=[...,{name}]")
+        trackers[f"tracker.{name}"] = child
+    return trackers
+
+
+def _tracker_choices(trackers: dict[str, DictConfig], registry: Registry) -> dict[str, Selected]:
+    return {key.partition(".")[2]: selected(node, key, registry) for key, node in trackers.items()}
+
+
+def _one_line(error: OmegaConfBaseException) -> str:
+    """An OmegaConf error as `key: what is wrong`."""
+    message = (error.msg or str(error)).splitlines()[0]
+    return f"{error.full_key}: {message}" if error.full_key else message

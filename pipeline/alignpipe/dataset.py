@@ -1,0 +1,118 @@
+"""The dataset artifact: three tables of text in Arrow files, two splits each, and which reward is the gold one.
+
+    <payload>/dataset.json
+    <payload>/<table>/<split>.arrow        table: demonstrations, preferences, prompts; split: train, heldout
+
+Columns: `prompt` (text) and `messages` (a list of {role, content}, empty for plain prompts) everywhere; `completion` in
+demonstrations; `chosen` and `rejected` in preferences; every other column is the row's own and reaches the rewards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from alignpipe.errors import DataError
+
+Table = Literal["demonstrations", "preferences", "prompts"]
+Split = Literal["train", "heldout"]
+Row = Mapping[str, Any]
+
+COLUMNS: Mapping[Table, tuple[str, ...]] = {
+    "demonstrations": ("prompt", "messages", "completion"),
+    "preferences": ("prompt", "messages", "chosen", "rejected"),
+    "prompts": ("prompt", "messages"),
+}
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The reward option that knows the truth about this data and is never trained on."""
+
+    name: str
+    version: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_dataset(
+    folder: Path, tables: Mapping[Table, Mapping[Split, Sequence[Row]]], gold: Gold | None = None
+) -> None:
+    """Write the tables that are there into `folder`; the bytes depend on the rows only.
+
+    Raises `ValueError` if a row lacks a column of its table.
+    """
+    import pyarrow as pa
+
+    counts: dict[str, dict[str, int]] = {}
+    for table, splits in tables.items():
+        schema = _schema(table, [row for split in SPLITS for row in splits.get(split, ())])
+        for split in SPLITS:
+            rows = splits.get(split, ())
+            for number, row in enumerate(rows):
+                missing = [column for column in COLUMNS[table] if column not in row]
+                if missing:
+                    raise ValueError(f"row {number} of {table}/{split} lacks {', '.join(missing)}")
+            counts.setdefault(table, {})[split] = len(rows)
+            data = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+            path = folder / table / f"{split}.arrow"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, data.schema) as writer:
+                writer.write_table(data)
+    record = {"schema": _SCHEMA, "tables": counts, "gold": asdict(gold) if gold else None}
+    (folder / "dataset.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _schema(table: Table, rows: Sequence[Row]) -> Any:
+    """The Arrow schema: fixed types for our columns (an empty `messages` would have none), inferred for the rest."""
+    import pyarrow as pa
+
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    known = {column: pa.list_(message) if column == "messages" else pa.string() for column in COLUMNS[table]}
+    names = list(known) + sorted({name for row in rows for name in row} - set(known))
+    extra = pa.Table.from_pylist([{name: row.get(name) for name in names if name not in known} for row in rows])
+    return pa.schema([(name, known[name] if name in known else extra.schema.field(name).type) for name in names])
+
+
+class Dataset:
+    """Reads a dataset artifact."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "dataset.json"
+        if not path.is_file():
+            raise DataError(f"{folder} is no dataset artifact: it has no dataset.json")
+        record = json.loads(path.read_text())
+        self.folder = folder
+        self.counts: Mapping[str, Mapping[str, int]] = record["tables"]
+        gold = record["gold"]
+        self.gold = Gold(gold["name"], gold["version"], gold["config"]) if gold else None
+
+    def count(self, table: Table, split: Split) -> int:
+        """How many rows there are; 0 if the table is not there."""
+        return self.counts.get(table, {}).get(split, 0)
+
+    def rows(self, table: Table, split: Split) -> list[dict[str, Any]]:
+        """All rows of one split.
+
+        Raises `DataError` if the split is empty or not there.
+        """
+        import pyarrow as pa
+
+        if not self.count(table, split):
+            raise DataError(
+                f"the data has no {table} in its {split} split ({self.folder}); "
+                f"give data.{table}, or leave the stage out"
+            )
+        with pa.memory_map(str(self.folder / table / f"{split}.arrow")) as source, pa.ipc.open_stream(source) as reader:
+            rows: list[dict[str, Any]] = reader.read_all().to_pylist()
+            return rows
+
+    @staticmethod
+    def extras(row: Row) -> dict[str, Any]:
+        """The row's own columns: what a reward may read beside the prompt."""
+        known = {name for columns in COLUMNS.values() for name in columns}
+        return {name: value for name, value in row.items() if name not in known}

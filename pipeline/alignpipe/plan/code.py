@@ -1,0 +1,77 @@
+"""Code hashes: what a stored result was computed with, and what to do when that is not the code installed now."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import alignpipe
+from alignpipe.config.model import CodeChange
+from alignpipe.plan.digests import data_digest, file_digest
+from alignpipe.registry.records import Registered
+
+_CORE = ("ops", "training", "rewarding", "dataset.py")
+"""The parts of the core that results depend on; the rest of it only moves them about."""
+_CORE_NAME = "alignpipe"
+_NOT_CODE = {".pyc", ".md"}
+
+
+def code_hashes(components: Iterable[Registered]) -> dict[str, str]:
+    """The hash of the core's numerical parts and of each component's folder, by name."""
+    root = _core_root()
+    hashes = {_CORE_NAME: _hash(tuple(root / part for part in _CORE), root)}
+    for registered in components:
+        component = registered.component
+        files = _component_files(registered)
+        if files:
+            hashes[f"{component.group}/{component.name}"] = _hash(files, files[0].parent)
+    return hashes
+
+
+def changed_parts(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the parts whose code is not what it was."""
+    return tuple(sorted(name for name in {*then, *now} if then.get(name) != now.get(name)))
+
+
+def must_rerun(setting: CodeChange, changed: Iterable[str], components: Iterable[Registered]) -> bool:
+    """Whether changed code means running again: under `auto`, if one of the changed parts is not a released install."""
+    if setting is not CodeChange.auto:
+        return setting is CodeChange.rerun
+    folders = {f"{entry.component.group}/{entry.component.name}": entry.folder for entry in components}
+    folders[_CORE_NAME] = _core_root()
+    return any(not _released(folders.get(name)) for name in changed)
+
+
+def _released(folder: Path | None) -> bool:
+    """Whether a folder lies where pip puts released packages; editable installs stay in their source tree."""
+    homes = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return folder is None or any(folder.resolve().is_relative_to(Path(home).resolve()) for home in homes)
+
+
+def _core_root() -> Path:
+    return Path(alignpipe.__file__).parent
+
+
+def _component_files(registered: Registered) -> tuple[Path, ...]:
+    """The component's folder, or the one module it consists of when that lies bare among others' modules."""
+    folder = registered.folder
+    if folder is None or not folder.is_dir():
+        return ()
+    if (folder / "__init__.py").is_file():
+        return (folder,)
+    modules = {registered.component.config.__module__, registered.component.factory.partition(":")[0]}
+    files = {folder / f"{module.rpartition('.')[2]}.py" for module in modules}
+    return tuple(sorted(file for file in files if file.is_file()))
+
+
+@cache
+def _hash(paths: tuple[Path, ...], root: Path) -> str:
+    entries = []
+    for path in paths:
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in files:
+            if file.is_file() and file.suffix not in _NOT_CODE:
+                entries.append([file.relative_to(root).as_posix(), file_digest(file)])
+    return data_digest(sorted(entries))

@@ -1,0 +1,48 @@
+"""Digests: the one way bytes and plain data are hashed, so that equal content has one name everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """Plain data as the one JSON text that stands for it: sorted keys, no spaces.
+
+    Raises `ValueError` for NaN and infinities, which have no place in a key.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def data_digest(value: Any) -> str:
+    """The sha256 of plain data, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def listing_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    """The digest of a folder, from (relative path, size in bytes, sha256) of its files in any order."""
+    return data_digest([list(entry) for entry in sorted(files)])
+
+
+def folder_digest(folder: Path) -> str:
+    """The digest of a folder's regular files; hidden files and folders (`.git`, `.cache`) do not count."""
+    entries = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            entries.append((relative.as_posix(), path.stat().st_size, file_digest(path)))
+    return listing_digest(entries)

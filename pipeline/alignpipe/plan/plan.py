@@ -1,0 +1,234 @@
+"""The decision for each stage: stored already, resumed, run, or not known yet - and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from alignpipe.api import Artifact
+from alignpipe.config.model import CodeChange, RunConfig
+from alignpipe.errors import ConfigError
+from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
+from alignpipe.plan.digests import data_digest, folder_digest
+from alignpipe.plan.keys import Explained, Explainer, key_of
+from alignpipe.plan.ports import ComponentIndex, FindStored, Source, StageSpec, resolve_ports, stage_specs
+
+Action = Literal["hit", "resume", "run", "unknown"]
+
+_SHOWN_DIFFERENCES = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store has under a key: the artifact and how it came about; `problem` says why it cannot be used."""
+
+    artifact: Artifact
+    created: str
+    by: str
+    code: Mapping[str, str]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An attempt that ended early: the step of its last checkpoint (None if unknown) and the code it ran with."""
+
+    step: int | None
+    code: Mapping[str, str]
+
+
+class Lookup(Protocol):
+    """What the plan asks the store; nothing of it writes."""
+
+    def stored(self, stage: str, key: str) -> Stored | None:
+        """The result under a key, cheaply checked."""
+        ...
+
+    def unfinished(self, stage: str, key: str) -> Unfinished | None:
+        """The work folder of an earlier attempt that can be resumed."""
+        ...
+
+    def explained(self, stage: str) -> Iterable[tuple[str, Explained]]:
+        """(when, what went into it) of the keys known for a stage, newest first."""
+        ...
+
+    def find(self, digest: str) -> list[Artifact]:
+        """The stored artifacts whose digest begins with `digest`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done with one stage.
+
+    `key`, `explained` and `inputs` are there unless the action is `unknown`; `artifact` is there for a hit. `restart`
+    says that what an earlier attempt left behind must not be resumed. `warning` is a line the user should see.
+    """
+
+    spec: StageSpec
+    action: Action
+    why: tuple[str, ...]
+    key: str = ""
+    explained: Explained = field(default_factory=dict)
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    uses: tuple[str, ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)
+    artifact: Artifact | None = None
+    step: int | None = None
+    restart: bool = False
+    warning: str | None = None
+    damaged: Artifact | None = None
+    """What the store has under the key but cannot be used."""
+
+    @property
+    def headline(self) -> str:
+        """The action in words."""
+        if self.action == "resume":
+            return "resume" if self.step is None else f"resume at step {self.step}"
+        return self.action
+
+
+class Planner:
+    """Decides stage by stage; the plan that is shown and the real run ask the same question.
+
+    Raises `ConfigError` when built if the stages or their ports are wrong, or a user's files cannot be read.
+    """
+
+    def __init__(self, run: RunConfig, registry: ComponentIndex, lookup: Lookup) -> None:
+        self.run = run
+        self.lookup = lookup
+        self.specs = stage_specs(run, registry)
+        find: FindStored = lookup.find
+        self.sources = resolve_ports(self.specs, run.settings.inputs, find, tuple(run.selected))
+        self._explainer = Explainer(run, registry)
+        self._checkpoints: dict[str, str] = {}
+        symbolic = [
+            self._explainer.explain(spec, {port: str(source) for port, source in self.sources[spec.name].items()})
+            for spec in self.specs
+        ]
+        self.run_key = data_digest({"stages": [key_of(entry) for entry in symbolic], "sweep": run.sweep})
+
+    def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
+        """What to do with a stage, given the artifacts of the earlier stages that are known."""
+        waiting = sorted(
+            {source.name for source in self.sources[spec.name].values() if source.origin == "stage"} - set(made)
+        )
+        if waiting:
+            return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
+        inputs = {port: self._artifact(source, made) for port, source in self.sources[spec.name].items()}
+        fed = {port: _fed(artifact) for port, artifact in inputs.items()}
+        explained = self._explainer.explain(spec, fed)
+        key = key_of(explained)
+        components = self._explainer.components(spec)
+        code = code_hashes(components)
+        decision = Decision(spec, "run", (), key, explained, inputs, self._explainer.uses(spec, fed), code)
+        stored = self.lookup.stored(spec.name, key)
+        if stored is None:
+            return self._miss(decision, self._why_missing(spec.name, explained))
+        if stored.problem:
+            return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
+        changed = changed_parts(stored.code, code)
+        setting = self.run.settings.code_change
+        told = f"the code of {', '.join(changed)} changed since {stored.created}"
+        if changed and must_rerun(setting, changed, components):
+            return self._miss(decision, (f"{told} (code_change={setting.name}; code_change=ignore would reuse it)",))
+        warning = f"{told}; its stored result is used all the same (code_change=rerun computes it again)"
+        return replace(
+            decision,
+            action="hit",
+            why=(f"made {stored.created} by {stored.by}",),
+            artifact=stored.artifact,
+            warning=warning if changed and setting is not CodeChange.ignore else None,
+        )
+
+    def _miss(self, decision: Decision, why: tuple[str, ...]) -> Decision:
+        """A stage that has to work: from its last checkpoint, unless other code wrote that one."""
+        unfinished = self.lookup.unfinished(decision.spec.name, decision.key)
+        if unfinished is None:
+            return replace(decision, why=why)
+        changed = changed_parts(unfinished.code, decision.code)
+        components = self._explainer.components(decision.spec)
+        if changed and must_rerun(self.run.settings.code_change, changed, components):
+            told = f"an unfinished attempt is not resumed: the code of {', '.join(changed)} changed since"
+            return replace(decision, why=(*why, told), restart=True)
+        return replace(decision, action="resume", step=unfinished.step, why=("an earlier attempt did not finish",))
+
+    def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
+        if source.origin == "stage":
+            return made[source.name]
+        if source.origin == "base":
+            return Artifact("policy", "base", Path(), "base")
+        if source.origin == "store":
+            found = self.lookup.find(source.name)
+            if not found:
+                raise ConfigError(f"store:{source.name} is no longer in the store")
+            return found[0]
+        if source.name not in self._checkpoints:
+            self._checkpoints[source.name] = folder_digest(Path(source.name))
+        return Artifact("policy", "checkpoint", Path(source.name), self._checkpoints[source.name])
+
+    def _why_missing(self, stage: str, explained: Explained) -> tuple[str, ...]:
+        """The differences to the nearest key the store knows."""
+        candidates = [(when, differences(before, explained)) for when, before in self.lookup.explained(stage)]
+        if not candidates:
+            return ("nothing is stored for this stage yet",)
+        when, lines = min(candidates, key=lambda candidate: len(candidate[1]))
+        if not lines:
+            return (f"its result of {when} is no longer in the store",)
+        more = len(lines) - _SHOWN_DIFFERENCES
+        shown = lines[:_SHOWN_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
+        return (f"differs from the result of {when}:", *shown)
+
+
+def make_plan(planner: Planner) -> list[Decision]:
+    """The decisions for a whole run, as far as they are known before it."""
+    made: dict[str, Artifact] = {}
+    decisions = []
+    for spec in planner.specs:
+        decision = planner.decide(spec, made)
+        if decision.artifact is not None:
+            made[spec.name] = decision.artifact
+        decisions.append(decision)
+    return decisions
+
+
+def differences(before: Explained, now: Explained) -> list[str]:
+    """What differs between two explained keys, as lines `ppo.kl_coef: 0.05 -> 0.1`."""
+    old, new = _flat(before), _flat(now)
+    lines = []
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            shown = _as_override(name, now["stage"])
+            lines.append(f"{shown}: {_short(old.get(name, 'absent'))} -> {_short(new.get(name, 'absent'))}")
+    return lines
+
+
+def _as_override(name: str, stage: str) -> str:
+    """A config value's name as it is written on the command line (`ppo.kl_coef`, `model.size`)."""
+    if name.startswith("component.config."):
+        return f"{stage}.{name.removeprefix('component.config.')}"
+    slot, _, rest = name.removeprefix("uses.").partition(".")
+    return f"{slot}.{rest.removeprefix('config.')}" if name.startswith("uses.") else name
+
+
+def _fed(artifact: Artifact) -> str:
+    """What feeds a port, as the key sees it: who made it (reports name it) and its digest."""
+    return "base" if artifact.stage == "base" else f"{artifact.stage} {artifact.digest}"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value} if prefix and value != {} else {}
+    flat: dict[str, Any] = {}
+    for name, entry in value.items():
+        flat.update(_flat(entry, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
+
+
+def _short(value: Any) -> str:
+    """A value for a line: digests cut to twelve digits, long texts to sixty characters."""
+    words = [word[:12] if len(word) == 64 else word for word in str(value).split(" ")]
+    text = " ".join(words)
+    return text if len(text) <= 60 else f"{text[:57]}..."

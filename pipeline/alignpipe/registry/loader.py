@@ -1,0 +1,230 @@
+"""Loads the plugins that are installed: one by one, so that a broken one stops nothing but itself.
+
+pluggy's own loader ends at the first exception and drops the second of two equal entry-point names in silence; here
+every entry point is imported, registered under `<distribution>:<entry point>` and asked for its components by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, Literal
+
+import pluggy
+
+from alignpipe.api import API_VERSION, ENTRY_POINT_GROUP, Component
+from alignpipe.errors import PluginError
+from alignpipe.registry.records import BUILT_IN, Registered
+
+ALLOW = "ALIGNPIPE_PLUGINS"
+BLOCK = "ALIGNPIPE_BLOCK_PLUGINS"
+STRICT = "ALIGNPIPE_STRICT_PLUGINS"
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: what it brought, or why it brought nothing."""
+
+    name: str
+    """The entry point's name."""
+    distribution: str
+    version: str
+    state: Literal["ok", "broken", "blocked"]
+    reason: str = ""
+    """Why it is broken or blocked, in one line."""
+    traceback: str = ""
+    """The whole traceback of a broken plugin."""
+    seconds: float = 0.0
+    """How long the import and the components took."""
+    components: tuple[Registered, ...] = field(default=())
+
+    @property
+    def id(self) -> str:
+        """The name it is registered and blocked under."""
+        return f"{self.distribution}:{self.name}"
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} of {self.distribution} {self.version}"
+
+
+def installed_entry_points() -> list[EntryPoint]:
+    """Every entry point of our group on `sys.path`."""
+    return list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+
+
+def load_plugins(
+    entry_points: Iterable[EntryPoint], manager: pluggy.PluginManager, environ: Mapping[str, str], warn: Warn
+) -> list[Plugin]:
+    """Import and register the plugins that the environment allows; alignpipe's own first, then by distribution name.
+
+    A plugin that fails is unregistered, reported through `warn` and kept as a `broken` record; with
+    `ALIGNPIPE_STRICT_PLUGINS=1` it raises `PluginError` instead.
+    """
+    strict = environ.get(STRICT, "") not in ("", "0")
+    candidates = _unique(entry_points)
+    _check_names(candidates, environ, warn)
+    plugins = []
+    for distribution, version, entry_point in candidates:
+        reason = _blocked(distribution, entry_point.name, environ)
+        if reason:
+            plugins.append(Plugin(entry_point.name, distribution, version, "blocked", reason))
+            continue
+        try:
+            plugin, notes = _load(distribution, version, entry_point, manager)
+        except _Broken as broken:
+            plugin = broken.plugin
+            if strict:
+                raise PluginError(f"{plugin} is broken: {plugin.reason} ({STRICT} is set)") from broken.__cause__
+            notes = [f"{plugin} is broken and left out: {plugin.reason} (see 'alignpipe plugins show {plugin.id}')"]
+        for note in notes:
+            if strict:
+                raise PluginError(f"{note} ({STRICT} is set)")
+            warn(note)
+        plugins.append(plugin)
+    return plugins
+
+
+class _Broken(Exception):
+    """Carries the record of a plugin that failed; its cause is the plugin's own exception."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        super().__init__(plugin.reason)
+        self.plugin = plugin
+
+
+def normalise(distribution: str) -> str:
+    """The distribution name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _unique(entry_points: Iterable[EntryPoint]) -> list[tuple[str, str, EntryPoint]]:
+    """(distribution, version, entry point), sorted; of a distribution found twice, the copy that is imported."""
+    owners: dict[str, Any] = {}
+    found = []
+    for entry_point in entry_points:
+        dist = entry_point.dist
+        name = normalise(dist.name) if dist is not None else "unknown"
+        # Distribution objects of one folder are made anew per query, so the folder is what tells two copies apart.
+        place = str(getattr(dist, "_path", dist))
+        if owners.setdefault(name, place) == place:
+            found.append((name, dist.version if dist is not None else "", entry_point))
+    return sorted(found, key=lambda item: (item[0] != BUILT_IN, item[0], item[2].name, item[2].value))
+
+
+def _names(environ: Mapping[str, str], variable: str) -> list[str]:
+    """The list in an environment variable, as `distribution` or `distribution:entry point`."""
+    entries = [entry.strip().partition(":") for entry in environ.get(variable, "").split(",") if entry.strip()]
+    return [normalise(distribution) + colon + name for distribution, colon, name in entries]
+
+
+def _blocked(distribution: str, name: str, environ: Mapping[str, str]) -> str:
+    """Why the environment keeps this plugin out; empty if it does not."""
+    own = {distribution, f"{distribution}:{name}"}
+    if own & set(_names(environ, BLOCK)):
+        return f"blocked by {BLOCK}"
+    if ALLOW not in environ:
+        return ""
+    allowed = _names(environ, ALLOW)
+    # The list chooses among third parties; it reaches the built-ins only when it names some of them.
+    if distribution == BUILT_IN and not any(entry.partition(":")[0] == BUILT_IN for entry in allowed):
+        return ""
+    return "" if own & set(allowed) else f"not listed in {ALLOW}"
+
+
+def _check_names(candidates: Sequence[tuple[str, str, EntryPoint]], environ: Mapping[str, str], warn: Warn) -> None:
+    """Warn about names in the lists that no installed plugin bears: a misspelt block would block nothing."""
+    known = {distribution for distribution, _, _ in candidates}
+    known |= {f"{distribution}:{entry_point.name}" for distribution, _, entry_point in candidates}
+    for variable in (ALLOW, BLOCK):
+        for entry in _names(environ, variable):
+            if entry not in known and entry != BUILT_IN:
+                warn(f"{variable} names {entry!r}, but no such plugin is installed")
+
+
+def _load(
+    distribution: str, version: str, entry_point: EntryPoint, manager: pluggy.PluginManager
+) -> tuple[Plugin, list[str]]:
+    """Import one plugin and take its components; the second value are notes for the user."""
+    begin = time.perf_counter()
+    name = f"{distribution}:{entry_point.name}"
+    try:
+        # What a plugin prints at import must not get into `--cfg job` or into the words of a completion.
+        with contextlib.redirect_stdout(sys.stderr):
+            loaded = entry_point.load()
+            plugin = loaded() if isinstance(loaded, type) else loaded
+            manager.register(plugin, name=name)
+            manager.check_pending()
+            components = _components(plugin, manager)
+        folder = _folder(entry_point)
+        registered = tuple(
+            Registered(component, entry_point.name, distribution, version, folder) for component in components
+        )
+    except (Exception, SystemExit) as error:
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        record = Plugin(
+            entry_point.name,
+            distribution,
+            version,
+            "broken",
+            reason,
+            "".join(traceback.format_exception(error)),
+            time.perf_counter() - begin,
+        )
+        raise _Broken(record) from error
+    seconds = time.perf_counter() - begin
+    record = Plugin(entry_point.name, distribution, version, "ok", seconds=seconds, components=registered)
+    return record, [note for component in components for note in _newer(component, record)]
+
+
+def _components(plugin: object, manager: pluggy.PluginManager) -> list[Component]:
+    """What the plugin's hook yields, checked.
+
+    Raises `PluginError` for something that is no component and for another major version of the API.
+    """
+    components: list[Component] = []
+    for hookimpl in manager.hook.alignpipe_components.get_hookimpls():
+        if hookimpl.plugin is not plugin:
+            continue
+        offered: Any = hookimpl.function()
+        for component in offered or ():
+            if not isinstance(component, Component):
+                raise PluginError(f"alignpipe_components yielded {component!r}, which is no alignpipe.api.Component")
+            if component.api[0] != API_VERSION[0]:
+                raise PluginError(
+                    f"{component.group}/{component.name} was written for plugin API {_dotted(component.api)}, "
+                    f"this alignpipe has {_dotted(API_VERSION)}; install matching versions"
+                )
+            components.append(component)
+    return components
+
+
+def _newer(component: Component, plugin: Plugin) -> list[str]:
+    """A note if the component was written for a newer minor version than ours."""
+    if component.api[1] <= API_VERSION[1]:
+        return []
+    return [
+        f"{component.group}/{component.name} ({plugin}) was written for plugin API {_dotted(component.api)}, "
+        f"this alignpipe has {_dotted(API_VERSION)}; update alignpipe if it misbehaves"
+    ]
+
+
+def _dotted(api: tuple[int, int]) -> str:
+    return ".".join(map(str, api))
+
+
+def _folder(entry_point: EntryPoint) -> Path | None:
+    """The folder of the plugin's module; None for a module without a file."""
+    file = getattr(sys.modules[entry_point.module], "__file__", None)
+    return Path(file).parent if file else None

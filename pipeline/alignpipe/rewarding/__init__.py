@@ -1,0 +1,1 @@
+"""What the core does with rewards: score batches, keep a reward as an artifact, write its report card."""

@@ -1,0 +1,74 @@
+"""The report card every reward gets, trained or written: how it fares on held-out preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from alignpipe.api import Reward, Sample
+from alignpipe.dataset import Dataset, Row
+from alignpipe.ops.calibration import expected_calibration_error
+from alignpipe.ops.correlation import spearman
+from alignpipe.ops.intervals import wilson_interval
+from alignpipe.ops.pairs import wins
+from alignpipe.rewarding.scoring import score
+
+_BATCH = 128
+_GROUPINGS = ("source", "confidence")
+"""Columns of the pairs by which accuracy is given apart (D18): where a pair came from, how sure its labeller was."""
+_MOST_GROUPS = 12
+
+
+def report_card(reward: Reward, rows: Sequence[Row], name: str) -> dict[str, float]:
+    """Figures on held-out preference rows; see the README's table for what each one means.
+
+    Raises `RewardError` as `score` does.
+    """
+    chosen, rejected = (_score_column(reward, rows, column, name) for column in ("chosen", "rejected"))
+    right = wins(chosen, rejected)
+    low, high = wilson_interval(float(right.sum()), len(rows))
+    both = torch.cat([chosen, rejected])
+    lengths = torch.tensor([float(len(row[column].split())) for column in ("chosen", "rejected") for row in rows])
+    card = {
+        "accuracy": float(right.mean()),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "margin": float((chosen - rejected).mean()),
+        "calibration_error": expected_calibration_error(chosen - rejected),
+        "score_mean": float(both.mean()),
+        "score_std": float(both.std(correction=0)),
+        "length_correlation": spearman(both, lengths),
+        "pairs": float(len(rows)),
+    }
+    for column in _GROUPINGS:
+        card.update(_accuracy_by(column, rows, right))
+    return card
+
+
+def _score_column(reward: Reward, rows: Sequence[Row], column: str, name: str) -> torch.Tensor:
+    samples = [preference_sample(row, column) for row in rows]
+    scores = [
+        value for start in range(0, len(samples), _BATCH) for value in score(reward, samples[start : start + _BATCH], name).total
+    ]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def preference_sample(row: Row, column: str) -> Sample:
+    """One side of a preference pair as a sample."""
+    return Sample(row["prompt"], row[column], messages=row["messages"], row=Dataset.extras(row))
+
+
+def _accuracy_by(column: str, rows: Sequence[Mapping[str, Any]], right: torch.Tensor) -> dict[str, float]:
+    """Accuracy per value of a column, where it has a few values."""
+    values = [str(row.get(column)) for row in rows if row.get(column) is not None]
+    groups = sorted(set(values))
+    if len(values) < len(rows) or not 2 <= len(groups) <= _MOST_GROUPS:
+        return {}
+    flags = right.tolist()
+    return {
+        f"accuracy_by_{column}/{group}": sum(flag for flag, value in zip(flags, values, strict=True) if value == group)
+        / values.count(group)
+        for group in groups
+    }

@@ -1,0 +1,77 @@
+"""What stages and trackers are given: the context of the contracts in `alignpipe.api.stages`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignpipe.api import Selected
+from alignpipe.registry import Registry, load_factory
+from alignpipe.runner.recording import StageLog
+from alignpipe.runner.terminal import Bar, Terminal
+from alignpipe.store import WorkFolder
+
+
+class Builder:
+    """Builds components: all that a tracker is given."""
+
+    def __init__(self, registry: Registry, seed: int, device: str) -> None:
+        self.seed = seed
+        self.device = device
+        self._registry = registry
+
+    def build(self, selected: Selected) -> Any:
+        """Build a component from its config; it gets this context too."""
+        return load_factory(self._registry.get(selected.group, selected.name))(selected.config, self)
+
+
+class RunningStage(Builder):
+    """The context of one stage while it runs."""
+
+    def __init__(
+        self,
+        stage: str,
+        work: WorkFolder,
+        slots: Mapping[str, Selected],
+        log: StageLog,
+        bar: Bar,
+        terminal: Terminal,
+        stop_requested: Callable[[], bool],
+        registry: Registry,
+        seed: int,
+        device: str,
+    ) -> None:
+        super().__init__(registry, seed, device)
+        self.stage = stage
+        self.payload: Path = work.payload
+        self.work: Path = work.state
+        self.slots = slots
+        self._log = log
+        self._bar = bar
+        self._terminal = terminal
+        self._stop_requested = stop_requested
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record deterministic metrics at `step`, by default the step last logged."""
+        self._log.metrics(metrics, step)
+
+    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
+        """Record machine-dependent figures at `step`."""
+        self._log.timings(timings, step)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`."""
+        self._log.rewind(step)
+
+    def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
+        """Show how far the stage is."""
+        self._bar.update(done, total, figures or {}, unit)
+
+    def say(self, message: str) -> None:
+        """Tell the user one line."""
+        self._terminal.say(f"{self.stage:<8} {message}")
+
+    def stop_requested(self) -> bool:
+        """Whether to save and raise `StageInterrupted` at the next step boundary."""
+        return self._stop_requested()

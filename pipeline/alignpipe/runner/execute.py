@@ -1,0 +1,120 @@
+"""One run from its plan to its summary: the loop over the stages, and every way in which it can end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+
+from omegaconf import OmegaConf
+
+from alignpipe.api import Artifact, RunInfo
+from alignpipe.api.tracking import Status
+from alignpipe.config.model import RunConfig
+from alignpipe.errors import AlignpipeError, StageInterrupted
+from alignpipe.plan import Planner
+from alignpipe.registry import Registry
+from alignpipe.runner.context import Builder
+from alignpipe.runner.devices import check_machine_settings
+from alignpipe.runner.observers import Observers
+from alignpipe.runner.recording import RunFiles
+from alignpipe.runner.report import final_report
+from alignpipe.runner.signals import StopSignals
+from alignpipe.runner.stages import Job, run_stage
+from alignpipe.runner.summary import StageResult, Summary
+from alignpipe.runner.terminal import Terminal
+from alignpipe.runner.trackers import Trackers
+from alignpipe.store import RunRecords, Store
+from alignpipe.store.files import storing, write_atomically
+from alignpipe.store.runs import RunRecord
+
+
+def execute(run: RunConfig, registry: Registry) -> int:
+    """Run all stages; gives the exit code: 0, or 130 / 143 after an interruption.
+
+    Raises `ConfigError` and the like before any work if the run cannot be as it is configured, later whatever a stage
+    raised; summary.json is written in that case too.
+    """
+    terminal = Terminal()
+    store = Store(run.outputs / "store")
+    with StopSignals() as signals:
+        check_machine_settings(run.settings)
+        planner = Planner(run, registry, store)
+        trackers = Trackers(run.trackers, registry, Builder(registry, run.settings.seed, "cpu"), terminal.say)
+        with storing("opening the run's folder", run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
+        store.check_writable()
+        with RunRecords(store.layout).attempt(planner.run_key, run.folder) as record:
+            info = _info(run, planner, record)
+            record.note_trackers(trackers.start(info))
+            observers = Observers(registry.hook, terminal.say)
+            job = Job(run, registry, planner, store, info, RunFiles(run.folder), trackers, observers, terminal, signals)
+            code = _go(job, record)
+        if code:
+            signals.chain()
+    return code
+
+
+def _go(job: Job, record: RunRecord) -> int:
+    """The stages in order; whatever happens, the run is brought to an end that can be read from its summary."""
+    results = {spec.name: StageResult() for spec in job.planner.specs}
+    summary = Summary(job.planner.run_key, record.attempt, results)
+    made: dict[str, Artifact] = {}
+    job.observers.tell("alignpipe_run_started", info=job.info)
+    try:
+        for spec in job.planner.specs:
+            if job.signals.requested():
+                raise StageInterrupted(f"stopped before stage {spec.name!r}")
+            made[spec.name] = run_stage(job, spec, made, results[spec.name])
+            record.note_stage(spec.name, made[spec.name].digest)
+    except (StageInterrupted, KeyboardInterrupt) as stop:
+        _end(job, record, summary, "interrupted")
+        _say_how_to_resume(job, stop)
+        return job.signals.exit_code
+    except BaseException:
+        try:
+            _end(job, record, summary, "failed")
+        except AlignpipeError as second:
+            job.terminal.say(f"the run's end could not be recorded: {second}")
+        raise
+    _end(job, record, summary, "finished", made)
+    return 0
+
+
+def _end(
+    job: Job, record: RunRecord, summary: Summary, status: Status, made: Mapping[str, Artifact] | None = None
+) -> None:
+    """Write the summary, close the trackers, tell the observers, and show the results of a finished run."""
+    summary.status = status
+    summary.metrics = dict(job.files.last)
+    summary.write(job.run.folder)
+    job.trackers.summary(summary.metrics)
+    lines = job.trackers.finish(status)
+    record.end(status)
+    job.observers.tell("alignpipe_run_finished", info=job.info, summary=summary.plain())
+    if made is not None:
+        final_report(job.run, summary, made, sys.stdout)
+    for line in lines:
+        job.terminal.say(line)
+
+
+def _say_how_to_resume(job: Job, stop: BaseException) -> None:
+    command = shlex.join(["alignpipe", *job.run.overrides])
+    reason = f" ({stop})" if str(stop) else ""
+    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
+    job.terminal.say(f"  {command}")
+
+
+def _info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
+    return RunInfo(
+        run_key=planner.run_key,
+        attempt=record.attempt,
+        folder=run.folder,
+        config=run.resolved,
+        overrides=run.overrides,
+        stages=tuple(spec.name for spec in planner.specs),
+        sweep=run.sweep,
+        components={spec.name: str(spec.registered) for spec in planner.specs},
+        tracker_ids=dict(record.tracker_ids),
+    )

@@ -1,0 +1,156 @@
+"""What a run logs: one line a step in the stage's work folder and in the run's folder, and on to the trackers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignpipe.store.files import storing, write_atomically
+
+Log = Callable[[str, Mapping[str, float], int], None]
+"""Called with (stage, metrics without the stage's prefix, step)."""
+
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
+
+
+class RunFiles:
+    """The run folder's metrics.jsonl and timings.jsonl, and the last value of every metric.
+
+    An attempt writes both anew: what earlier attempts logged is replayed from the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.last: dict[str, float] = {}
+        with storing("opening the run's metrics", folder):
+            for name in (METRICS, TIMINGS):
+                (folder / name).write_text("")
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Add one line to one of the files."""
+        _append(self._folder / name, line)
+        if name == METRICS:
+            self.last.update({key: float(value) for key, value in _values(line)})
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Take back what this run wrote of a stage after `step`."""
+        for name in (METRICS, TIMINGS):
+            path = self._folder / name
+            lines = read_lines(path)
+            kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
+            if len(kept) != len(lines):
+                write_lines(path, kept)
+
+
+class StageLog:
+    """The metrics and timings of one stage while it runs.
+
+    What an earlier attempt logged is kept up to the step the stage resumes at, and dropped if it starts anew.
+    """
+
+    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: Log, observe: Log) -> None:
+        self._stage = stage
+        self._work = work
+        self._run_files = run_files
+        self._log = log
+        self._observe = observe
+        self._settled = False
+        self._last = 0
+
+    def metrics(self, metrics: Mapping[str, float], step: int | None) -> None:
+        """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
+        step = self._last if step is None else step
+        self._write(METRICS, metrics, step)
+        self._last = step
+        self._observe(self._stage, metrics, step)
+
+    def timings(self, timings: Mapping[str, float], step: int) -> None:
+        """Record machine-dependent figures."""
+        self._write(TIMINGS, timings, step)
+
+    def rewind(self, step: int) -> None:
+        """Keep what was logged up to `step`, and show it to this run as if it had just been logged."""
+        first = not self._settled
+        self._settle(step)
+        if first:
+            replay(self._stage, self._work, self._run_files, self._log)
+        else:
+            self._run_files.rewind(self._stage, step)
+
+    def close(self) -> None:
+        """Drop what an earlier attempt left, if this one logged nothing and resumed nowhere."""
+        if not self._settled:
+            self._settle(None)
+
+    def _write(self, name: str, values: Mapping[str, float], step: int) -> None:
+        if not self._settled:
+            self._settle(None)
+        line = {"stage": self._stage, "step": step}
+        line.update({f"{self._stage}/{key}": _number(value) for key, value in values.items()})
+        _append(self._work / name, line)
+        self._run_files.append(name, line)
+        self._log(self._stage, values, step)
+
+    def _settle(self, step: int | None) -> None:
+        for name in (METRICS, TIMINGS):
+            path = self._work / name
+            kept = [line for line in read_lines(path) if step is not None and line["step"] <= step]
+            if path.exists():
+                write_lines(path, kept)
+            if name == METRICS and kept:
+                self._last = kept[-1]["step"]
+        self._settled = True
+
+
+def replay(stage: str, folder: Path, run_files: RunFiles, log: Log) -> None:
+    """Show the recorded metrics and timings of a stage to this run's files, and step by step to its trackers."""
+    lines = []
+    for name in (METRICS, TIMINGS):
+        for line in read_lines(folder / name):
+            run_files.append(name, line)
+            lines.append(line)
+    for line in sorted(lines, key=lambda line: int(line["step"])):
+        values = {key.removeprefix(f"{stage}/"): float(value) for key, value in _values(line)}
+        log(stage, values, line["step"])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file; one cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file's lines."""
+    with storing("writing metrics", path):
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The metrics of a line, by full name."""
+    return ((key, value) for key, value in line.items() if key not in ("stage", "step"))
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with storing("writing metrics", path), path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _number(value: Any) -> float | int | str:
+    """A number for JSON; what is not finite becomes a text that `float` reads back, since JSON has no NaN."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else str(number)

@@ -1,0 +1,101 @@
+"""What a finished run says for itself: the comparison, three sample pairs, where things lie, what to try next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from alignpipe.api import Artifact
+from alignpipe.config.model import RunConfig
+from alignpipe.runner.summary import Summary
+from alignpipe.store.files import read_json
+
+_SAMPLES = 3
+_TEXT = 300
+
+
+def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact], out: TextIO) -> None:
+    """Print the tables, the samples and the places on `out`."""
+    report = _last_report(made)
+    if report is not None:
+        columns = ["", *(str(column) for column in report["columns"])]
+        show_table(out, "on held-out prompts", columns, [[_cell(value) for value in row] for row in report["rows"]])
+        _show_samples(out, report)
+    rows = [[name, result.status, f"{result.seconds:.1f}"] for name, result in summary.stages.items()]
+    show_table(out, "stages", ["stage", "status", "seconds"], rows)
+    for label, place in _places(run, made):
+        out.write(f"{label:<12}{place}\n")
+    out.write(f"{'next':<12}{_next_command(run)}\n")
+    out.flush()
+
+
+def show_table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: with rich at a terminal, as aligned plain text elsewhere."""
+    if out.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*row)
+        Console(file=out).print(table)
+        return
+    widths = [max(len(line[number]) for line in (columns, *rows)) for number in range(len(columns))]
+    out.write(f"\n{title}\n")
+    for line in (columns, *rows):
+        first = f"{line[0]:<{widths[0]}}"
+        rest = "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
+        out.write(f"{first}{rest}\n")
+    out.write("\n")
+
+
+def _last_report(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """The report.json of the last stage that made a report, if it has one."""
+    for artifact in reversed(list(made.values())):
+        if artifact.kind == "report":
+            content = read_json(artifact.folder / "report.json")
+            return content if isinstance(content, dict) and {"columns", "rows"} <= set(content) else None
+    return None
+
+
+def _show_samples(out: TextIO, report: Mapping[str, Any]) -> None:
+    for sample in report.get("samples", [])[:_SAMPLES]:
+        out.write(f"prompt    {_one_line(sample['prompt'])}\n")
+        for name, label in (("baseline", report["columns"][0]), ("policy", report["columns"][-1])):
+            if sample.get(name) is not None:
+                out.write(f"{label!s:<10}{_one_line(sample[name])}\n")
+        out.write("\n")
+
+
+def _places(run: RunConfig, made: Mapping[str, Artifact]) -> list[tuple[str, Path]]:
+    places = [("run folder", run.folder)]
+    policies = [artifact for artifact in made.values() if artifact.kind == "policy"]
+    if policies:
+        places.append(("policy", policies[-1].folder))
+    for artifact in made.values():
+        if artifact.kind == "report":
+            places += [("samples", path) for path in sorted(artifact.folder.glob("samples*"))]
+    return places
+
+
+def _next_command(run: RunConfig) -> str:
+    """The same run with another seed: always possible, and the first thing to know about a result."""
+    kept = [override for override in run.overrides if not override.lstrip("+").startswith("seed=")]
+    return shlex.join(["alignpipe", *kept, f"seed={run.settings.seed + 1}"]) + "   (does it hold with another seed?)"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def _one_line(text: str) -> str:
+    flat = " ".join(str(text).split())
+    return flat if len(flat) <= _TEXT else f"{flat[: _TEXT - 3]}..."

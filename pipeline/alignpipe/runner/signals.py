@@ -1,0 +1,60 @@
+"""Stopping: Ctrl-C and SIGTERM ask the stage to save and end; a second one ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+_FIRST = b"\nalignpipe: stopping at the next step; once more to stop at once\n"
+
+
+class StopSignals:
+    """Context manager that turns signals into a flag, in the main thread; handlers are put back on leaving.
+
+    Under submitit the scheduler's signal (USR2) has a handler already, which puts the job back into the queue: the flag
+    is set first, and `chain` calls that handler once everything is saved. SIGTERM then stays with submitit, which
+    ignores it, because a job that ends by itself is not queued again.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        watched = [signal.SIGINT]
+        if callable(signal.getsignal(signal.SIGUSR2)):
+            watched.append(signal.SIGUSR2)
+        if not callable(signal.getsignal(signal.SIGTERM)):
+            watched.append(signal.SIGTERM)
+        for number in watched:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What a process ended by this signal returns: 130 for Ctrl-C, 143 for the others."""
+        return 130 if self.received in (None, signal.SIGINT) else 143
+
+    def chain(self) -> None:
+        """Give the signal to the handler that was there before, if it was the scheduler's."""
+        if self.received is signal.SIGUSR2:
+            self._before[signal.SIGUSR2](signal.SIGUSR2, None)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        os.write(2, _FIRST)

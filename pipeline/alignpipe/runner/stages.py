@@ -1,0 +1,179 @@
+"""One stage of a run: reuse its stored result, or work on it under its lock and publish."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignpipe.api import Artifact, RunInfo
+from alignpipe.config.model import RunConfig
+from alignpipe.errors import AlignpipeError, PluginError, StageInterrupted, StoreError
+from alignpipe.plan import Decision, Planner, StageSpec
+from alignpipe.registry import Registry, load_factory
+from alignpipe.runner.context import RunningStage
+from alignpipe.runner.devices import prepare_device
+from alignpipe.runner.observers import Observers
+from alignpipe.runner.recording import RunFiles, StageLog, replay
+from alignpipe.runner.signals import StopSignals
+from alignpipe.runner.summary import StageResult
+from alignpipe.runner.terminal import Terminal
+from alignpipe.runner.trackers import Trackers
+from alignpipe.store import Made, Store
+from alignpipe.store.files import storage_error
+from alignpipe.store.locks import HeldLock, now
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything the stages of one run share."""
+
+    run: RunConfig
+    registry: Registry
+    planner: Planner
+    store: Store
+    info: RunInfo
+    files: RunFiles
+    trackers: Trackers
+    observers: Observers
+    terminal: Terminal
+    signals: StopSignals
+
+
+def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+    """Get the artifact of one stage, and fill in `result` on the way, also when it fails.
+
+    Raises what the stage raised; a full disk becomes a `StoreError`.
+    """
+    began = time.perf_counter()
+    try:
+        artifact = _get(job, spec, made, result)
+    except BaseException as error:
+        raised = _disk_full(error, job) or error
+        interrupted = isinstance(raised, StageInterrupted | KeyboardInterrupt)
+        result.status = "failed"
+        result.error = f"interrupted: {raised}" if interrupted else f"{type(raised).__name__}: {raised}"
+        result.seconds = round(time.perf_counter() - began, 3)
+        if not interrupted:
+            job.observers.tell("alignpipe_stage_failed", info=job.info, stage=spec.name, error=raised)
+        if raised is error:
+            raise
+        raise raised from error
+    result.seconds = round(time.perf_counter() - began, 3)
+    result.digest, result.artifact = artifact.digest, str(artifact.folder)
+    job.trackers.artifact(artifact)
+    cached = result.status == "cached"
+    job.observers.tell("alignpipe_stage_finished", info=job.info, stage=spec.name, artifact=artifact, cached=cached)
+    return artifact
+
+
+def _get(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+    decision = job.planner.decide(spec, made)
+    result.key = decision.key
+    if decision.artifact is not None:
+        return _reuse(job, decision, decision.artifact, result)
+    waiting_since = now()
+    owner = str(job.run.folder)
+    with job.store.lock(spec.name, decision.key, owner, job.terminal.say, job.signals.requested) as lock:
+        decision = job.planner.decide(spec, made)
+        if decision.artifact is not None:
+            return _reuse(job, decision, decision.artifact, result)
+        failure = job.store.failure_since(spec.name, decision.key, waiting_since)
+        if failure is not None:
+            raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
+        try:
+            return _work(job, decision, lock, result)
+        except (StageInterrupted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            _record_failure(job, decision, error)
+            raise
+
+
+def _reuse(job: Job, decision: Decision, artifact: Artifact, result: StageResult) -> Artifact:
+    """Take a stored result, and show this run what was logged when it was made."""
+    stage = decision.spec.name
+    if decision.warning:
+        job.terminal.say(f"{stage:<8} warning: {decision.warning}")
+    records = job.store.use(artifact, decision.key)
+    replay(stage, records, job.files, job.trackers.log)
+    result.status = "cached"
+    job.terminal.say(f"{stage:<8} cached: {_sentence(decision.why)}")
+    return artifact
+
+
+def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
+    """Run the stage and publish what it made."""
+    spec = decision.spec
+    job.terminal.say(f"{spec.name:<8} {decision.headline}: {_sentence(decision.why)}")
+    if decision.damaged is not None:
+        job.store.discard_damaged(decision.damaged)
+    device = prepare_device(job.run.settings)
+    began = time.perf_counter()
+    job.observers.tell("alignpipe_stage_started", info=job.info, stage=spec.name)
+    work = job.store.open_work(spec.name, decision.key, decision.code, decision.restart)
+
+    def observe(stage: str, metrics: Mapping[str, float], step: int) -> None:
+        job.observers.tell("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
+
+    log = StageLog(spec.name, work.path, job.files, job.trackers.log, observe)
+    slots = {slot: job.run.selected[slot] for slot in decision.uses}
+    with job.terminal.bar(spec.name) as bar:
+        ctx = RunningStage(
+            spec.name,
+            work,
+            slots,
+            log,
+            bar,
+            job.terminal,
+            job.signals.requested,
+            job.registry,
+            job.run.settings.seed,
+            device,
+        )
+        _build(spec, ctx).run(decision.inputs, ctx)
+    log.close()
+    lock.check()
+    seconds = time.perf_counter() - began
+    made = Made(spec.makes, decision.explained, decision.code, job.planner.run_key, job.run.folder, seconds)
+    artifact = job.store.publish(spec.name, decision.key, work, made)
+    result.status = "resumed" if decision.action == "resume" else "ran"
+    job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s")
+    return artifact
+
+
+def _sentence(why: Sequence[str]) -> str:
+    """The reasons on one line."""
+    return "; ".join(why).replace(":; ", ": ")
+
+
+def _build(spec: StageSpec, ctx: RunningStage) -> Any:
+    """The stage object; rewards are no stages, one reward stage serves them all."""
+    if spec.selected.group == "reward":
+        from alignpipe.rewarding.stage import RewardStage
+
+        return RewardStage(spec.selected, spec.registered.component.version)
+    stage = load_factory(spec.registered)(spec.selected.config, ctx)
+    if not callable(getattr(stage, "run", None)):
+        raise PluginError(f"{spec.registered}: its factory made a {type(stage).__name__} without run(inputs, ctx)")
+    return stage
+
+
+def _record_failure(job: Job, decision: Decision, error: BaseException) -> None:
+    """Leave the error for the processes that wait for this key; on a full disk that may be impossible."""
+    try:
+        job.store.record_failure(decision.spec.name, decision.key, f"{type(error).__name__}: {error}")
+    except StoreError as second:
+        job.terminal.say(f"{decision.spec.name:<8} its failure could not be recorded: {second}")
+
+
+def _disk_full(error: BaseException, job: Job) -> StoreError | None:
+    """A full disk as one sentence: stages meet it as an `OSError`, or as a library's error that says so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return storage_error(error, "running a stage", job.store.root)
+    foreign = isinstance(error, Exception) and not isinstance(error, AlignpipeError)
+    if foreign and "No space left on device" in str(error):
+        return storage_error(OSError(errno.ENOSPC, str(error)), "running a stage", job.store.root)
+    return None

@@ -1,0 +1,52 @@
+"""The run folder's summary.json: how the run ended, stage by stage, and its final figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from alignpipe.api.tracking import Status
+from alignpipe.store.files import storing, write_json
+
+StageStatus = Literal["ran", "resumed", "cached", "failed", "skipped"]
+
+
+@dataclass
+class StageResult:
+    """How one stage went; `artifact` is the payload's folder."""
+
+    status: StageStatus = "skipped"
+    key: str | None = None
+    digest: str | None = None
+    artifact: str | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass
+class Summary:
+    """The content of summary.json; a run that is not over counts as failed."""
+
+    run_key: str
+    attempt: int
+    stages: dict[str, StageResult]
+    status: Status = "failed"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "schema": 1,
+            "status": self.status,
+            "run_key": self.run_key,
+            "attempt": self.attempt,
+            "stages": {name: asdict(result) for name, result in self.stages.items()},
+            "metrics": dict(self.metrics),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write summary.json, wholly or not at all."""
+        with storing("writing summary.json", folder):
+            write_json(folder / "summary.json", self.plain())

@@ -1,0 +1,72 @@
+"""All trackers of a run as one; a tracker that raises is reported once and switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alignpipe.api import Artifact, BuildContext, RunInfo, Selected, Tracker
+from alignpipe.api.tracking import Status
+from alignpipe.errors import ConfigError
+from alignpipe.registry import Registry, load_factory
+
+
+class Trackers:
+    """Passes what the run logs to every tracker; nothing a tracker does can end or change a run once it started."""
+
+    def __init__(
+        self, selected: Mapping[str, Selected], registry: Registry, ctx: BuildContext, say: Callable[[str], None]
+    ) -> None:
+        """Build the trackers.
+
+        Raises `ConfigError` if one of them cannot be used as it is configured.
+        """
+        self._say = say
+        self._active: dict[str, Tracker] = {}
+        for name, choice in selected.items():
+            tracker = self._guard(name, _build, registry, choice, ctx)
+            if tracker is not None:
+                self._active[name] = tracker
+
+    def start(self, info: RunInfo) -> dict[str, str]:
+        """Open the run everywhere; gives the trackers' own run ids.
+
+        Raises `ConfigError` before any work if a tracker cannot be used as it is configured.
+        """
+        return {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
+
+    def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
+        """Record the metrics of one step of one stage."""
+        self._each("log", stage, metrics, step)
+
+    def artifact(self, artifact: Artifact) -> None:
+        """Tell of a published or reused artifact."""
+        self._each("artifact", artifact)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Record the final figures."""
+        self._each("summary", values)
+
+    def finish(self, status: Status) -> list[str]:
+        """Close the run everywhere; gives the lines the trackers have for the user."""
+        return [line for _, line in self._each("finish", status) if line]
+
+    def _each(self, method: str, *arguments: Any) -> list[tuple[str, Any]]:
+        """Call a method of every tracker that is on; gives what each returned."""
+        active = list(self._active.items())
+        return [(name, self._guard(name, getattr(tracker, method), *arguments)) for name, tracker in active]
+
+    def _guard(self, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            self._active.pop(name, None)
+            self._say(f"tracker {name} is switched off, the run goes on without it: {type(error).__name__}: {error}")
+            return None
+
+
+def _build(registry: Registry, choice: Selected, ctx: BuildContext) -> Tracker:
+    tracker: Tracker = load_factory(registry.get(choice.group, choice.name))(choice.config, ctx)
+    return tracker

@@ -1,0 +1,107 @@
+"""Garbage collection: what no run and no pin needs any more goes to the trash, and the trash is emptied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignpipe.errors import StoreError
+from alignpipe.store.files import folder_bytes, storing
+from alignpipe.store.locks import holding_if_free, now
+from alignpipe.store.objects import to_trash
+from alignpipe.store.runs import RunRecords
+from alignpipe.store.store import Store
+
+_DAY = 86_400.0
+_GRACE_SECONDS = 3_600.0
+"""An object used within the last hour is spared: the run that uses it may not have said so in its record yet."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One folder that gc would remove."""
+
+    path: Path
+    size: int
+    """In bytes."""
+    reason: str
+
+
+def removals(store: Store, days: float) -> list[Removal]:
+    """What can go: objects no run folder and no pin needs, work folders older than `days` days, and the trash."""
+    roots = RunRecords(store.layout).used_digests() | pinned(store)
+    found: list[Removal] = []
+    for obj in store.objects():
+        if obj.name not in roots and now() - obj.stat().st_mtime > _GRACE_SECONDS:
+            found.append(Removal(obj, folder_bytes(obj), "no run folder and no pin needs it"))
+    for work in _children(store.root / "work"):
+        age = (now() - _newest(work)) / _DAY
+        if age >= days:
+            found.append(Removal(work, folder_bytes(work), f"unfinished for {age:.0f} days"))
+    found += [Removal(path, folder_bytes(path), "in the trash") for path in _children(store.layout.trash)]
+    return found
+
+
+def remove(store: Store, planned: Iterable[Removal]) -> list[Removal]:
+    """Remove what `removals` listed, except what is being worked on; index lines stay, so that plans can explain."""
+    done = []
+    for entry in planned:
+        with storing("removing old objects", entry.path), ExitStack() as locks:
+            names = _locks_of(entry.path)
+            free = [locks.enter_context(holding_if_free(store.layout.lock(name), "gc")) for name in names]
+            if not all(free) or not entry.path.exists():
+                continue
+            gone = entry.path if entry.path.parent == store.layout.trash else to_trash(store.layout, entry.path)
+            shutil.rmtree(gone)
+        done.append(entry)
+    return done
+
+
+def pin(store: Store, digest: str) -> str:
+    """Keep an object whatever happens; gives its full digest.
+
+    Raises `StoreError` if the digest fits no object, or several.
+    """
+    full = _only(store, digest)
+    with storing("pinning", store.layout.pins):
+        store.layout.pins.mkdir(parents=True, exist_ok=True)
+        (store.layout.pins / full).touch()
+    return full
+
+
+def unpin(store: Store, digest: str) -> str:
+    """Take a pin away; gives the full digest."""
+    full = _only(store, digest)
+    with storing("unpinning", store.layout.pins):
+        (store.layout.pins / full).unlink(missing_ok=True)
+    return full
+
+
+def pinned(store: Store) -> set[str]:
+    """The pinned digests."""
+    return {path.name for path in _children(store.layout.pins)}
+
+
+def _only(store: Store, digest: str) -> str:
+    found = sorted({artifact.digest for artifact in store.find(digest)})
+    if len(found) != 1:
+        raise StoreError(f"{digest!r} fits {len(found)} objects of {store.root}; 'alignpipe store ls' lists them")
+    return found[0]
+
+
+def _locks_of(path: Path) -> list[str]:
+    """The names of the locks that guard a folder: the keys of an object's records, or the work folder's own."""
+    if path.parent.name == "work":
+        return [path.name]
+    return [f"{path.parent.name}-{record.name}" for record in _children(path / "records")]
+
+
+def _newest(folder: Path) -> float:
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,114 @@
+"""Files that are complete or absent: atomic writes, fsync, and OS errors told as one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alignpipe.errors import StoreError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def storing(what: str, where: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `StoreError` that says what was being done and what to do now."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, what, where) from error
+
+
+def storage_error(error: OSError, what: str, where: Path) -> StoreError:
+    """The sentence for an operating system's error."""
+    path = error.filename or where
+    if error.errno in _FULL:
+        return StoreError(
+            f"no space left on the disk while {what} ({path}); free some (alignpipe store gc shows what can go), "
+            "then give the same command again: what is finished is kept"
+        )
+    if error.errno in _FORBIDDEN:
+        return StoreError(f"cannot write {path} while {what}: {error.strerror}; set outputs=<a folder of your own>")
+    return StoreError(f"{type(error).__name__} while {what} ({path}): {error.strerror or error}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is there wholly or not at all, even after a power cut."""
+    with _draft(path, text) as draft:
+        sync_file(draft)
+    sync_folder(path.parent)
+
+
+def write_fleeting(path: Path, text: str) -> None:
+    """Write a text file that others see wholly or not at all, but that need not outlive a power cut."""
+    with _draft(path, text):
+        pass
+
+
+@contextmanager
+def _draft(path: Path, text: str) -> Iterator[Path]:
+    """A complete file beside `path`, which takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        yield draft
+        draft.chmod(0o644)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as JSON, atomically."""
+    write_atomically(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Plain data as JSON for people."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk."""
+    sync_file(folder)
+
+
+def empty_folder(folder: Path) -> None:
+    """Make sure a folder is there and empty."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all regular files below a folder, in bytes."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

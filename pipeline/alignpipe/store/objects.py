@@ -1,0 +1,121 @@
+"""Published objects: building one, checking one cheaply or deeply, and moving a damaged one away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignpipe.api import Artifact, Kind
+from alignpipe.errors import StoreError
+from alignpipe.plan.digests import file_digest, listing_digest
+from alignpipe.store.files import read_json, sync_file, sync_folder, write_json
+from alignpipe.store.layout import Layout, records_folder
+
+_SCHEMA = 1
+_READ_ONLY = 0o444
+
+
+def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
+    """The manifest of a payload; its files are on the disk when this returns.
+
+    Raises `StoreError` if the payload is empty or holds a link.
+    """
+    files = []
+    for path in sorted(payload.rglob("*")):
+        if path.is_symlink():
+            raise StoreError(f"stage {stage!r} left the link {path} in its payload; an artifact must hold real files")
+        if path.is_file():
+            sync_file(path)
+            files.append((path.relative_to(payload).as_posix(), path.stat().st_size, file_digest(path)))
+        elif path.is_dir():
+            sync_folder(path)
+    if not files:
+        raise StoreError(f"stage {stage!r} ended without writing anything into its payload folder")
+    listed = [{"path": path, "size": size, "sha256": digest} for path, size, digest in files]
+    return {"schema": _SCHEMA, "stage": stage, "kind": kind, "digest": listing_digest(files), "files": listed}
+
+
+def publish(layout: Layout, work: Path, key: str, manifest: Mapping[str, Any], record: Mapping[str, Any]) -> Artifact:
+    """Turn a work folder's payload into an object; if the same object is there already, only add the key's records."""
+    stage, digest = manifest["stage"], manifest["digest"]
+    target = layout.object(stage, digest)
+    staging = work / "object"
+    if staging.exists():
+        shutil.rmtree(staging)
+    records = records_folder(staging, key)
+    records.mkdir(parents=True)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        if (work / name).exists():
+            shutil.copyfile(work / name, records / name)
+            sync_file(records / name)
+    write_json(records / "record.json", record)
+    if target.exists() and problem_of(target) is not None:
+        to_trash(layout, target)
+    if not target.exists():
+        (work / "payload").rename(staging / "payload")
+        for entry in manifest["files"]:
+            (staging / "payload" / entry["path"]).chmod(_READ_ONLY)
+        write_json(staging / "manifest.json", manifest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _rename_unless_there(staging, target):
+            sync_folder(target.parent)
+            return Artifact(manifest["kind"], stage, target / "payload", digest)
+    _add_records(records, records_folder(target, key))
+    return Artifact(manifest["kind"], stage, target / "payload", digest)
+
+
+def _rename_unless_there(source: Path, target: Path) -> bool:
+    """Rename a folder; False if another process published the same object meanwhile."""
+    try:
+        source.rename(target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
+
+
+def _add_records(records: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    records.rename(target)
+    sync_folder(target.parent)
+
+
+def problem_of(obj: Path, deep: bool = False) -> str | None:
+    """Why an object cannot be used: its manifest, a file's size, if `deep` the bytes too; None if it is sound."""
+    manifest = read_json(obj / "manifest.json")
+    name = f"the stored object {obj.name[:12]}"
+    if not isinstance(manifest, dict) or "files" not in manifest:
+        return f"{name} has no readable manifest"
+    for entry in manifest["files"]:
+        path = obj / "payload" / entry["path"]
+        if not path.is_file():
+            return f"{name} is damaged: {entry['path']} is missing"
+        size = path.stat().st_size
+        if size != entry["size"]:
+            return f"{name} is damaged: {entry['path']} has {size} bytes, not {entry['size']}"
+        if deep and file_digest(path) != entry["sha256"]:
+            return f"{name} is damaged: the content of {entry['path']} changed"
+    return None
+
+
+def artifact_of(obj: Path) -> Artifact | None:
+    """The artifact in an object's folder; None if its manifest cannot be read."""
+    manifest = read_json(obj / "manifest.json")
+    if not isinstance(manifest, dict):
+        return None
+    return Artifact(manifest["kind"], manifest["stage"], obj / "payload", manifest["digest"])
+
+
+def to_trash(layout: Layout, folder: Path) -> Path:
+    """Move a folder into the trash under a name that is free there."""
+    layout.trash.mkdir(parents=True, exist_ok=True)
+    target = layout.trash / f"{folder.parent.name}-{folder.name}-{uuid.uuid4().hex[:8]}"
+    os.rename(folder, target)
+    return target

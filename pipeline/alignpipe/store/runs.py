@@ -1,0 +1,100 @@
+"""Run records: which attempts a run had, where they lie, and the trackers' ids, so that the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alignpipe.store.files import read_json, storing, write_json
+from alignpipe.store.layout import Layout
+from alignpipe.store.locks import holding_if_free
+
+
+@dataclass
+class RunRecord:
+    """One attempt of a run, kept on disk while it goes on."""
+
+    path: Path
+    run_key: str
+    attempt: int
+    tracker_ids: dict[str, str]
+    kept: bool
+    """Whether this attempt owns the record; a second process with the same run at the same time does not."""
+    _attempts: list[dict[str, Any]] = field(default_factory=list)
+
+    def note_trackers(self, ids: Mapping[str, str]) -> None:
+        """Remember the ids that the trackers returned."""
+        self.tracker_ids.update(ids)
+        self._write()
+
+    def note_stage(self, stage: str, digest: str) -> None:
+        """Remember that this run uses an object: gc keeps it as long as the run's folder is there."""
+        self._attempts[-1]["stages"][stage] = digest
+        self._write()
+
+    def end(self, status: str) -> None:
+        """Remember how the attempt ended."""
+        self._attempts[-1]["status"] = status
+        self._write()
+
+    def _write(self) -> None:
+        if not self.kept:
+            return
+        content = {
+            "schema": 1,
+            "run_key": self.run_key,
+            "tracker_ids": self.tracker_ids,
+            "attempts": self._attempts,
+        }
+        with storing("writing the run's record", self.path):
+            write_json(self.path, content)
+
+
+class RunRecords:
+    """The run records of a store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    @contextmanager
+    def attempt(self, run_key: str, folder: Path) -> Iterator[RunRecord]:
+        """Begin an attempt: the next one of a run that did not finish, else the first of a new run."""
+        path = self._layout.run(run_key)
+        with holding_if_free(self._layout.lock(f"run-{run_key}"), str(folder)) as held:
+            known = read_json(path) if held else None
+            attempts: list[dict[str, Any]] = list(known["attempts"]) if isinstance(known, dict) else []
+            again = bool(attempts) and attempts[-1]["status"] != "finished"
+            number = attempts[-1]["number"] + 1 if again else 1
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            attempts.append(
+                {
+                    "number": number,
+                    "folder": str(folder),
+                    "started": started,
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "status": "running",
+                    "stages": {},
+                }
+            )
+            ids = dict(known["tracker_ids"]) if again and isinstance(known, dict) else {}
+            record = RunRecord(path, run_key, number, ids, held, attempts)
+            record.note_trackers({})
+            yield record
+
+    def used_digests(self) -> set[str]:
+        """The digests used by runs whose folder is still there."""
+        used: set[str] = set()
+        for path in (self._layout.root / "runs").glob("*.json"):
+            content = read_json(path)
+            if isinstance(content, dict):
+                for attempt in content["attempts"]:
+                    if Path(attempt["folder"]).exists():
+                        used.update(attempt["stages"].values())
+        return used

@@ -1,0 +1,214 @@
+"""The store as the runner uses it: look up a key, work on it under a lock, publish the result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import alignpipe
+from alignpipe.api import Artifact, Kind
+from alignpipe.errors import StoreError
+from alignpipe.plan.keys import Explained
+from alignpipe.plan.plan import Stored, Unfinished
+from alignpipe.store.files import empty_folder, read_json, storing, write_json
+from alignpipe.store.layout import Layout, records_folder
+from alignpipe.store.locks import HeldLock, holding
+from alignpipe.store.objects import artifact_of, make_manifest, problem_of, publish, to_trash
+
+_COMPARED_KEYS = 200
+"""How many known keys of a stage, newest first, a miss is compared with."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a result came about: what its key says, the code, the run, and how long it took."""
+
+    kind: Kind
+    explained: Explained
+    code: Mapping[str, str]
+    run_key: str
+    folder: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """The folder of one key while it is worked on; it outlives a killed attempt."""
+
+    path: Path
+
+    @property
+    def payload(self) -> Path:
+        """What becomes the artifact; empty at the start of every attempt."""
+        return self.path / "payload"
+
+    @property
+    def state(self) -> Path:
+        """The stage's own folder, for checkpoints."""
+        return self.path / "state"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics so far."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """The timings so far."""
+        return self.path / "timings.jsonl"
+
+
+class Store:
+    """A store below `root` (made when something is first written)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.layout = Layout(root)
+
+    # --- what the plan asks; nothing here writes ---
+
+    def stored(self, stage: str, key: str) -> Stored | None:
+        """The result under a key, cheaply checked; None if the key is unknown."""
+        entry = read_json(self.layout.index(stage, key))
+        if not isinstance(entry, dict):
+            return None
+        obj = self.layout.object(stage, entry["digest"])
+        artifact = Artifact(entry["kind"], stage, obj / "payload", entry["digest"])
+        problem = problem_of(obj) if obj.exists() else f"its result of {entry['created']} is no longer in the store"
+        record = read_json(records_folder(obj, key) / "record.json")
+        if problem is None and not isinstance(record, dict):
+            problem = f"the stored object {obj.name[:12]} has lost the record of this key"
+        return Stored(artifact, entry["created"], entry["folder"], (record or {}).get("code", {}), problem)
+
+    def unfinished(self, stage: str, key: str) -> Unfinished | None:
+        """The work folder of an earlier attempt, if it holds any state to resume from."""
+        work = self.layout.work(stage, key)
+        state = work / "state"
+        if not _has_state(state):
+            return None
+        attempt = read_json(work / "attempt.json") or {}
+        return Unfinished(_last_step(state), attempt.get("code", {}))
+
+    def explained(self, stage: str) -> Iterator[tuple[str, Explained]]:
+        """(when, what went into it) of the keys known for a stage, newest first."""
+        folder = self.layout.index(stage, "").parent
+        paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in islice(paths, _COMPARED_KEYS):
+            entry = read_json(path)
+            if isinstance(entry, dict):
+                yield entry["created"], entry["explained"]
+
+    def find(self, digest: str) -> list[Artifact]:
+        """The stored artifacts whose digest begins with `digest`."""
+        found = (artifact_of(obj) for obj in self.objects() if obj.name.startswith(digest))
+        return [artifact for artifact in found if artifact is not None]
+
+    def objects(self) -> Iterable[Path]:
+        """The folders of all published objects."""
+        return sorted((self.root / "objects").glob("*/*"))
+
+    # --- what the runner does ---
+
+    def lock(
+        self, stage: str, key: str, owner: str, say: Callable[[str], None], stop_requested: Callable[[], bool]
+    ) -> AbstractContextManager[HeldLock]:
+        """Hold the lock of a key, telling who has it while waiting."""
+        return holding(self.layout.lock(f"{stage}-{key}"), owner, say, stop_requested, f"stage {stage}")
+
+    def use(self, artifact: Artifact, key: str) -> Path:
+        """Note that an object is in use (gc spares it for a while); gives the folder with its records."""
+        obj = artifact.folder.parent
+        with storing("reading the store", obj):
+            os.utime(obj)
+        return records_folder(obj, key)
+
+    def open_work(self, stage: str, key: str, code: Mapping[str, str], restart: bool) -> WorkFolder:
+        """The work folder of a key, made ready for an attempt; `restart` throws away what an earlier one left."""
+        work = WorkFolder(self.layout.work(stage, key))
+        with storing(f"preparing the work folder of stage {stage!r}", work.path):
+            if restart and work.path.exists():
+                to_trash(self.layout, work.path)
+            empty_folder(work.payload)
+            work.state.mkdir(exist_ok=True)
+            (work.path / "failure.json").unlink(missing_ok=True)
+            write_json(
+                work.path / "attempt.json", {"code": dict(code), "started": _now(), "host": socket.gethostname()}
+            )
+        return work
+
+    def publish(self, stage: str, key: str, work: WorkFolder, made: Made) -> Artifact:
+        """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
+
+        Raises `StoreError` if the disk is full or not writable; the work folder stays as it is then.
+        """
+        with storing(f"publishing the result of stage {stage!r}", work.path):
+            manifest = make_manifest(work.payload, stage, made.kind)
+            record = {
+                "schema": 1,
+                "key": key,
+                "digest": manifest["digest"],
+                "kind": made.kind,
+                "created": _now(),
+                "run_key": made.run_key,
+                "folder": str(made.folder),
+                "host": socket.gethostname(),
+                "alignpipe": alignpipe.__version__,
+                "seconds": round(made.seconds, 3),
+                "code": dict(made.code),
+                "explained": made.explained,
+            }
+            artifact = publish(self.layout, work.path, key, manifest, record)
+            write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})
+            shutil.rmtree(work.path)
+        return artifact
+
+    def discard_damaged(self, artifact: Artifact) -> None:
+        """Move an object that cannot be used into the trash."""
+        obj = artifact.folder.parent
+        with storing("moving a damaged object to the trash", obj):
+            if obj.exists():
+                to_trash(self.layout, obj)
+
+    def record_failure(self, stage: str, key: str, error: str) -> None:
+        """Leave the error under the key, for the processes that wait for it."""
+        work = self.layout.work(stage, key)
+        with storing(f"recording the failure of stage {stage!r}", work):
+            write_json(work / "failure.json", {"error": error, "at": _now(), "host": socket.gethostname()})
+
+    def failure_since(self, stage: str, key: str, moment: float) -> str | None:
+        """The error another process left under the key after `moment` (seconds since the epoch)."""
+        path = self.layout.work(stage, key) / "failure.json"
+        failure = read_json(path)
+        if not isinstance(failure, dict) or path.stat().st_mtime < moment:
+            return None
+        return str(failure["error"])
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the store's folder cannot be made or written."""
+        with storing("opening the store", self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.root, os.W_OK | os.X_OK):
+                raise StoreError(f"cannot write the store {self.root}: permission denied; set outputs=<another folder>")
+
+
+def _last_step(state: Path) -> int | None:
+    """The step of the newest checkpoint: checkpoints lie in `checkpoints/step-<n>` of a stage's own folder."""
+    names = (path.name.removeprefix("step-") for path in (state / "checkpoints").glob("step-*"))
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def _has_state(state: Path) -> bool:
+    """Whether a stage left anything to resume from: a finished checkpoint, or files of its own kind."""
+    own = (path for path in state.iterdir() if path.name != "checkpoints") if state.is_dir() else iter(())
+    return _last_step(state) is not None or any(True for _ in own)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""What the training components share: models, token batches, checkpoints, the supervised loop."""

@@ -1,0 +1,113 @@
+"""Token batches: prompt and response in one right-padded row, and the window of positions where responses lie.
+
+With right padding a causal model needs neither an attention mask nor position ids, and logits are computed only in the
+window that holds response tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from alignpipe.ops.logprobs import entropy, token_logprobs
+from alignpipe.training.models import TokenScorer
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """B rows of prompt + response.
+
+    `input_ids` [B, L] right-padded; `response_mask` [B, T] True where a response token stands, T the longest response;
+    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`.
+    """
+
+    input_ids: Tensor
+    response_mask: Tensor
+    prompt_lengths: Tensor
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """First and last+1 position that predict a response token in any row."""
+        return int(self.prompt_lengths.min()) - 1, self.input_ids.shape[1] - 1
+
+    def aligned(self, windowed: Tensor) -> Tensor:
+        """Move values [B, window] of the predicting positions to response tokens [B, T]; 0 where the mask is False."""
+        steps = torch.arange(self.response_mask.shape[1], device=windowed.device)
+        index = (self.prompt_lengths - 1 - self.window[0])[:, None] + steps[None, :]
+        taken = windowed.gather(1, index.clamp(max=windowed.shape[1] - 1))
+        return torch.where(self.response_mask, taken, taken.new_zeros(()))
+
+    @property
+    def last_positions(self) -> Tensor:
+        """[B] the position of each row's last real token."""
+        return self.prompt_lengths + self.response_mask.sum(1) - 1
+
+
+def pad_rows(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: str) -> TokenBatch:
+    """Lay out ragged prompts and responses; raises `ValueError` for an empty prompt or response."""
+    if not all(len(prompt) and len(response) for prompt, response in zip(prompts, responses, strict=True)):
+        raise ValueError("every prompt and every response needs at least one token")
+    length = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    longest = max(len(response) for response in responses)
+    ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
+        mask[row, : len(response)] = True
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device))
+
+
+def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in groups of at most `size`, alike in length, so that little padding is computed."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Logits [B, window, V] of the positions that predict response tokens."""
+    first, last = batch.window
+    positions = torch.arange(first, last, device=batch.input_ids.device)
+    ids = batch.input_ids[:, :last]
+    if _keeps_logits(model):
+        return _logits(model(ids, use_cache=False, logits_to_keep=positions))
+    return _logits(model(ids, use_cache=False))[:, first:last]
+
+
+def _logits(output: object) -> Tensor:
+    logits: Tensor = output.logits  # type: ignore[attr-defined]
+    return logits.float()
+
+
+def _keeps_logits(model: nn.Module) -> bool:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def response_logprobs(
+    model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [B, T] of the response tokens under `model`, 0 where the mask is False; entropies if asked for."""
+    first, last = batch.window
+    logits = response_logits(model, batch)
+    logp = batch.aligned(token_logprobs(logits, batch.input_ids[:, first + 1 : last + 1], temperature))
+    if not with_entropy:
+        return logp, None
+    with torch.no_grad():
+        return logp, batch.aligned(entropy(logits.detach(), temperature))
+
+
+def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
+    """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
+    first, last = batch.window
+    return batch.aligned(critic(batch.input_ids[:, :last])[:, first:last])
+
+
+def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
+    """Scores [B] read at each row's last real token (D11)."""
+    return scorer(batch.input_ids).gather(1, batch.last_positions[:, None]).squeeze(1)

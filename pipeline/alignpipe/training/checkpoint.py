@@ -1,0 +1,84 @@
+"""Checkpoints of a training loop: everything needed to go on, complete or absent.
+
+    <work>/checkpoints/step-00000040/{<module>.safetensors, state.pt}
+
+Every random stream is derived from (seed, step), so a step number stands for all of them. `state.pt` is read with
+`weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+from torch.optim import Optimizer
+
+_PREFIX = "step-"
+
+
+class Checkpoints:
+    """Writes and reads the checkpoints of one stage; only the newest is kept."""
+
+    def __init__(self, work: Path) -> None:
+        self._folder = work / "checkpoints"
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return latest_step(self._folder.parent)
+
+    def save(
+        self, step: int, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], extra: Mapping[str, Any]
+    ) -> None:
+        """Write one checkpoint and drop older ones; `extra` holds plain numbers, strings, lists and tensors."""
+        target = self._folder / f"{_PREFIX}{step:08d}"
+        draft = self._folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name, module in modules.items():
+            save_model(module, str(draft / f"{name}.safetensors"))
+        state = {"optimizers": {name: opt.state_dict() for name, opt in optimizers.items()}, "extra": dict(extra)}
+        torch.save(state, draft / "state.pt")
+        for path in (*draft.iterdir(), draft):
+            _fsync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        _fsync(self._folder)
+        for old in self._folder.glob(f"{_PREFIX}*"):
+            if old != target:
+                shutil.rmtree(old)
+
+    def load(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> tuple[int, dict[str, Any]]:
+        """Restore the newest checkpoint in place; returns its step and `extra`.
+
+        Raises `FileNotFoundError` if there is none.
+        """
+        step = self.latest()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {self._folder}")
+        folder = self._folder / f"{_PREFIX}{step:08d}"
+        for name, module in modules.items():
+            load_model(module, str(folder / f"{name}.safetensors"))
+        state = torch.load(folder / "state.pt", weights_only=True)
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        return step, state["extra"]
+
+
+def latest_step(work: Path) -> int | None:
+    """The step a stage would resume at, from its work folder; None if it would start anew. Imports nothing heavy."""
+    steps = [int(path.name.removeprefix(_PREFIX)) for path in (work / "checkpoints").glob(f"{_PREFIX}*")]
+    return max(steps, default=None)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,183 @@
+"""Loading, checking and saving models: what the `model` slot offers, and what every stage does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from alignpipe.api import Artifact
+from alignpipe.errors import ModelError
+from alignpipe.training.tokens import check_tokenizer
+
+
+class ModelSource(Protocol):
+    """What a component of the `model` slot builds."""
+
+    def tokenizer(self, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer; one that is trained is trained on `texts`."""
+        ...
+
+    def context_length(self) -> int | None:
+        """The most tokens the model can read; None if it does not say."""
+        ...
+
+    def base(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+        """The base model."""
+        ...
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A causal language model from a checkpoint folder, in this slot's precision and attention."""
+        ...
+
+    def load_scorer(self, folder: Path) -> PreTrainedModel:
+        """A sequence classifier with one output from a checkpoint folder; a missing head is made new."""
+        ...
+
+    def adapt(self, model: PreTrainedModel) -> nn.Module:
+        """What is trained in the model's place: itself, or the model with adapters."""
+        ...
+
+    def merge(self, model: nn.Module) -> PreTrainedModel:
+        """The ordinary model again, adapters folded in."""
+        ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def open_policy(source: ModelSource, artifact: Artifact | None, texts: Callable[[], Sequence[str]], seed: int) -> Policy:
+    """Load a policy artifact, or build the base model where the port is fed by it.
+
+    Raises `ModelError` for a folder that is no checkpoint, or a tokenizer that cannot end a response.
+    """
+    if artifact is None or artifact.stage == "base":
+        tokenizer = source.tokenizer(texts())
+        check_tokenizer(tokenizer, "the base model")
+        model = source.base(tokenizer, seed)
+    else:
+        tokenizer = load_tokenizer(artifact.folder)
+        model = source.load(artifact.folder)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    return Policy(model, tokenizer)
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder or hub name, checked (EOS there, pad distinct from it)."""
+    try:
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(name), revision=revision or "main"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"no tokenizer can be loaded from {name}: {_first_line(error)}") from error
+    check_tokenizer(tokenizer, str(name))
+    return tokenizer
+
+
+def load_causal(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """A causal language model with all dropout at 0 (D19); `options` go to `from_pretrained`.
+
+    Raises `ModelError` if `name` is neither a checkpoint folder nor a loadable hub name.
+    """
+    return _load(AutoModelForCausalLM, name, revision, options)
+
+
+def load_scorer(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """A sequence classifier with one output and all dropout at 0 (D19); a head the checkpoint lacks is made new."""
+    return _load(AutoModelForSequenceClassification, name, revision, {**options, "num_labels": 1})
+
+
+def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, Any]) -> PreTrainedModel:
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ModelError(f"{name} is no checkpoint folder: it has no config.json")
+    transformers_logging.disable_progress_bar()  # the stage has its own
+    labels = {"num_labels": options.pop("num_labels")} if "num_labels" in options else {}
+    try:
+        config = AutoConfig.from_pretrained(str(name), revision=revision or "main", **labels)
+        without_dropout(config)
+        model = auto.from_pretrained(str(name), revision=revision or "main", config=config, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"no model can be loaded from {name}: {_first_line(error)}") from error
+    return cast(PreTrainedModel, model)
+
+
+def without_dropout(config: PreTrainedConfig) -> None:
+    """Set every dropout probability of a model config to 0, in place (D19): otherwise the first ratio is not 1."""
+    for key, value in config.to_dict().items():
+        if ("drop" in key or key.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, key, 0.0)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write an ordinary Hugging Face checkpoint: safetensors, config and tokenizer."""
+    transformers_logging.disable_progress_bar()  # the stage has its own
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens a loaded model can read, or None if its config does not say."""
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        value = getattr(model.config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def limit_length(wanted: int, model: PreTrainedModel) -> int:
+    """The tokens a row may hold: what the config wants, or the model's context if that is less."""
+    return min(wanted, context_length(model) or wanted)
+
+
+class TokenScorer(nn.Module):
+    """One float for every position: a sequence classifier read at each token, not only at the last (reward and critic).
+
+    Raises `ModelError` for a classifier whose head is not called `score` (decoder models of transformers all are).
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        if not isinstance(getattr(model, "score", None), nn.Module):
+            raise ModelError(f"{type(model).__name__} has no head called 'score'; use a decoder model as reward and critic")
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
+        """Scores [B, L] of the right-padded `input_ids` [B, L]; without a mask, causality keeps pads out."""
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        options = {"attention_mask": attention_mask, "position_ids": position_ids}
+        given = {key: value for key, value in options.items() if value is not None}
+        hidden = backbone(input_ids, use_cache=False, **given).last_hidden_state
+        return cast(Tensor, self.model.score(hidden).squeeze(-1).float())
+
+
+def new_score_head(model: PreTrainedModel, generator: torch.Generator) -> None:
+    """Draw the scalar head anew from N(0, 1/(d+1)), bias 0 (D10: standard deviation 1/sqrt(d+1))."""
+    head = cast(nn.Linear, model.score)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / (head.in_features + 1) ** 0.5)
+        if head.bias is not None:
+            head.bias.zero_()

@@ -1,0 +1,45 @@
+"""What the `rollout` slot offers, and the random stream of every episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Response:
+    """Sampled token ids; `ended` means the last one is the end-of-sequence token, sampled by the policy itself."""
+
+    ids: list[int]
+    ended: bool
+
+
+class Rollout(Protocol):
+    """What a component of the `rollout` slot builds."""
+
+    def sample(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        uniforms: Tensor,
+        *,
+        temperature: float,
+        eos_id: int,
+    ) -> list[Response]:
+        """One response per prompt from the full distribution (D20), at most `uniforms.shape[1]` tokens each.
+
+        `uniforms` [B, T] in [0, 1): token t of response b is drawn by the inverse CDF at `uniforms[b, t]`, so a response
+        depends on its own row only, not on the batch it was sampled in.
+        """
+        ...
+
+
+def episode_uniforms(seed: int, update: int, episodes: int, length: int) -> Tensor:
+    """The uniforms [episodes, length] of one update: a function of (seed, update), indexed by episode (D28)."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + update * 7_919 + 1) % 2**63)
+    return torch.rand((episodes, length), generator=generator, dtype=torch.float64)

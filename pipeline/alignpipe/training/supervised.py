@@ -1,0 +1,166 @@
+"""The one loop of sft and reward training: examples in, weighted losses, a checkpoint now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from alignpipe.api import StageContext
+from alignpipe.errors import StageInterrupted, TrainingError
+from alignpipe.options import Schedule
+from alignpipe.training.batches import by_length
+from alignpipe.training.checkpoint import Checkpoints
+from alignpipe.training.schedule import rate
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """The hyperparameters both stages share.
+
+    `batch_size` examples make one optimiser step, in micro-batches of at most `micro_batch_size` whose gradients are
+    weighted by what they hold, so that the micro size never changes the result (D55).
+    """
+
+    max_steps: int
+    batch_size: int
+    micro_batch_size: int
+    lr: float
+    warmup_steps: int
+    schedule: Schedule
+    max_grad_norm: float
+    weight_decay: float
+    adam_eps: float
+    eval_every: int
+    save_every: int
+    log_every: int
+
+
+@dataclass
+class LossSums:
+    """A micro-batch's loss, summed (not averaged), and sums of the figures to log beside it."""
+
+    loss: Tensor
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Example(Protocol):
+    """A training example knows its length (for batching) and its weight in the loss (tokens, or 1)."""
+
+    @property
+    def length(self) -> int:
+        """Tokens to compute."""
+        ...
+
+    @property
+    def weight(self) -> int:
+        """What it counts in the mean."""
+        ...
+
+
+E = TypeVar("E", bound=Example)
+
+
+def train(
+    model: nn.Module,
+    examples: Sequence[E],
+    loss: Callable[[Sequence[E]], LossSums],
+    evaluate: Callable[[], Mapping[str, float]],
+    options: LoopOptions,
+    ctx: StageContext,
+    watch: Sequence[str],
+) -> None:
+    """Train `model` in place for `options.max_steps` steps, from the newest checkpoint in `ctx.work` if there is one.
+
+    `evaluate` returns the held-out figures; `watch` names the figures of the progress bar.
+
+    Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when the loss is not finite.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay)
+    checkpoints = Checkpoints(ctx.work)
+    start = 0
+    if checkpoints.latest() is not None:
+        start, _ = checkpoints.load({"model": model}, {"optimizer": optimizer})
+        ctx.say(f"{ctx.stage}: resumed at step {start} of {options.max_steps}")
+    ctx.rewind(start)
+    shown: dict[str, float] = {}
+    for step in range(start, options.max_steps):
+        began = time.perf_counter()
+        factor = rate(step, options.max_steps, options.warmup_steps, options.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * factor
+        batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
+        metrics = _step(model, trained, optimizer, batch, loss, options, step)
+        done = step + 1
+        last = done == options.max_steps
+        if done % options.log_every == 0 or last:
+            metrics["lr"] = options.lr * factor
+            metrics["epoch"] = done * options.batch_size / len(examples)
+            if done % options.eval_every == 0 or last:
+                metrics.update(evaluate())
+            ctx.log(metrics, step=done)
+            seconds = time.perf_counter() - began
+            ctx.log_timings({"time/step": seconds, "perf/examples_per_second": len(batch) / seconds}, step=done)
+            shown.update({name: metrics[name] for name in watch if name in metrics})
+        ctx.progress(done, options.max_steps, shown)
+        stop = ctx.stop_requested() and not last
+        if done % options.save_every == 0 or stop:
+            checkpoints.save(done, {"model": model}, {"optimizer": optimizer}, {})
+        if stop:
+            raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {options.max_steps}")
+
+
+def _step(
+    model: nn.Module,
+    trained: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[E],
+    loss: Callable[[Sequence[E]], LossSums],
+    options: LoopOptions,
+    step: int,
+) -> dict[str, float]:
+    """One optimiser step; figures are means over the whole batch, by weight."""
+    model.train()
+    weight = sum(example.weight for example in batch)
+    sums: dict[str, float] = {"loss": 0.0}
+    for group in by_length([example.length for example in batch], options.micro_batch_size):
+        part = loss([batch[index] for index in group])
+        (part.loss / weight).backward()  # the weight of the whole batch, known before: micro size changes nothing
+        sums["loss"] += float(part.loss.detach())
+        for name, value in part.figures.items():
+            sums[name] = sums.get(name, 0.0) + value
+    norm = float(nn.utils.clip_grad_norm_(trained, options.max_grad_norm))
+    if not torch.isfinite(torch.tensor(norm)):
+        raise TrainingError(f"the gradient is not finite at step {step + 1}: lower the learning rate ({options.lr:g})")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**{name: value / weight for name, value in sums.items()}, "grad_norm": norm}
+
+
+def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
+    """The examples of 0-based `step`: fresh permutations one after the other, a function of (seed, step) only."""
+    wanted = range(step * size, (step + 1) * size)
+    orders: dict[int, list[int]] = {}
+    for epoch in {position // count for position in wanted}:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        orders[epoch] = torch.randperm(count, generator=generator).tolist()
+    return [orders[position // count][position % count] for position in wanted]
+
+
+def mean_over(examples: Sequence[E], size: int, loss: Callable[[Sequence[E]], LossSums], model: nn.Module) -> dict[str, float]:
+    """The loss and figures of all `examples`, as weighted means, without gradients."""
+    model.eval()
+    sums: dict[str, float] = {"loss": 0.0}
+    weight = sum(example.weight for example in examples)
+    with torch.no_grad():
+        for group in by_length([example.length for example in examples], size):
+            part = loss([examples[index] for index in group])
+            sums["loss"] += float(part.loss)
+            for name, value in part.figures.items():
+                sums[name] = sums.get(name, 0.0) + value
+    return {name: value / weight for name, value in sums.items()}

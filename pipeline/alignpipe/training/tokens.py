@@ -1,0 +1,88 @@
+"""From text to token ids: prompts and responses are encoded apart, so that the boundary never moves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from alignpipe.errors import DataError, ModelError
+
+
+PAD = "<|pad|>"
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Make sure the tokenizer can end a response, and has a pad token distinct from that end (D01).
+
+    Where pad is missing or equal to EOS, another special token serves (unknown, then any but BOS, then BOS), or a new one
+    is added; the model's embedding then grows when it is loaded, if it has no row to spare.
+
+    Raises `ModelError` if there is no end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {where} has no end-of-sequence token, so no response could ever end; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        special = [token for token in tokenizer.all_special_tokens if token != tokenizer.bos_token]
+        candidates = [tokenizer.unk_token, *special, tokenizer.bos_token]
+        spare = [token for token in candidates if token is not None and token != tokenizer.eos_token]
+        tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD})
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, messages: Sequence[Mapping[str, str]] = ()) -> list[int]:
+    """The ids of a prompt: through the chat template where there is one and the row is conversational, else as text."""
+    if messages and tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer.encode(str(text), add_special_tokens=False)
+    else:
+        ids = tokenizer.encode(prompt)
+        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text: here the response is still to come
+            ids = ids[:-1]
+    return list(ids)
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+    """The ids of a response, the end-of-sequence token included."""
+    return [*tokenizer.encode(response, add_special_tokens=False), int(tokenizer.eos_token_id)]
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash that two tokenizers share exactly if their ids mean the same."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps([vocabulary, tokenizer.eos_token_id]).encode()).hexdigest()
+
+
+def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
+    """A function from response ids to text, without special tokens."""
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    return decode
+
+
+def fit_length(prompt: list[int], response: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    """Cut the response's tail (its EOS too) so that both fit; the prompt is never cut.
+
+    Raises `DataError` if the prompt alone is too long.
+    """
+    room = max_length - len(prompt)
+    if room < 1:
+        raise DataError(
+            f"a prompt of {len(prompt)} tokens leaves no room for a response within {max_length} tokens; "
+            "raise max_length, or drop long prompts with data.max_prompt_tokens"
+        )
+    return prompt, response[:room]
+
+
+def text_of(rows: Sequence[Mapping[str, Any]], *columns: str) -> list[str]:
+    """The texts of some columns, for training a tokenizer."""
+    return [str(row[column]) for row in rows for column in columns]

@@ -1,0 +1,1 @@
+"""The built-in plugins, one folder each; they come in through the same entry points as anybody else's."""

@@ -1,0 +1,1 @@
+"""reward=bradley_terry: a reward model trained on preference pairs."""

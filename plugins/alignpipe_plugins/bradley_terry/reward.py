@@ -1,0 +1,208 @@
+"""The Bradley-Terry reward model: trained on pairs, normalised, saved as an ordinary sequence classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignpipe.api import Artifact, BuildContext, Sample, StageContext
+from alignpipe.dataset import Dataset, Row
+from alignpipe.errors import DataError, RewardError
+from alignpipe.training import supervised
+from alignpipe.training.batches import by_length
+from alignpipe.training.models import (
+    ModelSource,
+    Policy,
+    TokenScorer,
+    limit_length,
+    load_scorer,
+    load_tokenizer,
+    new_score_head,
+    open_policy,
+    save_checkpoint,
+)
+from alignpipe.training.rollouts import Rollout, episode_uniforms
+from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint, fit_length, text_of
+
+from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
+from alignpipe_plugins.bradley_terry.pairs import layout_mismatch, pair_loss, score_ids, tokenise
+
+_NORMALISATION = "normalisation.json"
+_BATCH = 64
+
+
+class BradleyTerryReward:
+    """Scores with a trained model: gain * head output at the last token + bias."""
+
+    def __init__(self, config: BradleyTerryConfig, device: str) -> None:
+        self._config = config
+        self._device = device
+        self._scorer: TokenScorer | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._vocabulary = ""
+        self._length = config.max_length
+        self._gain, self._bias = 1.0, 0.0
+
+    def fit(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
+        """Train from the policy port's model on the training pairs, then normalise.
+
+        Raises `DataError` if there are no pairs, or a prompt is too long.
+        """
+        config = self._config
+        data = Dataset(inputs["dataset"].folder)
+        rows = data.rows("preferences", "train")
+        source: ModelSource = ctx.build(ctx.slots["model"])
+        policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed)
+        scorer = _scorer_from(policy, source, inputs.get("policy"), ctx)
+        self._use(scorer, policy.tokenizer)
+        pad_id = int(policy.tokenizer.pad_token_id)
+        train_set = tokenise(rows, policy.tokenizer, self._length)
+        heldout = []
+        if data.count("preferences", "heldout"):
+            heldout = tokenise(data.rows("preferences", "heldout")[: config.heldout], policy.tokenizer, self._length)
+        steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
+
+        def loss(batch: Sequence[object]) -> supervised.LossSums:
+            return pair_loss(scorer, batch, pad_id, ctx.device)  # type: ignore[arg-type]
+
+        def evaluate() -> dict[str, float]:
+            if not heldout:
+                return {}
+            means = supervised.mean_over(heldout, config.micro_batch_size, loss, scorer)
+            return {f"eval_{name}": value for name, value in means.items()}
+
+        supervised.train(
+            scorer, train_set, loss, evaluate, _loop_options(config, steps), ctx, ("loss", "accuracy", "eval_accuracy")
+        )
+        scorer.eval()
+        self._normalise(policy, data, rows, ctx)
+        with torch.no_grad():
+            mismatch = layout_mismatch(scorer, (heldout or train_set)[:_BATCH], pad_id, ctx.device)
+        ctx.log({"layout_mismatch": mismatch, "gain": self._gain, "bias": self._bias})
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """One normalised score per sample; the policy's own ids are read where the tokenizer is the same."""
+        scorer, tokenizer = self._ready()
+        texts = [self._ids(sample, tokenizer) for sample in samples]
+        raw = torch.zeros(len(texts))
+        with torch.no_grad():
+            for group in by_length([len(prompt) + len(response) for prompt, response in texts], _BATCH):
+                prompts, responses = [texts[index][0] for index in group], [texts[index][1] for index in group]
+                scores = score_ids(scorer, prompts, responses, int(tokenizer.pad_token_id), self._device)
+                raw[group] = scores.cpu()
+        return (self._gain * raw + self._bias).tolist()
+
+    def save(self, folder: Path) -> None:
+        """Write the classifier (it loads with `AutoModelForSequenceClassification`) and the normalisation (D17)."""
+        scorer, tokenizer = self._ready()
+        save_checkpoint(scorer.model, tokenizer, folder)
+        record = {"gain": self._gain, "bias": self._bias, "max_length": self._length}
+        (folder / _NORMALISATION).write_text(json.dumps(record, sort_keys=True) + "\n")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        record = json.loads((folder / _NORMALISATION).read_text())
+        self._use(TokenScorer(load_scorer(folder)).to(self._device).eval(), load_tokenizer(folder))
+        self._gain, self._bias, self._length = record["gain"], record["bias"], record["max_length"]
+
+    def _use(self, scorer: TokenScorer, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._scorer, self._tokenizer = scorer, tokenizer
+        self._vocabulary = fingerprint(tokenizer)
+        self._length = limit_length(self._config.max_length, scorer.model)
+
+    def _ready(self) -> tuple[TokenScorer, PreTrainedTokenizerBase]:
+        if self._scorer is None or self._tokenizer is None:
+            raise RewardError("reward bradley_terry has not been trained: it scores after fit or load")
+        return self._scorer, self._tokenizer
+
+    def _ids(self, sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        if sample.vocabulary == self._vocabulary and sample.prompt_ids is not None and sample.response_ids is not None:
+            return fit_length(list(sample.prompt_ids), list(sample.response_ids), self._length)
+        response = encode_response(tokenizer, sample.response)
+        if not sample.ended and len(response) > 1:  # a response that was cut has no end-of-sequence token
+            response = response[:-1]
+        return fit_length(encode_prompt(tokenizer, sample.prompt, sample.messages), response, self._length)
+
+    def _normalise(self, policy: Policy, data: Dataset, pairs: Sequence[Row], ctx: StageContext) -> None:
+        """Set gain and bias (D15, D16); scores before this call are raw."""
+        config = self._config
+        if config.normalise is Normalise.none:
+            return
+        if config.normalise is Normalise.demonstrations:
+            rows = data.rows("demonstrations", "train") if data.count("demonstrations", "train") else pairs
+            column = "completion" if data.count("demonstrations", "train") else "chosen"
+            samples = [
+                Sample(row["prompt"], row[column], messages=row["messages"]) for row in rows[: config.normalise_samples]
+            ]
+            self._bias = -float(torch.tensor(self.score(samples)).mean())
+            return
+        scores = torch.tensor(self.score(self._policy_samples(policy, pairs, ctx)))
+        spread = float(scores.std(correction=0))
+        if spread == 0:
+            raise DataError("reward.normalise=samples: every sampled answer scores the same, so there is no scale to set")
+        self._gain = 1.0 / spread
+        self._bias = -float(scores.mean()) / spread
+
+    def _policy_samples(self, policy: Policy, pairs: Sequence[Row], ctx: StageContext) -> list[Sample]:
+        """What the starting policy answers to the pairs' prompts."""
+        config = self._config
+        rollout: Rollout = ctx.build(ctx.slots["rollout"])
+        rows = pairs[: config.normalise_samples]
+        prompts = [encode_prompt(policy.tokenizer, row["prompt"], row["messages"]) for row in rows]
+        policy.model.to(ctx.device)
+        responses = rollout.sample(
+            policy.model,
+            prompts,
+            episode_uniforms(ctx.seed, 0, len(prompts), config.sample_tokens),
+            temperature=config.sample_temperature,
+            eos_id=int(policy.tokenizer.eos_token_id),
+        )
+        return [
+            Sample(
+                row["prompt"],
+                policy.tokenizer.decode(response.ids, skip_special_tokens=True),
+                messages=row["messages"],
+                prompt_ids=prompt,
+                response_ids=response.ids,
+                vocabulary=self._vocabulary,
+                ended=response.ended,
+            )
+            for row, prompt, response in zip(rows, prompts, responses, strict=True)
+        ]
+
+
+def _scorer_from(policy: Policy, source: ModelSource, artifact: Artifact | None, ctx: StageContext) -> TokenScorer:
+    """The policy's backbone with a new head (D09, D10)."""
+    folder = artifact.folder if artifact is not None and artifact.stage != "base" else ctx.work / "base"
+    if not (folder / "config.json").is_file() or folder == ctx.work / "base":
+        save_checkpoint(policy.model, policy.tokenizer, folder)
+    model = source.load_scorer(folder)
+    model.config.pad_token_id = policy.tokenizer.pad_token_id
+    new_score_head(model, torch.Generator().manual_seed(ctx.seed))
+    return TokenScorer(model).to(ctx.device)
+
+
+def _loop_options(config: BradleyTerryConfig, steps: int) -> supervised.LoopOptions:
+    return supervised.LoopOptions(
+        max_steps=steps,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        lr=config.lr,
+        warmup_steps=round(config.warmup_share * steps),
+        schedule=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=config.weight_decay,
+        adam_eps=config.adam_eps,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        log_every=config.log_every,
+    )
+
+
+def build(config: BradleyTerryConfig, context: BuildContext) -> BradleyTerryReward:
+    """The component's factory."""
+    return BradleyTerryReward(config, context.device)

@@ -1,0 +1,1 @@
+"""model=tiny: a Llama-style model from scratch, with a tokenizer trained on the data."""

@@ -1,0 +1,26 @@
+"""Options of model=tiny."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TinyConfig:
+    """The size of the model and of its vocabulary."""
+
+    hidden_size: int = field(default=128, metadata={"help": "width of the model"})
+    layers: int = field(default=3, metadata={"help": "number of blocks"})
+    heads: int = field(default=4, metadata={"help": "attention heads; must divide hidden_size"})
+    intermediate_size: int = field(default=256, metadata={"help": "width of the feed-forward part"})
+    vocabulary: int = field(default=640, metadata={"help": "most tokens of the tokenizer trained on the data"})
+    context: int = field(default=1024, metadata={"help": "most tokens of prompt and response together"})
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of twice the number of heads, {self.heads}")
+        if self.vocabulary < 300:
+            raise ValueError(f"vocabulary must be at least 300 (256 bytes, special tokens, some merges), got {self.vocabulary}")
+        for name in ("layers", "heads", "intermediate_size", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,0 +1,1 @@
+"""rollout=local: sampling in this process."""

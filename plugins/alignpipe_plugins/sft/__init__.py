@@ -1,0 +1,1 @@
+"""sft=standard: supervised fine-tuning on demonstrations."""

@@ -1,0 +1,126 @@
+"""The stage of sft=standard: base model in, fine-tuned checkpoint out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from alignpipe.api import Artifact, BuildContext, StageContext
+from alignpipe.dataset import Dataset, Row
+from alignpipe.errors import DataError
+from alignpipe.training import supervised
+from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
+from alignpipe.training.tokens import encode_prompt, encode_response, fit_length, text_of
+
+from alignpipe_plugins.sft.config import LossOn, SFTConfig
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """Token ids of one prompt and its response; the loss counts the response's tokens."""
+
+    prompt: list[int]
+    response: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens to compute."""
+        return len(self.prompt) + len(self.response)
+
+    @property
+    def weight(self) -> int:
+        """Tokens in the loss."""
+        return len(self.response)
+
+
+class SFTStage:
+    """Fine-tunes the base model on the demonstrations."""
+
+    def __init__(self, config: SFTConfig) -> None:
+        self._config = config
+
+    def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
+        """Train, and leave an ordinary Hugging Face checkpoint in the payload."""
+        config = self._config
+        data = Dataset(inputs["dataset"].folder)
+        rows = data.rows("demonstrations", "train")
+        source = ctx.build(ctx.slots["model"])
+        policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt", "completion"), ctx.seed)
+        length = limit_length(config.max_length, policy.model)
+        train_set = tokenise(rows, policy, length, config.loss_on)
+        if data.count("demonstrations", "heldout"):
+            heldout = tokenise(data.rows("demonstrations", "heldout")[: config.heldout], policy, length, config.loss_on)
+        else:
+            heldout = []
+            ctx.say(f"{ctx.stage}: no held-out demonstrations, so no evaluation loss")
+        model = source.adapt(policy.model).to(ctx.device)
+
+        def loss(batch: Sequence[Demonstration]) -> supervised.LossSums:
+            tokens = pad_rows(
+                [row.prompt for row in batch], [row.response for row in batch], policy.tokenizer.pad_token_id, ctx.device
+            )
+            logp, _ = response_logprobs(model, tokens)
+            return supervised.LossSums(_negative_sum(logp))
+
+        def evaluate() -> dict[str, float]:
+            if not heldout:
+                return {}
+            mean = supervised.mean_over(heldout, config.micro_batch_size, loss, model)["loss"]
+            return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0))}
+
+        steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
+        supervised.train(
+            model, train_set, loss, evaluate, _loop_options(config, steps), ctx, watch=("loss", "eval_loss", "lr")
+        )
+        save_checkpoint(source.merge(model), policy.tokenizer, ctx.payload)
+
+
+def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: LossOn) -> list[Demonstration]:
+    """Token ids of the rows; with `LossOn.all` all tokens but the first are moved to the response side.
+
+    Raises `DataError` if a prompt alone fills `max_length`.
+    """
+    examples = []
+    for row in rows:
+        prompt = encode_prompt(policy.tokenizer, row["prompt"], row["messages"])
+        response = encode_response(policy.tokenizer, row["completion"])
+        if not prompt:  # plain text without a prompt: the first token has nothing to be predicted from
+            prompt, response = response[:1], response[1:]
+        prompt, response = fit_length(prompt, response, max_length)
+        if loss_on is LossOn.all:
+            prompt, response = prompt[:1], prompt[1:] + response
+        if response:
+            examples.append(Demonstration(prompt, response))
+    if not examples:
+        raise DataError("no demonstration has a token to learn from")
+    return examples
+
+
+def _negative_sum(logp: Tensor) -> Tensor:
+    return -logp.sum()
+
+
+def _loop_options(config: SFTConfig, steps: int) -> supervised.LoopOptions:
+    return supervised.LoopOptions(
+        max_steps=steps,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        lr=config.lr,
+        warmup_steps=round(config.warmup_share * steps),
+        schedule=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=config.weight_decay,
+        adam_eps=config.adam_eps,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        log_every=config.log_every,
+    )
+
+
+def build(config: SFTConfig, context: BuildContext) -> SFTStage:
+    """The component's factory."""
+    return SFTStage(config)

@@ -1,0 +1,50 @@
+"""Declares `tracker=[wandb]`; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from alignpipe.api import Component, hookimpl
+
+
+class Mode(Enum):
+    """Whether the run goes to a W&B server."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """How a run appears in W&B; what is unset here is taken from the environment, then from the run."""
+
+    mode: Mode | None = field(
+        default=None, metadata={"help": "offline, online or disabled; unset: WANDB_MODE, else offline"}
+    )
+    project: str | None = field(default=None, metadata={"help": "unset: WANDB_PROJECT, else alignpipe"})
+    entity: str | None = field(default=None, metadata={"help": "user or team; unset: WANDB_ENTITY, else your default"})
+    group: str | None = field(default=None, metadata={"help": "unset: WANDB_RUN_GROUP, else the sweep"})
+    run_name: str | None = field(default=None, metadata={"help": "unset: WANDB_NAME, else the overrides of the job"})
+    notes: str | None = field(default=None, metadata={"help": "free text; unset: WANDB_NOTES"})
+    tags: list[str] = field(default_factory=list, metadata={"help": "empty: WANDB_TAGS"})
+    init_timeout: float | None = field(
+        default=None, metadata={"help": "seconds to wait for the server at first; unset: WANDB_INIT_TIMEOUT, else 90"}
+    )
+    finish_timeout: float | None = field(
+        default=None, metadata={"help": "seconds to wait for it at the end; unset: WANDB_FINISH_TIMEOUT, else 60"}
+    )
+
+
+@hookimpl
+def alignpipe_components() -> Iterable[Component]:
+    """Offer the tracker."""
+    yield Component(
+        "tracker",
+        "wandb",
+        WandbConfig,
+        "alignpipe_plugins.tracker_wandb.tracker:WandbTracker",
+        "Weights & Biases: one run a job, offline unless asked for",
+    )

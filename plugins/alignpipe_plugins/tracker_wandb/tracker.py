@@ -1,0 +1,161 @@
+"""The tracker: one W&B run per job, a step axis per stage, and no way for W&B's troubles to reach the training."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from alignpipe.api import Artifact, BuildContext, RunInfo
+from alignpipe.api.tracking import Status
+from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig
+from alignpipe_plugins.tracker_wandb.settings import (
+    check_key,
+    flush_every_second,
+    redact_override,
+    resolve_mode,
+    resolve_names,
+    run_config,
+    timeouts,
+)
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
+
+_EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
+_MAX_FAILURES = 3
+
+
+class WandbTracker:
+    """Logs to one W&B run.
+
+    Raises `ConfigError` when built if the run is to be online and there is no key: nothing ever asks for a login.
+    """
+
+    def __init__(self, config: WandbConfig, ctx: BuildContext) -> None:
+        self._config = config
+        self._mode = resolve_mode(config, os.environ)
+        self._run: Run | None = None
+        self._stages: set[str] = set()
+        self._row: dict[str, float] = {}
+        self._at: tuple[str, int] | None = None
+        self._failures = 0
+        if self._mode is Mode.online:
+            import wandb
+
+            check_key(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url, os.environ)
+
+    def start(self, info: RunInfo) -> str | None:
+        """Open the run, or go on with the one an earlier attempt opened; gives its id.
+
+        A server that cannot be reached means going on offline.
+        """
+        if self._mode is Mode.disabled:
+            return None
+        flush_every_second()
+        run_id = os.environ.get("WANDB_RUN_ID") or info.tracker_ids.get("wandb") or secrets.token_hex(4)
+        try:
+            self._run = self._open(info, run_id)
+        except Exception as error:
+            if self._mode is not Mode.online:
+                raise
+            import wandb
+
+            _say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is logged offline")
+            wandb.teardown()
+            self._mode = Mode.offline
+            self._run = self._open(info, run_id)
+        return run_id
+
+    def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics; what belongs to one step of a stage is sent as one row."""
+        if self._run is None:
+            return
+        if self._at != (stage, step):
+            self._send()
+            self._at = (stage, step)
+        self._row.update({f"{stage}/{name}": value for name, value in metrics.items()})
+
+    def artifact(self, artifact: Artifact) -> None:
+        """Note the digest of a stage's result in the run's summary."""
+        self._send()
+        self._attempt(lambda run: run.summary.update({f"artifact/{artifact.stage}": artifact.digest}))
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Record the final figures."""
+        self._send()
+        self._attempt(lambda run: run.summary.update(dict(values)))
+
+    def finish(self, status: Status) -> str | None:
+        """Close the run; gives its address, or the command that sends an offline run."""
+        if self._run is None:
+            return None
+        self._send()
+        run, self._run = self._run, None
+        where = f"W&B  wandb sync {run.settings.sync_dir}" if self._mode is Mode.offline else f"W&B  {run.url}"
+        if status == "interrupted" and self._mode is Mode.online:
+            run.mark_preempting()
+        run.finish(exit_code=_EXIT_CODES[status])
+        return where
+
+    def _open(self, info: RunInfo, run_id: str) -> Run:
+        import wandb
+
+        names = resolve_names(self._config, info, os.environ)
+        # wandb uploads the command line with its metadata; if that holds a secret, the metadata stays here.
+        secret = any(redact_override(override) != override for override in info.overrides)
+        waits = timeouts(self._config, os.environ)
+        settings = wandb.Settings(silent=True, console="off", x_disable_meta=secret, **waits)
+        run = wandb.init(
+            mode=self._mode.value,
+            id=run_id,
+            resume="allow" if self._mode is Mode.online else None,
+            # The default would hand out an earlier job's unfinished run in the same process.
+            reinit="create_new",
+            job_type="pipeline",
+            project=names.project,
+            entity=names.entity,
+            group=names.group,
+            name=names.name,
+            notes=names.notes,
+            tags=names.tags,
+            config=run_config(info),
+            dir=str(info.folder),
+            settings=settings,
+        )
+        self._stages.clear()
+        return run
+
+    def _send(self) -> None:
+        """Send the row that is complete; never with `step=`, since each stage counts its own steps from 0."""
+        if not self._row or self._at is None:
+            return
+        (stage, step), row = self._at, self._row
+        self._at, self._row = None, {}
+        if stage not in self._stages:
+            self._stages.add(stage)
+            self._attempt(lambda run: run.define_metric(f"{stage}/step", hidden=True))
+            self._attempt(lambda run: run.define_metric(f"{stage}/*", step_metric=f"{stage}/step"))
+        self._attempt(lambda run: run.log({**row, f"{stage}/step": step}))
+
+    def _attempt(self, call: Callable[[Run], Any]) -> None:
+        """Call wandb; a failure costs that call, several in a row end the logging to W&B (the local files go on)."""
+        if self._run is None:
+            return
+        try:
+            call(self._run)
+        except Exception as error:
+            self._failures += 1
+            if self._failures == 1:
+                _say(f"W&B refused something ({type(error).__name__}: {error}); metrics.jsonl has everything")
+            if self._failures >= _MAX_FAILURES:
+                _say("W&B refused several calls in a row and is left alone from here on")
+                self._run = None
+        else:
+            self._failures = 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,214 @@
+"""The command line as a user meets it: in processes of its own, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import InstallFakePlugin, RunCommand, component_source
+
+import alignpipe
+from alignpipe.cli import main as cli_main
+from alignpipe.cli.commands import COMMANDS
+from alignpipe.cli.report import explain
+from alignpipe.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("fake_pipeline")
+
+SHORT = ("model=toy", "stages=[data,sft]", "tracker=[files]")
+
+
+def only_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+def test_version(alignpipe_command: RunCommand) -> None:
+    assert alignpipe_command("--version").stdout == f"alignpipe {alignpipe.__version__}\n"
+
+
+def test_help_lists_subcommands_and_options(alignpipe_command: RunCommand) -> None:
+    done = alignpipe_command("model=toy", "--help")
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert f"alignpipe {command}" in done.stdout
+    assert "reward: acme, bradley_terry" in done.stdout
+    assert "-sc install=bash" in done.stdout
+
+
+def test_cfg_job_shows_the_composed_config(alignpipe_command: RunCommand) -> None:
+    done = alignpipe_command("model=toy", "reward=acme", "reward.scale=2", "--cfg", "job", "--package", "reward")
+    assert "scale: 2.0" in done.stdout
+    assert "name: acme" in done.stdout
+    assert done.stderr == ""
+
+
+def test_info_shows_the_plugins_source(alignpipe_command: RunCommand) -> None:
+    done = alignpipe_command("model=toy", "--info", "searchpath")
+    assert "plugins://" in done.stdout
+
+
+def test_a_run_writes_its_folder_and_no_log_file(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    done = alignpipe_command(*SHORT)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "cwd" / "outputs" / "runs").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    assert not list(folder.glob("*.log"))
+    assert "HYDRA" not in done.stdout + done.stderr
+
+
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    done = alignpipe_command("-m", *SHORT, "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "cwd" / "outputs" / "sweeps").iterdir()
+    assert sorted(folder.name for folder in sweep.iterdir() if folder.is_dir()) == ["0", "1"]
+    keys = {json.loads((sweep / job / "summary.json").read_text())["run_key"] for job in "01"}
+    assert len(keys) == 2
+
+
+def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    done = alignpipe_command("-m", *SHORT, "reward=acme", "reward.scale=-1,1")
+    assert done.returncode == 1
+    assert "scale must not be negative" in done.stderr
+    assert "Traceback" not in done.stderr
+    (sweep,) = (tmp_path / "cwd" / "outputs" / "sweeps").iterdir()
+    assert (sweep / "1" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plugin", "list"], "'plugin' is no command (did you mean 'plugins'?); commands: plan, plugins, store"),
+        (["model=toy", "reward=nope"], "reward=nope: there is no such option; options: acme, bradley_terry"),
+        (["model=toy", "+foo=1"], "foo: there is no such key"),
+        (["model=toy", "reward.scal=1"], "reward.scal: there is no such key"),
+        (["model=toy", "seed=x"], "seed: Value 'x' of type 'str' could not be converted to Integer"),
+        (["model=toy", "seed"], "cannot read the override 'seed'"),
+        (["model=toy", "seed=1,2"], "seed has several values: add -m"),
+        (["model=toy", "sft=null"], "the overrides cannot be used"),
+        (["model=toy", "outputs=/dev/null/here"], "cannot write /dev/null/here/runs/"),
+        (["model=toy", "--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
+        (["model=toy", "inputs.sft.policy=ppo"], "ppo"),
+        (["plan", "-m", "seed=1,2"], "plan shows one run"),
+        (["plan", "model=toy", "+foo=1"], "foo: there is no such key"),
+        (["plugins", "show", "reward/acne"], "reward/acne: there is no such option (did you mean 'reward/acme'?)"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, alignpipe_command: RunCommand, tmp_path: Path
+) -> None:
+    done = alignpipe_command(*arguments)
+    assert done.returncode == 1
+    line = only_line(done.stderr)
+    assert line.startswith("alignpipe: error: ")
+    assert message in line
+    assert done.stdout == ""
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_hydra_full_error_shows_the_traceback(alignpipe_command: RunCommand) -> None:
+    done = alignpipe_command("model=toy", "+foo=1", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ConfigError: foo: there is no such key" in done.stderr
+
+
+def test_plan_makes_no_run_folder(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    done = alignpipe_command("plan", *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "sft" in done.stdout
+    assert not (tmp_path / "cwd" / "outputs" / "runs").exists()
+    assert not (tmp_path / "cwd" / ".hydra").exists()
+
+
+def test_experiment_works_with_and_without_a_plus(alignpipe_command: RunCommand) -> None:
+    plain = alignpipe_command("model=toy", "experiment=smoke", "--cfg", "job")
+    added = alignpipe_command("model=toy", "+experiment=smoke", "--cfg", "job")
+    assert plain.returncode == added.returncode == 0
+    assert plain.stdout == added.stdout
+
+
+def test_plugins_list_names_who_brings_what(alignpipe_command: RunCommand) -> None:
+    done = alignpipe_command("plugins", "list")
+    assert ["reward", "acme", "a", "fake", "reward", "fakes", "2.5"] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
+    assert "\x1b" not in done.stdout, "no colours in a pipe"
+
+
+def test_plugins_list_shows_broken_and_ambiguous_ones(
+    alignpipe_command: RunCommand, install_fake_plugin: InstallFakePlugin
+) -> None:
+    install_fake_plugin("dupe", {"dupe": "dupe.plugin"}, {"dupe/plugin.py": component_source("reward", "acme")}, "0.1")
+    install_fake_plugin("oops", {"reward.lost": "oops.plugin"}, {"oops/plugin.py": "import not_there"})
+    allowed = {"ALIGNPIPE_PLUGINS": "fakes,dupe,oops"}
+    done = alignpipe_command("plugins", "list", **allowed)
+    assert done.returncode == 0
+    assert done.stdout.count("AMBIGUOUS: a fake reward") == 2
+    assert "oops:reward.lost" in done.stdout
+    assert "No module named 'not_there'" in done.stdout
+    assert "plugin 'reward.lost' of oops 1.0 is broken and left out" in only_line(done.stderr)
+
+    for name in ("reward/lost", "oops:reward.lost"):
+        shown = alignpipe_command("plugins", "show", name, **allowed)
+        assert "Traceback" in shown.stdout
+        assert "import not_there" in shown.stdout
+    assert "is AMBIGUOUS" in alignpipe_command("plugins", "show", "reward/acme", **allowed).stdout
+
+    strict = alignpipe_command("plugins", "list", ALIGNPIPE_STRICT_PLUGINS="1", **allowed)
+    assert strict.returncode == 1
+    assert "ALIGNPIPE_STRICT_PLUGINS is set" in only_line(strict.stderr)
+
+
+def test_plugins_show_tells_the_keys(alignpipe_command: RunCommand) -> None:
+    shown = alignpipe_command("plugins", "show", "reward/acme").stdout
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["scale", "float", "1.0", "multiplies", "every", "score"] in rows
+    assert ["mode", "Mode", "fast", "fast,", "slow"] in rows
+    assert ["distribution", "fakes", "2.5"] in rows
+    stage = alignpipe_command("plugins", "show", "sft/standard").stdout
+    assert ["makes", "policy"] in [line.split() for line in stage.splitlines()]
+    assert "policy, from nearest, may be empty" in stage
+
+
+def test_plugins_list_timings(alignpipe_command: RunCommand) -> None:
+    lines = alignpipe_command("plugins", "list", "--timings").stdout.splitlines()
+    assert any(line.startswith("fakes:reward.acme") and line.endswith(" ms") for line in lines)
+
+
+def test_a_bug_keeps_its_traceback_and_hydras_setting_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(argv: list[str]) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(cli_main, "_dispatch", bug)
+    with pytest.raises(KeyError):
+        cli_main.main([])
+    assert "HYDRA_FULL_ERROR" not in __import__("os").environ
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DataError("no rows"), "no rows"),
+        (PermissionError(13, "Permission denied", "/x"), "cannot write /x: Permission denied; choose another folder"),
+        (OSError(28, "No space left on device"), "cannot write the output folder: No space left on device"),
+        (FileNotFoundError(2, "No such file", "/x"), None),
+        (ValueError("a bug"), None),
+    ],
+)
+def test_which_errors_are_the_users(error: Exception, message: str | None) -> None:
+    told = explain(error)
+    assert told == message if message is None else told is not None and message in told
+
+
+def test_an_interruption_is_told_and_has_its_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_main, "_dispatch", interrupted)
+    assert cli_main.main([]) == 130
+    assert capsys.readouterr().err == "alignpipe: interrupted\n"

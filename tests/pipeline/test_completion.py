@@ -1,0 +1,77 @@
+"""TAB in a real bash, with the console script and the function that Hydra installs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import command_environment
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+TAB = """
+eval "$(alignpipe -sc install=bash)"
+complete -p alignpipe >/dev/null || exit 3
+COMP_LINE=$1 COMP_POINT=${2:-${#1}}
+COMP_WORDS=($COMP_LINE)
+[[ $COMP_LINE == *" " ]] && COMP_WORDS+=("")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+hydra_bash_completion
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+"""What readline does at TAB: set the variables, call the function, read COMPREPLY."""
+
+
+@pytest.fixture
+def complete(tmp_path: Path, fake_pipeline: Path):
+    """The words that bash offers for a line."""
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    script = scripts / "alignpipe"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom alignpipe.cli.main import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+
+    def run(line: str) -> list[str]:
+        environ = command_environment(tmp_path)
+        environ["PATH"] = f"{scripts}:{environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "--norc", "-c", TAB, "tab", line], env=environ, capture_output=True, text=True, cwd=tmp_path
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("alignpipe pl", ["plan", "plugins"]),
+        ("alignpipe model=toy reward=", ["reward=acme", "reward=bradley_terry"]),
+        ("alignpipe plan model=toy reward=a", ["reward=acme"]),
+        ("alignpipe model=toy reward=acme reward.s", ["reward.scale=", "reward.span."]),
+        ("alignpipe plan model=toy reward=acme reward.sc", ["reward.scale="]),
+        ("alignpipe -m model=toy se", ["seed="]),
+        ("alignpipe model=toy reward=acme reward.na", []),
+        ("alignpipe plugins ", ["list", "show"]),
+        ("alignpipe plugins show reward/a", ["reward/acme"]),
+        ("alignpipe store ", ["ls", "verify", "gc", "pin", "unpin"]),
+        ("alignpipe store gc --y", ["--yes"]),
+        ("alignpipe store pl", []),
+        ("alignpipe model=toy pl", []),
+        ("alignpipe model=toy reward=acme reward.scal=1 reward.", []),
+    ],
+)
+def test_tab(line: str, words: list[str], complete) -> None:
+    assert complete(line) == words
+
+
+def test_an_empty_word_offers_subcommands_and_overrides(complete) -> None:
+    offered = complete("alignpipe ")
+    assert {"plan", "plugins", "store", "reward=", "model="} <= set(offered)
+    after = complete("alignpipe plan model=toy ")
+    assert {"reward=", "seed="} <= set(after)
+    assert not {"plan", "plugins", "store"} & set(after)

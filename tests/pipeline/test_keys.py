@@ -1,0 +1,189 @@
+"""What enters a stage's key, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import pytest
+from fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
+
+from alignpipe.api import Component, Selected
+from alignpipe.errors import ConfigError
+from alignpipe.plan.digests import canonical_json, folder_digest, listing_digest
+from alignpipe.plan.keys import Explainer, key_of
+from alignpipe.plan.ports import stage_specs
+
+NOWHERE = Path("/nowhere")
+FED = {"dataset": "data " + "a" * 64}
+
+
+def explain(stage="sft", inputs=FED, registry=None, **run):
+    config = make_run(NOWHERE, **run)
+    registry = registry or make_registry()
+    specs = {spec.name: spec for spec in stage_specs(config, registry)}
+    return Explainer(config, registry).explain(specs[stage], inputs)
+
+
+def key(stage="sft", inputs=FED, **run):
+    return key_of(explain(stage, inputs, **run))
+
+
+def test_a_key_does_not_change_from_one_version_to_the_next():
+    expected = canonical_json(
+        {
+            "schema": 1,
+            "stage": "data",
+            "component": {"group": "data", "name": "fake", "version": 1, "config": {"rows": 3}},
+            "seed": 0,
+            "uses": {},
+            "inputs": {},
+            "distributions": {"fake-stages": "1.0"},
+        }
+    )
+    assert canonical_json(explain("data", {})) == expected
+
+
+def test_what_changes_a_key():
+    keys = {
+        key(),
+        key(sft=SftConfig(lr=0.2)),
+        key(seed=1),
+        key(model=ModelConfig(size=16)),
+        key(inputs={"dataset": "data " + "b" * 64}),
+        key(registry=make_registry(version="1.1")),
+        key(registry=make_registry(components=tuple(_newer(component) for component in COMPONENTS))),
+    }
+    assert len(keys) == 7
+
+
+def _newer(component):
+    from dataclasses import replace
+
+    return replace(component, version=component.version + 1)
+
+
+def test_what_does_not_change_a_key():
+    assert key() == key(sft=SftConfig(pause=3.0, die_at=2), device="cuda", threads=3, folder="elsewhere")
+    assert key() == key(ppo=PpoConfig(kl_coef=9.0)), "another stage's config"
+
+
+def test_alignpipes_own_version_is_not_keyed():
+    def at(version):
+        return key(registry=make_registry(distribution="alignpipe", version=version))
+
+    assert at("1.0") == at("1.1")
+    assert explain(registry=make_registry(distribution="alignpipe", version="1.0"))["distributions"] == {}
+
+
+def test_nested_components_enter_with_their_versions():
+    nested = PpoConfig(judge={"polite": Selected("eval", "fake", DataConfig(rows=7))})
+    described = explain("ppo", {}, ppo=nested)["component"]["config"]["judge"]["polite"]
+    assert described == {"group": "eval", "name": "fake", "version": 1, "config": {"rows": 7}}
+    other = PpoConfig(judge={"polite": Selected("eval", "fake", DataConfig(rows=8))})
+    assert key("ppo", {}, ppo=nested) != key("ppo", {}, ppo=other)
+
+
+def test_the_base_model_brings_the_model_slot_in():
+    bare = Component("merge", "fake", SftConfig, "fake_run:Train", "m", makes="policy")
+    registry = make_registry(components=(*COMPONENTS, bare))
+    extra = {"merge": Selected("merge", "fake", SftConfig())}
+    run = {"registry": registry, "extra": extra, "stages": ["data", "merge"]}
+    assert explain("merge", {}, **run)["uses"] == {}
+    assert explain("merge", {"policy": "base"}, **run)["uses"]["model"]["config"] == {"size": 8}
+
+
+def test_a_revision_is_asked_for_once_and_enters_the_key(tmp_path):
+    file = tmp_path / "rows.txt"
+    file.write_text("one")
+    before = key("data", {}, data=DataConfig(path=str(file)))
+    described = explain("data", {}, data=DataConfig(path=str(file)))["component"]
+    assert described["revision"] == {"file": "one"}
+    assert described["config"] == {"rows": 3}, "the path itself is not keyed"
+    file.write_text("two")
+    assert key("data", {}, data=DataConfig(path=str(file))) != before
+
+
+def test_revisions_are_remembered_by_one_explainer():
+    asked = []
+
+    @dataclass(frozen=True)
+    class Asked(DataConfig):
+        def revision(self):
+            asked.append(1)
+            return {"a": "b"}
+
+    config = make_run(NOWHERE, data=Asked())
+    registry = make_registry()
+    explainer = Explainer(config, registry)
+    spec = stage_specs(config, registry)[0]
+    assert explainer.explain(spec, {}) == explainer.explain(spec, {})
+    assert len(asked) == 1
+
+
+class Colour(Enum):
+    red = "r"
+
+
+@dataclass(frozen=True)
+class Odd:
+    colour: Colour = Colour.red
+    folder: Path = Path("a/b")
+    pair: tuple[int, ...] = (1, 2)
+    table: dict[str, float] = field(default_factory=lambda: {"b": 1.0, "a": 2.0})
+    anything: object = None
+
+
+def odd(**values):
+    component = Component("data", "odd", Odd, "fake_run:Data", "odd", makes="dataset")
+    registry = make_registry(components=(*COMPONENTS, component))
+    return {"registry": registry, "extra": {"data": Selected("data", "odd", Odd(**values))}}
+
+
+def test_typed_values_as_plain_data():
+    config = explain("data", {}, **odd())["component"]["config"]
+    assert config == {
+        "colour": "red",
+        "folder": "a/b",
+        "pair": [1, 2],
+        "table": {"a": 2.0, "b": 1.0},
+        "anything": None,
+    }
+
+
+def test_values_that_cannot_be_keyed():
+    with pytest.raises(ConfigError, match=r"data\.anything=.*type object"):
+        key("data", {}, **odd(anything=object()))
+    with pytest.raises(ConfigError, match="stage 'data' holds NaN or an infinity"):
+        key("data", {}, **odd(anything=float("nan")))
+
+
+def test_order_of_a_mapping_does_not_matter():
+    assert canonical_json({"b": 1, "a": [1.0, None]}) == '{"a":[1.0,null],"b":1}'
+    assert listing_digest([("b", 1, "x"), ("a", 2, "y")]) == listing_digest([("a", 2, "y"), ("b", 1, "x")])
+
+
+def test_folder_digest_covers_names_and_bytes_but_not_hidden_files(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w.bin").write_bytes(b"12")
+    first = folder_digest(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x").write_text("x")
+    assert folder_digest(tmp_path) == first
+    (tmp_path / "sub" / "w.bin").write_bytes(b"13")
+    second = folder_digest(tmp_path)
+    (tmp_path / "sub" / "w.bin").rename(tmp_path / "sub" / "v.bin")
+    assert len({first, second, folder_digest(tmp_path)}) == 3
+
+
+def test_a_slot_that_nothing_fills():
+    config = make_run(NOWHERE)
+    selected = {name: choice for name, choice in config.selected.items() if name != "model"}
+    from dataclasses import replace
+
+    config = replace(config, selected=selected)
+    registry = make_registry()
+    spec = stage_specs(config, registry)[1]
+    with pytest.raises(ConfigError, match=r"stage 'sft'.* uses the slot 'model', but nothing fills it"):
+        Explainer(config, registry).explain(spec, FED)

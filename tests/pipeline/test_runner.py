@@ -1,0 +1,483 @@
+"""Whole runs of fake stages: what is computed, reused, resumed, recorded and shown."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from fake_run import (
+    COMPONENTS,
+    HERE,
+    DataConfig,
+    EvalConfig,
+    PpoConfig,
+    SftConfig,
+    TrackerConfig,
+    make_registry,
+    make_run,
+)
+
+from alignpipe.api import Component, Selected, hookimpl
+from alignpipe.errors import ConfigError, PluginError, StoreError
+from alignpipe.runner import execute
+from alignpipe.runner.recording import RunFiles, StageLog, read_lines
+from alignpipe.store import Store
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Forcing every file to the disk is most of such a run's time, and no test here pulls the plug."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def summary_of(run):
+    return json.loads((run.folder / "summary.json").read_text())
+
+
+def statuses(run):
+    return {name: stage["status"] for name, stage in summary_of(run)["stages"].items()}
+
+
+def metrics_of(run):
+    return read_lines(run.folder / "metrics.jsonl")
+
+
+@pytest.fixture
+def executions(tmp_path, monkeypatch):
+    """The stages that were really executed so far, in all processes."""
+    log = tmp_path / "executions"
+    monkeypatch.setenv("FAKE_EXECUTIONS", str(log))
+    return lambda: log.read_text().split() if log.exists() else []
+
+
+def start(outputs, **given):
+    """A run in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    arguments = json.dumps({"outputs": str(outputs), **given})
+    command = [sys.executable, str(HERE / "fake_run.py"), arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_first_run_then_the_same_again(tmp_path, executions, capsys):
+    first, second = make_run(tmp_path, "one"), make_run(tmp_path, "two")
+    assert execute(first, make_registry()) == 0
+    assert executions() == ["data", "sft", "ppo", "eval"]
+    assert execute(second, make_registry()) == 0
+    assert executions() == ["data", "sft", "ppo", "eval"]
+    assert set(statuses(first).values()) == {"ran"}
+    assert set(statuses(second).values()) == {"cached"}
+    assert metrics_of(first) == metrics_of(second)
+    assert (first.folder / "timings.jsonl").read_text() == (second.folder / "timings.jsonl").read_text()
+    assert metrics_of(first)[1] == {"stage": "sft", "step": 1, "sft/loss": 10.0, "sft/group/total": 0.1}
+    shown = capsys.readouterr()
+    assert "sft      cached: made " in shown.err
+    assert "win rate      -  0.81 [0.70, 0.90]" in shown.out
+    assert shown.out.count("question 2") == 2
+    assert "question 3" not in shown.out
+
+
+def test_summary(tmp_path):
+    run = make_run(tmp_path, stages=["data", "sft", "eval"])
+    execute(run, make_registry())
+    summary = summary_of(run)
+    assert {key: summary[key] for key in ("schema", "status", "attempt")} == {
+        "schema": 1,
+        "status": "finished",
+        "attempt": 1,
+    }
+    assert len(summary["run_key"]) == 64
+    assert summary["metrics"] == {
+        "data/rows": 3.0,
+        "sft/loss": 1.0,
+        "sft/group/total": 1.0,
+        "eval/gold/mean": 0.75,
+        "eval/kl": 1.5,
+    }
+    sft = summary["stages"]["sft"]
+    assert set(sft) == {"status", "key", "digest", "artifact", "seconds", "error"}
+    assert Path(sft["artifact"], "config.json").is_file()
+    assert Path(sft["artifact"]).parent.name == sft["digest"]
+    assert (run.folder / "config.yaml").read_text().startswith("seed: 0\n")
+
+
+def test_a_cached_run_imports_nothing_heavy(tmp_path):
+    execute(make_run(tmp_path), make_registry())
+    script = (
+        "import sys; from fake_run import *; from alignpipe.runner import execute;"
+        f"status = execute(make_run(Path({str(tmp_path)!r}), device='auto', threads=2), make_registry());"
+        "print(status, sorted({'torch', 'transformers', 'datasets', 'wandb', 'pyarrow', 'rich'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_changed_upstream_output_reruns_what_depends_on_it(tmp_path, executions):
+    execute(make_run(tmp_path), make_registry())
+    execute(make_run(tmp_path, sft=SftConfig(lr=0.2)), make_registry())
+    assert executions()[4:] == ["sft", "ppo", "eval"], "the data is reused"
+
+
+def test_the_same_output_under_another_key_is_no_change_downstream(tmp_path, executions):
+    execute(make_run(tmp_path, sft=SftConfig(lr=0.2, max_steps=0)), make_registry())
+    execute(make_run(tmp_path, sft=SftConfig(lr=0.4, max_steps=0)), make_registry())
+    assert executions()[4:] == ["sft"], "sft has another key, made the same bytes, and ppo does not mind"
+
+
+def test_a_recomputed_different_result_is_not_followed_by_a_stale_hit(tmp_path, executions, monkeypatch):
+    """Keys are chained by output digest: a lost result that comes out differently must not meet the old ppo."""
+    import fake_run
+
+    execute(make_run(tmp_path), make_registry())
+    store = Store(tmp_path / "store")
+    sft = next(obj for obj in store.objects() if obj.parent.name == "sft")
+    (sft / "manifest.json").unlink()
+    real = fake_run.Train.run
+
+    def other(self, inputs, ctx):
+        real(self, inputs, ctx)
+        (ctx.payload / "luck").write_text(ctx.stage)
+
+    monkeypatch.setattr(fake_run.Train, "run", other)
+    execute(make_run(tmp_path), make_registry())
+    assert executions()[4:] == ["sft", "ppo", "eval"]
+
+
+def test_a_damaged_object_is_moved_away_and_computed_again(tmp_path, executions, capsys):
+    run = make_run(tmp_path)
+    execute(run, make_registry())
+    (Path(summary_of(run)["stages"]["sft"]["artifact"]) / "weights" / "w.bin").unlink()
+    execute(run, make_registry())
+    assert executions()[4:] == ["sft"]
+    assert "damaged: weights/w.bin is missing" in capsys.readouterr().err
+    assert len(list((tmp_path / "store" / "trash").iterdir())) == 1
+    assert statuses(run) == {"data": "cached", "sft": "ran", "ppo": "cached", "eval": "cached"}
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, executions):
+    plain = make_run(tmp_path / "plain")
+    execute(plain, make_registry())
+    killed = start(tmp_path, sft={"die_at": 3}, folder="one", stages=["data", "sft"])
+    killed.communicate(timeout=30)
+    assert killed.returncode == -9
+    assert not (tmp_path / "store" / "objects" / "sft").exists()
+    again = make_run(tmp_path, "two", sft=SftConfig(die_at=-1))
+    assert execute(again, make_registry()) == 0
+    assert statuses(again) == {"data": "cached", "sft": "resumed", "ppo": "ran", "eval": "ran"}
+    assert metrics_of(again) == metrics_of(plain)
+    assert (again.folder / "timings.jsonl").read_text() == (plain.folder / "timings.jsonl").read_text()
+    digests = [summary_of(run)["stages"]["sft"]["digest"] for run in (again, plain)]
+    assert digests[0] == digests[1]
+    assert executions().count("sft") == 3
+
+
+def test_the_same_command_reenters_an_unfinished_run(tmp_path):
+    killed = start(tmp_path, sft={"die_at": 3}, folder="one")
+    killed.communicate(timeout=30)
+    log = tmp_path / "tracker"
+    again = make_run(tmp_path, "two", trackers={"wandb": Selected("tracker", "fake", TrackerConfig(str(log)))})
+    execute(again, make_registry())
+    assert summary_of(again)["attempt"] == 2
+    record = json.loads(next((tmp_path / "store" / "runs").iterdir()).read_text())
+    assert [attempt["status"] for attempt in record["attempts"]] == ["running", "finished"]
+    assert record["tracker_ids"] == {"wandb": "id-1"}
+
+
+def test_four_processes_compute_a_key_once(tmp_path, executions):
+    given = {"stages": ["data", "sft"], "sft": {"pause": 0.05}}
+    racing = [start(tmp_path, folder=str(number), seed=0, **given) for number in range(4)]
+    for process in racing:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert sorted(executions()) == ["data", "sft"]
+    runs = [make_run(tmp_path, str(number)) for number in range(4)]
+    assert sorted(statuses(run)["sft"] for run in runs) == ["cached", "cached", "cached", "ran"]
+
+
+def test_those_who_wait_for_a_failing_stage_fail_with_its_error(tmp_path, executions):
+    given = {"stages": ["data", "sft"], "sft": {"pause": 2.0, "fail": "the loss is not finite"}}
+    execute(make_run(tmp_path, stages=["data"]), make_registry())
+    first = start(tmp_path, folder="one", **given)
+    while "sft" not in executions():
+        assert first.poll() is None
+    second = start(tmp_path, folder="two", **given)
+    errors = [process.communicate(timeout=30)[1] for process in (first, second)]
+    assert "ValueError: the loss is not finite" in errors[0]
+    assert "failed in a process that this one waited for: ValueError: the loss is not finite" in errors[1]
+    assert executions().count("sft") == 1
+
+
+def test_a_failing_stage(tmp_path):
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def alignpipe_stage_failed(self, stage, error):
+            seen.append((stage, str(error)))
+
+        @hookimpl
+        def alignpipe_run_finished(self, summary):
+            seen.append(summary["status"])
+
+    run = make_run(tmp_path, sft=SftConfig(fail="boom"))
+    with pytest.raises(ValueError, match="boom"):
+        execute(run, make_registry(Watcher()))
+    assert statuses(run) == {"data": "ran", "sft": "failed", "ppo": "skipped", "eval": "skipped"}
+    assert summary_of(run)["status"] == "failed"
+    assert summary_of(run)["stages"]["sft"]["error"] == "ValueError: boom"
+    assert seen == [("sft", "boom"), "failed"]
+    key = summary_of(run)["stages"]["sft"]["key"]
+    assert "boom" in (tmp_path / "store" / "work" / f"sft-{key}" / "failure.json").read_text()
+
+
+def test_a_full_disk_inside_a_stage_is_one_sentence(tmp_path, monkeypatch):
+    import fake_run
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/model.safetensors")
+
+    monkeypatch.setattr(fake_run.Train, "_save", full)
+    run = make_run(tmp_path)
+    with pytest.raises(StoreError, match=r"no space left on the disk while running a stage \(/somewhere/model"):
+        execute(run, make_registry())
+    assert statuses(run)["sft"] == "failed"
+
+    def said_in_words(*_):
+        raise RuntimeError("write failed: No space left on device (os error 28)")
+
+    monkeypatch.setattr(fake_run.Train, "_save", said_in_words)
+    with pytest.raises(StoreError, match="no space left on the disk"):
+        execute(run, make_registry())
+
+
+def test_hooks_see_the_run(tmp_path):
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def alignpipe_run_started(self, info):
+            seen.append(("started", info.attempt, info.stages))
+
+        @hookimpl
+        def alignpipe_stage_started(self, stage):
+            seen.append(("work", stage))
+
+        @hookimpl
+        def alignpipe_metrics_logged(self, stage, metrics, step):
+            seen.append((stage, dict(metrics), step))
+
+        @hookimpl
+        def alignpipe_stage_finished(self, stage, artifact, cached):
+            seen.append(("done", stage, artifact.kind, cached))
+
+    run = make_run(tmp_path, stages=["data"])
+    execute(run, make_registry(Watcher()))
+    execute(run, make_registry(Watcher()))
+    assert seen == [
+        ("started", 1, ("data",)),
+        ("work", "data"),
+        ("data", {"rows": 3}, 0),
+        ("done", "data", "dataset", False),
+        ("started", 1, ("data",)),
+        ("done", "data", "dataset", True),
+    ]
+
+
+def test_an_observer_that_raises_is_reported_once_and_switched_off(tmp_path, capsys):
+    class Broken:
+        @hookimpl
+        def alignpipe_metrics_logged(self):
+            raise RuntimeError("oh dear")
+
+        @hookimpl
+        def alignpipe_run_finished(self):
+            raise AssertionError("it is switched off")
+
+    registry = make_registry()
+    registry.manager.register(Broken(), name="acme")
+    assert execute(make_run(tmp_path), registry) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("plugin acme is not told of this run any more") == 1
+    assert "its alignpipe_metrics_logged raised RuntimeError: oh dear" in shown
+
+
+def tracked(tmp_path, fails=""):
+    log = tmp_path / "tracker.jsonl"
+    return {"first": Selected("tracker", "fake", TrackerConfig(str(log), fails))}, log
+
+
+def test_trackers_get_a_first_and_a_cached_run_alike(tmp_path):
+    trackers, log = tracked(tmp_path)
+    execute(make_run(tmp_path, trackers=trackers), make_registry())
+    first = [json.loads(line) for line in log.read_text().splitlines()]
+    log.unlink()
+    execute(make_run(tmp_path, trackers=trackers), make_registry())
+    cached = [json.loads(line) for line in log.read_text().splitlines()]
+    assert first[0] == cached[0] == ["start", 1, {}]
+    assert ["log", "sft", {"loss": 10.0, "group/total": 0.1}, 1] in first
+    assert first == cached
+    assert first[-1] == ["finish", "finished"]
+    assert first[-2][0] == "summary"
+
+
+@pytest.mark.parametrize("fails", ["start", "log", "artifact", "summary", "finish"])
+def test_a_tracker_that_raises_is_reported_once_and_switched_off(tmp_path, capsys, fails):
+    trackers, log = tracked(tmp_path, fails)
+    sound = tmp_path / "sound"
+    trackers["sound"] = Selected("tracker", "fake", TrackerConfig(str(sound)))
+    assert execute(make_run(tmp_path, trackers=trackers), make_registry()) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("tracker first is switched off, the run goes on without it") == 1
+    assert f"RuntimeError: no {fails} today" in shown
+    names = [json.loads(line)[0] for line in log.read_text().splitlines()] if log.exists() else []
+    assert fails not in names
+    assert json.loads(sound.read_text().splitlines()[-1]) == ["finish", "finished"]
+
+
+def test_a_tracker_that_cannot_be_used_as_configured_stops_the_run_before_any_work(tmp_path, executions, monkeypatch):
+    import fake_run
+
+    def refuse(*_):
+        raise ConfigError("tracker.first.key: no key")
+
+    monkeypatch.setattr(fake_run.RecordingTracker, "__init__", refuse)
+    trackers, _ = tracked(tmp_path)
+    with pytest.raises(ConfigError, match="no key"):
+        execute(make_run(tmp_path, trackers=trackers), make_registry())
+    assert executions() == []
+    assert not (tmp_path / "runs").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "gpu"}, "device=gpu: allowed are auto, cpu"),
+        ({"threads": 0}, "threads=0: at least 1"),
+        ({"stages": ["sft"]}, "inputs.sft.dataset has no source"),
+    ],
+)
+def test_wrong_settings_stop_the_run_before_any_work(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        execute(make_run(tmp_path, **settings), make_registry())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_file_that_changed_reruns_the_data(tmp_path, executions):
+    file = tmp_path / "rows"
+    file.write_text("one")
+    run = make_run(tmp_path, data=DataConfig(path=str(file)), stages=["data", "sft"])
+    execute(run, make_registry())
+    file.write_text("two")
+    execute(run, make_registry())
+    assert executions() == ["data", "sft", "data"], "the same rows came out, so sft is reused"
+
+
+def test_a_stored_object_and_a_checkpoint_folder_as_inputs(tmp_path, executions):
+    first = make_run(tmp_path, stages=["data", "sft"])
+    execute(first, make_registry())
+    stages = summary_of(first)["stages"]
+    inputs = {"ppo": {"dataset": f"store:{stages['data']['digest'][:10]}", "policy": stages["sft"]["artifact"]}}
+    second = make_run(tmp_path, "two", stages=["ppo"], inputs=inputs)
+    assert execute(second, make_registry()) == 0
+    assert execute(second, make_registry()) == 0
+    assert executions() == ["data", "sft", "ppo"]
+    fed = json.loads(Path(summary_of(second)["stages"]["ppo"]["artifact"], "config.json").read_text())["fed"]
+    assert fed["dataset"] == stages["data"]["digest"]
+    assert fed["policy"] == stages["sft"]["digest"], "the folder's digest is that of its files"
+
+
+class NoStage:
+    def __init__(self, config, ctx):
+        pass
+
+
+def test_a_factory_that_makes_no_stage_names_its_plugin(tmp_path):
+    broken = Component("data", "broken", EvalConfig, "test_runner:NoStage", "b", makes="dataset")
+    run = make_run(tmp_path, stages=["data"], extra={"data": Selected("data", "broken", EvalConfig())})
+    with pytest.raises(PluginError, match=r"data/broken \(fake-stages 1.0\).*NoStage without run"):
+        execute(run, make_registry(components=(*COMPONENTS, broken)))
+
+
+class Curious:
+    """Uses everything a context offers."""
+
+    def __init__(self, config, ctx):
+        pass
+
+    def run(self, inputs, ctx):
+        other = ctx.build(Selected("data", "fake", DataConfig(rows=9)))
+        ctx.say(f"{other.config.rows} rows on {ctx.device} with seed {ctx.seed}")
+        ctx.log({"a": 1}, 5)
+        ctx.log({"b": float("nan")})
+        ctx.payload.joinpath("slots").write_text(" ".join(ctx.slots))
+
+
+def test_context(tmp_path, capsys):
+    curious = Component("data", "curious", EvalConfig, "test_runner:Curious", "c", makes="dataset", uses=("model",))
+    run = make_run(tmp_path, stages=["data"], extra={"data": Selected("data", "curious", EvalConfig())}, seed=4)
+    execute(run, make_registry(components=(*COMPONENTS, curious)))
+    assert "data     9 rows on cpu with seed 4" in capsys.readouterr().err
+    assert metrics_of(run) == [{"stage": "data", "step": 5, "data/a": 1}, {"stage": "data", "step": 5, "data/b": "nan"}]
+    assert Path(summary_of(run)["stages"]["data"]["artifact"], "slots").read_text() == "model"
+
+
+def test_a_lost_tail_and_a_second_rewind(tmp_path):
+    work, folder = tmp_path / "work", tmp_path / "run"
+    work.mkdir()
+    folder.mkdir()
+    (work / "metrics.jsonl").write_text('{"stage": "s", "step": 1, "s/a": 1}\n{"stage": "s", "step": 2, "s/a"')
+    told = []
+    files = RunFiles(folder)
+    log = StageLog("s", work, files, lambda *facts: told.append(facts), lambda *facts: None)
+    log.rewind(1)
+    assert told == [("s", {"a": 1.0}, 1)]
+    log.metrics({"a": 2}, 2)
+    log.metrics({"a": 3}, 3)
+    log.rewind(2)
+    log.metrics({"b": 9}, None)
+    for path in (work, folder):
+        assert [(line["step"], line.get("s/a")) for line in read_lines(path / "metrics.jsonl")] == [
+            (1, 1),
+            (2, 2),
+            (2, None),
+        ]
+
+
+def test_a_stage_that_starts_anew_drops_what_an_earlier_attempt_logged(tmp_path):
+    work, folder = tmp_path / "work", tmp_path / "run"
+    work.mkdir()
+    folder.mkdir()
+    (work / "metrics.jsonl").write_text('{"stage": "s", "step": 7, "s/a": 1}\n')
+    log = StageLog("s", work, RunFiles(folder), lambda *facts: None, lambda *facts: None)
+    log.close()
+    assert read_lines(work / "metrics.jsonl") == []
+
+
+class FakeRewardStage:
+    def __init__(self, selected, version):
+        self.made_from = (selected.name, version)
+
+    def run(self, inputs, ctx):
+        (ctx.payload / "reward.json").write_text(json.dumps([*self.made_from, *sorted(inputs), *ctx.slots]))
+
+
+def test_rewards_are_run_by_the_reward_stage(tmp_path, monkeypatch):
+    """Only that it is asked; the real one imports torch."""
+    stage = types.ModuleType("alignpipe.rewarding.stage")
+    stage.RewardStage = FakeRewardStage
+    monkeypatch.setitem(sys.modules, "alignpipe.rewarding.stage", stage)
+    run = make_run(tmp_path, stages=["data", "reward"])
+    execute(run, make_registry())
+    reward = Path(summary_of(run)["stages"]["reward"]["artifact"], "reward.json")
+    assert json.loads(reward.read_text()) == ["fake", 1, "dataset", "policy", "model"]
+
+
+def test_next_command_is_the_same_with_another_seed(tmp_path, capsys):
+    execute(make_run(tmp_path, seed=3, overrides=("seed=3", "ppo.lr=0.1"), ppo=PpoConfig(lr=0.1)), make_registry())
+    assert "alignpipe ppo.lr=0.1 seed=4" in capsys.readouterr().out

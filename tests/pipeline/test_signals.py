@@ -1,0 +1,97 @@
+"""Ctrl-C, SIGTERM and the scheduler's signal: a clean end that can be resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from fake_run import SftConfig, make_registry, make_run
+from test_runner import metrics_of, start, statuses, summary_of
+
+from alignpipe.runner import execute
+from alignpipe.runner.signals import StopSignals
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Forcing every file to the disk is most of such a run's time, and no test here pulls the plug."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_says_how_to_go_on_and_is_resumed(tmp_path, capfd, number, code):
+    before = signal.getsignal(number)
+    config = SftConfig(signal_at=2, signal_number=int(number))
+    run = make_run(tmp_path, "one", sft=config, overrides=("ppo.lr=0.1",))
+    assert execute(run, make_registry()) == code
+    assert signal.getsignal(number) is before
+    summary = summary_of(run)
+    assert summary["status"] == "interrupted"
+    assert statuses(run) == {"data": "ran", "sft": "failed", "ppo": "skipped", "eval": "skipped"}
+    assert summary["stages"]["sft"]["error"] == "interrupted: state of step 2 saved"
+    shown = capfd.readouterr().err
+    assert "stopping at the next step" in shown
+    assert "give the same command again:\n  alignpipe ppo.lr=0.1\n" in shown
+    plain, again = make_run(tmp_path / "plain"), make_run(tmp_path, "two")
+    execute(plain, make_registry())
+    assert execute(again, make_registry()) == 0
+    assert statuses(again)["sft"] == "resumed"
+    assert summary_of(again)["attempt"] == 2
+    assert metrics_of(again) == metrics_of(plain)
+
+
+def test_a_stage_that_ends_before_it_looks_is_published_and_the_next_not_begun(tmp_path):
+    run = make_run(tmp_path, sft=SftConfig(signal_at=4))
+    assert execute(run, make_registry()) == 143
+    assert statuses(run) == {"data": "ran", "sft": "ran", "ppo": "skipped", "eval": "skipped"}
+    assert summary_of(run)["status"] == "interrupted"
+
+
+def test_a_killed_process_exits_with_the_signals_code(tmp_path):
+    process = start(tmp_path, sft={"signal_at": 1})
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "interrupted (state of step 1 saved)" in err
+
+
+def test_a_second_signal_ends_at_once():
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.requested()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signals.exit_code == 130
+
+
+def test_the_schedulers_handler_is_called_after_everything_is_saved(tmp_path):
+    seen = []
+    run = make_run(tmp_path, sft=SftConfig(signal_at=2, signal_number=int(signal.SIGUSR2)))
+
+    def requeue(number, frame):
+        seen.append((number, summary_of(run)["status"]))
+
+    before = signal.signal(signal.SIGUSR2, requeue), signal.signal(signal.SIGTERM, lambda *_: seen.append("term"))
+    try:
+        assert execute(run, make_registry()) == 143
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not signals.requested(), "under a scheduler SIGTERM stays with the scheduler's handler"
+    finally:
+        signal.signal(signal.SIGUSR2, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert seen == [(signal.SIGUSR2, "interrupted"), "term"]
+
+
+def test_outside_the_main_thread_nothing_is_touched():
+    codes = []
+
+    def work():
+        with StopSignals() as signals:
+            codes.append((signals.requested(), signals.exit_code))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert codes == [(False, 130)]
