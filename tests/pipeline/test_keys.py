@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
 import pytest
-from fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
-from alignpipe.api import Component, Selected
+from alignpipe.api import Component, Port, Selected
 from alignpipe.errors import ConfigError
 from alignpipe.plan.digests import canonical_json, folder_digest, listing_digest
 from alignpipe.plan.keys import Explainer, key_of
-from alignpipe.plan.ports import stage_specs
+from alignpipe.plan.ports import resolve_ports, stage_specs
+from support.fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
 NOWHERE = Path("/nowhere")
 FED = {"dataset": "data " + "a" * 64}
 
 
-def explain(stage="sft", inputs=FED, registry=None, **run):
-    config = make_run(NOWHERE, **run)
+def make_explainer(config, registry=None):
     registry = registry or make_registry()
-    specs = {spec.name: spec for spec in stage_specs(config, registry)}
-    return Explainer(config, registry).explain(specs[stage], inputs)
+    specs = stage_specs(config, registry)
+    sources = resolve_ports(specs, config.settings.inputs, lambda digest: [])
+    return Explainer(config, registry, specs, sources), {spec.name: spec for spec in specs}
+
+
+def explain(stage="sft", inputs=FED, registry=None, **run):
+    explainer, specs = make_explainer(make_run(NOWHERE, **run), registry)
+    return explainer.explain(specs[stage], inputs)
 
 
 def key(stage="sft", inputs=FED, **run):
@@ -59,8 +64,6 @@ def test_what_changes_a_key():
 
 
 def _newer(component):
-    from dataclasses import replace
-
     return replace(component, version=component.version + 1)
 
 
@@ -86,12 +89,22 @@ def test_nested_components_enter_with_their_versions():
 
 
 def test_the_base_model_brings_the_model_slot_in():
-    bare = Component("merge", "fake", SftConfig, "fake_run:Train", "m", makes="policy")
-    registry = make_registry(components=(*COMPONENTS, bare))
-    extra = {"merge": Selected("merge", "fake", SftConfig())}
-    run = {"registry": registry, "extra": extra, "stages": ["data", "merge"]}
-    assert explain("merge", {}, **run)["uses"] == {}
-    assert explain("merge", {"policy": "base"}, **run)["uses"]["model"]["config"] == {"size": 8}
+    needs = {"policy": Port("policy", "nearest_or_base")}
+    merge = Component("merge", "fake", SftConfig, "support.fake_run:Train", "m", needs=needs, makes="policy")
+    registry = make_registry(components=(*COMPONENTS, merge))
+    run = {"registry": registry, "extra": {"merge": Selected("merge", "fake", SftConfig())}}
+    assert explain("merge", {}, stages=["data", "sft", "merge"], **run)["uses"] == {}
+    assert explain("merge", {}, stages=["data", "merge"], **run)["uses"]["model"]["config"] == {"size": 8}
+
+
+def test_who_is_given_a_reward_depends_on_the_rewards_distribution():
+    """The reward's code runs in ppo; its artifact may be the same in two versions of it."""
+    registry = make_registry(distribution="alignpipe")
+    acme = replace(registry.get("reward", "fake"), distribution="acme-reward", version="0.3")
+    registry._offers["reward"]["fake"] = [acme]
+    stages = ["data", "sft", "reward", "ppo"]
+    assert explain("ppo", {}, registry=registry, stages=stages)["distributions"] == {"acme-reward": "0.3"}
+    assert explain("sft", {}, registry=registry, stages=stages)["distributions"] == {}
 
 
 def test_a_revision_is_asked_for_once_and_enters_the_key(tmp_path):
@@ -114,11 +127,8 @@ def test_revisions_are_remembered_by_one_explainer():
             asked.append(1)
             return {"a": "b"}
 
-    config = make_run(NOWHERE, data=Asked())
-    registry = make_registry()
-    explainer = Explainer(config, registry)
-    spec = stage_specs(config, registry)[0]
-    assert explainer.explain(spec, {}) == explainer.explain(spec, {})
+    explainer, specs = make_explainer(make_run(NOWHERE, data=Asked()))
+    assert explainer.explain(specs["data"], {}) == explainer.explain(specs["data"], {})
     assert len(asked) == 1
 
 
@@ -136,7 +146,7 @@ class Odd:
 
 
 def odd(**values):
-    component = Component("data", "odd", Odd, "fake_run:Data", "odd", makes="dataset")
+    component = Component("data", "odd", Odd, "support.fake_run:Data", "odd", makes="dataset")
     registry = make_registry(components=(*COMPONENTS, component))
     return {"registry": registry, "extra": {"data": Selected("data", "odd", Odd(**values))}}
 
@@ -180,10 +190,6 @@ def test_folder_digest_covers_names_and_bytes_but_not_hidden_files(tmp_path):
 def test_a_slot_that_nothing_fills():
     config = make_run(NOWHERE)
     selected = {name: choice for name, choice in config.selected.items() if name != "model"}
-    from dataclasses import replace
-
-    config = replace(config, selected=selected)
-    registry = make_registry()
-    spec = stage_specs(config, registry)[1]
+    explainer, specs = make_explainer(replace(config, selected=selected))
     with pytest.raises(ConfigError, match=r"stage 'sft'.* uses the slot 'model', but nothing fills it"):
-        Explainer(config, registry).explain(spec, FED)
+        explainer.explain(specs["sft"], FED)

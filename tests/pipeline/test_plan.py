@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_run import COMPONENTS, DataConfig, EvalConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
 from alignpipe.api import Artifact, Component, Port, Selected
 from alignpipe.config.model import CodeChange
@@ -16,6 +14,16 @@ from alignpipe.plan import Planner, make_plan, resolve_ports, stage_specs
 from alignpipe.plan.plan import differences
 from alignpipe.runner import execute, show_plan
 from alignpipe.store import Store
+from support.fake_run import (
+    COMPONENTS,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    PpoConfig,
+    SftConfig,
+    make_registry,
+    make_run,
+)
 
 PPO_2 = {"ppo_2": Selected("ppo", "fake", PpoConfig()), "reward_2": Selected("reward", "fake", EvalConfig())}
 
@@ -36,7 +44,7 @@ def ports(stages, inputs=None, find=lambda digest: [], **extra):
 def test_default_chain():
     assert ports(["data", "sft", "reward", "ppo", "eval"]) == {
         "data": {},
-        "sft": {"dataset": "data"},
+        "sft": {"dataset": "data", "policy": "base"},
         "reward": {"dataset": "data", "policy": "sft"},
         "ppo": {"dataset": "data", "policy": "sft", "reference": "sft", "reward": "reward"},
         "eval": {"dataset": "data", "policy": "ppo", "baseline": "sft", "reward": "reward"},
@@ -51,6 +59,12 @@ def test_ppo_on_the_base_model_is_compared_with_the_base_model():
     resolved = ports(["data", "ppo", "eval"])
     assert resolved["ppo"] == {"dataset": "data", "policy": "base", "reference": "base"}
     assert resolved["eval"] == {"dataset": "data", "policy": "ppo", "baseline": "base"}
+
+
+def test_a_second_sft_is_compared_with_the_first():
+    extra = {"sft_2": Selected("sft", "fake", SftConfig())}
+    resolved = ports(["data", "sft", "sft_2", "eval"], {"sft_2": {"policy": "sft"}}, **extra)
+    assert resolved["eval"] == {"dataset": "data", "policy": "sft_2", "baseline": "sft"}
 
 
 def test_iterated_run_takes_the_nearest():
@@ -105,7 +119,10 @@ def test_wrong_ports_name_the_key(stages, inputs, message):
 
 
 def test_inputs_of_a_stage_that_was_left_out_are_passed_over():
-    assert ports(["data", "sft"], {"ppo": {"policy": "base"}}) == {"data": {}, "sft": {"dataset": "data"}}
+    assert ports(["data", "sft"], {"ppo": {"policy": "base"}}) == {
+        "data": {},
+        "sft": {"dataset": "data", "policy": "base"},
+    }
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):
@@ -226,12 +243,12 @@ def test_an_unfinished_attempt_of_other_code_starts_anew(tmp_path):
     from alignpipe.plan.code import _hash
 
     _hash.cache_clear()
-    run = make_run(tmp_path, stages=["data", "sft"], code_change=CodeChange.rerun)
     store = Store(tmp_path / "store")
-    planner = Planner(replace(run, settings=replace(run.settings, code_change=CodeChange.rerun)), registry, store)
-    data = Planner(make_run(tmp_path), registry, store).decide(planner.specs[0], {})
-    decision = planner.decide(planner.specs[1], {"data": data.artifact})
+    careful = Planner(make_run(tmp_path, code_change=CodeChange.rerun), registry, store)
+    data = Planner(make_run(tmp_path), registry, store).decide(careful.specs[0], {})
+    decision = careful.decide(careful.specs[1], {"data": data.artifact})
     assert (decision.action, decision.restart) == ("run", True)
+    assert "an unfinished attempt is not resumed: the code of " in decision.why[-1]
 
 
 def test_differences_are_told_as_overrides():
@@ -261,7 +278,7 @@ def test_run_key_changes_with_keyed_settings_and_the_sweep_only(tmp_path):
 
 def test_a_port_that_names_a_stage_of_its_own_kind_only(tmp_path):
     merged = Component(
-        "merge", "fake", EvalConfig, "fake_run:Data", "m", needs={"policy": Port("policy")}, makes="policy"
+        "merge", "fake", EvalConfig, "support.fake_run:Data", "m", needs={"policy": Port("policy")}, makes="policy"
     )
     run = make_run(tmp_path, stages=["data", "sft", "merge"], extra={"merge": Selected("merge", "fake", EvalConfig())})
     planner = Planner(run, make_registry(components=(*COMPONENTS, merged)), Store(tmp_path / "store"))

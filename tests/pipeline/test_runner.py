@@ -11,9 +11,16 @@ import types
 from pathlib import Path
 
 import pytest
-from fake_run import (
+
+from alignpipe.api import Component, Selected, hookimpl
+from alignpipe.errors import ConfigError, PluginError, StoreError
+from alignpipe.runner import execute
+from alignpipe.runner.recording import RunFiles, StageLog, read_lines
+from alignpipe.store import Store
+from support import fake_run
+from support.fake_run import (
     COMPONENTS,
-    HERE,
+    ME,
     DataConfig,
     EvalConfig,
     PpoConfig,
@@ -21,13 +28,11 @@ from fake_run import (
     TrackerConfig,
     make_registry,
     make_run,
+    metrics_of,
+    start,
+    statuses,
+    summary_of,
 )
-
-from alignpipe.api import Component, Selected, hookimpl
-from alignpipe.errors import ConfigError, PluginError, StoreError
-from alignpipe.runner import execute
-from alignpipe.runner.recording import RunFiles, StageLog, read_lines
-from alignpipe.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -36,32 +41,12 @@ def quick_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
-def summary_of(run):
-    return json.loads((run.folder / "summary.json").read_text())
-
-
-def statuses(run):
-    return {name: stage["status"] for name, stage in summary_of(run)["stages"].items()}
-
-
-def metrics_of(run):
-    return read_lines(run.folder / "metrics.jsonl")
-
-
 @pytest.fixture
 def executions(tmp_path, monkeypatch):
     """The stages that were really executed so far, in all processes."""
     log = tmp_path / "executions"
     monkeypatch.setenv("FAKE_EXECUTIONS", str(log))
     return lambda: log.read_text().split() if log.exists() else []
-
-
-def start(outputs, **given):
-    """A run in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    arguments = json.dumps({"outputs": str(outputs), **given})
-    command = [sys.executable, str(HERE / "fake_run.py"), arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_first_run_then_the_same_again(tmp_path, executions, capsys):
@@ -109,11 +94,11 @@ def test_summary(tmp_path):
 def test_a_cached_run_imports_nothing_heavy(tmp_path):
     execute(make_run(tmp_path), make_registry())
     script = (
-        "import sys; from fake_run import *; from alignpipe.runner import execute;"
+        "import sys; from support.fake_run import *; from alignpipe.runner import execute;"
         f"status = execute(make_run(Path({str(tmp_path)!r}), device='auto', threads=2), make_registry());"
         "print(status, sorted({'torch', 'transformers', 'datasets', 'wandb', 'pyarrow', 'rich'} & set(sys.modules)))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
 
@@ -132,7 +117,6 @@ def test_the_same_output_under_another_key_is_no_change_downstream(tmp_path, exe
 
 def test_a_recomputed_different_result_is_not_followed_by_a_stale_hit(tmp_path, executions, monkeypatch):
     """Keys are chained by output digest: a lost result that comes out differently must not meet the old ppo."""
-    import fake_run
 
     execute(make_run(tmp_path), make_registry())
     store = Store(tmp_path / "store")
@@ -237,7 +221,6 @@ def test_a_failing_stage(tmp_path):
 
 
 def test_a_full_disk_inside_a_stage_is_one_sentence(tmp_path, monkeypatch):
-    import fake_run
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/model.safetensors")
@@ -307,6 +290,20 @@ def test_an_observer_that_raises_is_reported_once_and_switched_off(tmp_path, cap
     assert "its alignpipe_metrics_logged raised RuntimeError: oh dear" in shown
 
 
+def test_a_run_that_cannot_start_counts_as_an_attempt_that_failed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("no such entity")
+
+    monkeypatch.setattr(fake_run.RecordingTracker, "start", refuse)
+    trackers, _ = tracked(tmp_path)
+    run = make_run(tmp_path, trackers=trackers)
+    with pytest.raises(ConfigError, match="no such entity"):
+        execute(run, make_registry())
+    assert list(run.folder.iterdir()) == []
+    record = json.loads(next((tmp_path / "store" / "runs").iterdir()).read_text())
+    assert record["attempts"][0]["status"] == "failed"
+
+
 def tracked(tmp_path, fails=""):
     log = tmp_path / "tracker.jsonl"
     return {"first": Selected("tracker", "fake", TrackerConfig(str(log), fails))}, log
@@ -341,7 +338,6 @@ def test_a_tracker_that_raises_is_reported_once_and_switched_off(tmp_path, capsy
 
 
 def test_a_tracker_that_cannot_be_used_as_configured_stops_the_run_before_any_work(tmp_path, executions, monkeypatch):
-    import fake_run
 
     def refuse(*_):
         raise ConfigError("tracker.first.key: no key")
@@ -392,34 +388,15 @@ def test_a_stored_object_and_a_checkpoint_folder_as_inputs(tmp_path, executions)
     assert fed["policy"] == stages["sft"]["digest"], "the folder's digest is that of its files"
 
 
-class NoStage:
-    def __init__(self, config, ctx):
-        pass
-
-
 def test_a_factory_that_makes_no_stage_names_its_plugin(tmp_path):
-    broken = Component("data", "broken", EvalConfig, "test_runner:NoStage", "b", makes="dataset")
+    broken = Component("data", "broken", EvalConfig, "support.fake_run:NoStage", "b", makes="dataset")
     run = make_run(tmp_path, stages=["data"], extra={"data": Selected("data", "broken", EvalConfig())})
     with pytest.raises(PluginError, match=r"data/broken \(fake-stages 1.0\).*NoStage without run"):
         execute(run, make_registry(components=(*COMPONENTS, broken)))
 
 
-class Curious:
-    """Uses everything a context offers."""
-
-    def __init__(self, config, ctx):
-        pass
-
-    def run(self, inputs, ctx):
-        other = ctx.build(Selected("data", "fake", DataConfig(rows=9)))
-        ctx.say(f"{other.config.rows} rows on {ctx.device} with seed {ctx.seed}")
-        ctx.log({"a": 1}, 5)
-        ctx.log({"b": float("nan")})
-        ctx.payload.joinpath("slots").write_text(" ".join(ctx.slots))
-
-
 def test_context(tmp_path, capsys):
-    curious = Component("data", "curious", EvalConfig, "test_runner:Curious", "c", makes="dataset", uses=("model",))
+    curious = Component("data", "curious", EvalConfig, f"{ME}:Curious", "c", makes="dataset", uses=("model",))
     run = make_run(tmp_path, stages=["data"], extra={"data": Selected("data", "curious", EvalConfig())}, seed=4)
     execute(run, make_registry(components=(*COMPONENTS, curious)))
     assert "data     9 rows on cpu with seed 4" in capsys.readouterr().err

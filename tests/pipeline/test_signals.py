@@ -7,11 +7,10 @@ import signal
 import threading
 
 import pytest
-from fake_run import SftConfig, make_registry, make_run
-from test_runner import metrics_of, start, statuses, summary_of
 
 from alignpipe.runner import execute
 from alignpipe.runner.signals import StopSignals
+from support.fake_run import SftConfig, make_registry, make_run, metrics_of, start, statuses, summary_of
 
 
 @pytest.fixture(autouse=True)

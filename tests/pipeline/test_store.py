@@ -128,6 +128,17 @@ def test_a_flipped_byte_is_found_by_the_deep_check_only(store, capsys):
     assert "1 objects, 1 damaged" in capsys.readouterr().out
 
 
+def test_an_object_that_only_lost_a_record_is_not_thrown_away(store):
+    artifact = publish(store)
+    publish(store, OTHER_KEY)
+    (artifact.folder.parent / "records" / KEY / "record.json").unlink()
+    store.discard_damaged(store.stored("sft", KEY).artifact)
+    assert store.stored("sft", OTHER_KEY).problem is None
+    (artifact.folder / "model.bin").unlink()
+    store.discard_damaged(artifact)
+    assert not artifact.folder.exists()
+
+
 def test_a_damaged_object_goes_to_the_trash_when_the_same_is_published(store):
     artifact = publish(store)
     (artifact.folder / "model.bin").unlink()

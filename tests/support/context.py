@@ -41,8 +41,9 @@ class FakeContext:
         self.built.append(selected)
         return self.builders[f"{selected.group}/{selected.name}"](selected.config)
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self.logged.append((step, dict(metrics)))
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        last = self.logged[-1][0] if self.logged else 0
+        self.logged.append((last if step is None else step, dict(metrics)))
 
     def log_timings(self, timings: Mapping[str, float], step: int) -> None:
         self.timings.append((step, dict(timings)))

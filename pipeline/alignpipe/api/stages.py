@@ -19,7 +19,7 @@ class BuildContext(Protocol):
     """A torch device string: `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     def build(self, selected: Selected) -> Any:
-        """Build another component (a nested reward, the model source ...)."""
+        """Build another component (a nested reward, the model source ...); its config may be plain data."""
         ...
 
 

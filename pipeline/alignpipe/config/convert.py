@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_origin
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
-from alignpipe.config.nodes import NAME, children, is_typed
+from alignpipe.config.nodes import NAME, children, component_node, is_typed
 from alignpipe.errors import AlignpipeError, ConfigError
 from alignpipe.registry import Registered, Registry, did_you_mean
 
@@ -37,6 +39,20 @@ def selected(node: DictConfig, key: str, registry: Registry) -> Selected:
     component = registered.component
     config = _instance(node, key, registry, owner=f"{component.group}={component.name}")
     return Selected(component.group, component.name, config)
+
+
+def from_plain(config: Mapping[str, Any], registered: Registered, registry: Registry) -> Any:
+    """An instance of a component's dataclass from plain data, as it lies in an artifact.
+
+    Raises `ConfigError` for keys and values the dataclass does not take (an artifact of another version).
+    """
+    owner = f"{registered.component.group}={registered.component.name}"
+    try:
+        node = OmegaConf.merge(component_node(registered), dict(config))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"stored options of {owner} do not fit {registered}: {error}") from error
+    assert isinstance(node, DictConfig)
+    return _instance(node, f"stored {registered.component.group}", registry, owner)
 
 
 def plain(node: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
@@ -12,7 +12,7 @@ from alignpipe.api import Selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ConfigError
 from alignpipe.plan.digests import data_digest
-from alignpipe.plan.ports import ComponentIndex, StageSpec
+from alignpipe.plan.ports import BASE, ComponentIndex, Source, StageSpec
 from alignpipe.registry.records import Registered
 
 KEY_SCHEMA = 1
@@ -29,9 +29,17 @@ class Explainer:
     planning.
     """
 
-    def __init__(self, run: RunConfig, registry: ComponentIndex) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        registry: ComponentIndex,
+        specs: Sequence[StageSpec],
+        sources: Mapping[str, Mapping[str, Source]],
+    ) -> None:
         self._run = run
         self._registry = registry
+        self._specs = {spec.name: spec for spec in specs}
+        self._sources = sources
         self._revisions: dict[int, dict[str, str]] = {}
 
     def explain(self, spec: StageSpec, inputs: Mapping[str, str]) -> Explained:
@@ -42,20 +50,28 @@ class Explainer:
             "stage": spec.name,
             "component": self._describe(spec.selected, spec.name),
             "seed": self._run.settings.seed,
-            "uses": {slot: self._describe(self._slot(spec, slot), slot) for slot in self.uses(spec, inputs)},
+            "uses": {slot: self._describe(self._slot(spec, slot), slot) for slot in self.uses(spec)},
             "inputs": dict(inputs),
             "distributions": {entry.distribution: entry.version for entry in used if not entry.built_in},
         }
         return explained
 
-    def uses(self, spec: StageSpec, inputs: Mapping[str, str]) -> tuple[str, ...]:
+    def uses(self, spec: StageSpec) -> tuple[str, ...]:
         """The slots the stage reads: what its component lists, and the model if the base model feeds a port."""
-        base = any(value == "base" for value in inputs.values())
+        base = BASE in self._sources[spec.name].values()
         return tuple(dict.fromkeys((*spec.uses, *(("model",) if base else ()))))
 
     def components(self, spec: StageSpec) -> tuple[Registered, ...]:
-        """Every component that takes part in the stage: its own, nested ones, and those of the slots it uses."""
-        chosen = [spec.selected, *(self._slot(spec, slot) for slot in spec.uses)]
+        """Every component whose code takes part in the stage: its own, nested ones, those of the slots it uses.
+
+        A reward is not only an artifact: whoever is given one runs its code. So is a dataset's gold reward, which comes
+        with the plugin that made the data and is read by reports.
+        """
+        chosen = [spec.selected, *(self._slot(spec, slot) for slot in self.uses(spec))]
+        for source in self._sources[spec.name].values():
+            upstream = self._specs.get(source.name) if source.origin == "stage" else None
+            if upstream and (upstream.makes == "reward" or (upstream.makes, spec.makes) == ("dataset", "report")):
+                chosen.append(upstream.selected)
         found = {(entry.group, entry.name): entry for choice in chosen for entry in _all_selected(choice)}
         return tuple(self._registry.get(group, name) for group, name in found)
 

@@ -102,7 +102,7 @@ class Planner:
         self.specs = stage_specs(run, registry)
         find: FindStored = lookup.find
         self.sources = resolve_ports(self.specs, run.settings.inputs, find, tuple(run.selected))
-        self._explainer = Explainer(run, registry)
+        self._explainer = Explainer(run, registry, self.specs, self.sources)
         self._checkpoints: dict[str, str] = {}
         symbolic = [
             self._explainer.explain(spec, {port: str(source) for port, source in self.sources[spec.name].items()})
@@ -123,7 +123,7 @@ class Planner:
         key = key_of(explained)
         components = self._explainer.components(spec)
         code = code_hashes(components)
-        decision = Decision(spec, "run", (), key, explained, inputs, self._explainer.uses(spec, fed), code)
+        decision = Decision(spec, "run", (), key, explained, inputs, self._explainer.uses(spec), code)
         stored = self.lookup.stored(spec.name, key)
         if stored is None:
             return self._miss(decision, self._why_missing(spec.name, explained))

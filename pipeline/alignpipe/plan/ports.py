@@ -147,18 +147,30 @@ def _default(
     makers = [spec for spec in earlier if spec.makes == port.kind]
     if port.default == "none":
         return None
+    if port.default == "base":
+        return BASE
     if port.default == "policy":
         return policy
     if port.default == "first":
-        if not makers:
-            return None
-        first = makers[0].name
-        started_from_base = resolved[first].get("policy") == BASE
-        source = BASE if started_from_base else Source("stage", first)
+        source = _first_policy(makers, resolved)
         return None if source == policy else source
     if makers:
         return Source("stage", makers[-1].name)
     return BASE if port.default == "nearest_or_base" else None
+
+
+def _first_policy(makers: Sequence[StageSpec], resolved: Mapping[str, Mapping[str, Source]]) -> Source | None:
+    """The first policy of the run: that of the first stage that makes one, or the base model which that stage improved.
+
+    A stage whose policy port is by default the base model (sft) is there to make a first policy of it; one that only
+    falls back to the base model (ppo without sft) improves it, and what it is measured against is the base model.
+    """
+    if not makers:
+        return None
+    first = makers[0]
+    port = first.needs.get("policy")
+    improves_base = port is not None and port.default != "base" and resolved[first.name].get("policy") == BASE
+    return BASE if improves_base else Source("stage", first.name)
 
 
 def _named(

@@ -1,7 +1,7 @@
 """The reward artifact: which reward it is, with its options, and what a trained one saved.
 
-    <payload>/reward.json            {"name", "version", "config"}
-    <payload>/...                    what `save` of a trainable reward wrote
+<payload>/reward.json            {"name", "version", "config"}
+<payload>/...                    what `save` of a trainable reward wrote
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,9 +40,11 @@ def report_card(reward: Reward, rows: Sequence[Row], name: str) -> dict[str, flo
         "calibration_error": expected_calibration_error(chosen - rejected),
         "score_mean": float(both.mean()),
         "score_std": float(both.std(correction=0)),
-        "length_correlation": spearman(both, lengths),
         "pairs": float(len(rows)),
     }
+    correlation = spearman(both, lengths)
+    if not math.isnan(correlation):  # undefined where all scores, or all lengths, are equal
+        card["length_correlation"] = correlation
     for column in _GROUPINGS:
         card.update(_accuracy_by(column, rows, right))
     return card
@@ -50,7 +53,9 @@ def report_card(reward: Reward, rows: Sequence[Row], name: str) -> dict[str, flo
 def _score_column(reward: Reward, rows: Sequence[Row], column: str, name: str) -> torch.Tensor:
     samples = [preference_sample(row, column) for row in rows]
     scores = [
-        value for start in range(0, len(samples), _BATCH) for value in score(reward, samples[start : start + _BATCH], name).total
+        value
+        for start in range(0, len(samples), _BATCH)
+        for value in score(reward, samples[start : start + _BATCH], name).total
     ]
     return torch.tensor(scores, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Scoring a batch, with the answer checked: one finite number per sample, or the run stops and says whose fault it is."""
+"""Scoring a batch, with the answer checked: one finite number per sample, or the run stops and says why."""
 
 from __future__ import annotations
 
@@ -31,15 +31,21 @@ def score(reward: Reward, samples: Sequence[Sample], name: str) -> Scored:
         raise RewardError(f"reward {name} raised {type(error).__name__}: {error}") from error
     scores = answer if isinstance(answer, Scores) else Scores(total=answer)
     for index, failure in sorted(scores.failures.items()):
-        raise RewardError(f"reward {name} failed on a sample ({failure.kind}: {failure.message}); {_quote(samples[index])}")
+        raise RewardError(
+            f"reward {name} failed on a sample ({failure.kind}: {failure.message}); {_quote(samples[index])}"
+        )
     total = _checked(scores.total, samples, f"reward {name}")
-    parts = {part: _checked(values, samples, f"part {part!r} of reward {name}") for part, values in scores.parts.items()}
+    parts = {
+        part: _checked(values, samples, f"part {part!r} of reward {name}") for part, values in scores.parts.items()
+    }
     return Scored(total, parts)
 
 
 def _checked(values: Sequence[float], samples: Sequence[Sample], what: str) -> list[float]:
     if len(values) != len(samples):
-        raise RewardError(f"{what} gave {len(values)} scores for {len(samples)} samples; it must give one each, in order")
+        raise RewardError(
+            f"{what} gave {len(values)} scores for {len(samples)} samples; it must give one each, in order"
+        )
     numbers = [float(value) for value in values]
     for index, number in enumerate(numbers):
         if not is_finite(number):

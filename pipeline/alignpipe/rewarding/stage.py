@@ -27,7 +27,9 @@ class RewardStage:
         name = self._selected.name
         reward = ctx.build(self._selected)
         if not isinstance(reward, Reward):
-            raise PluginError(f"the factory of reward/{name} built a {type(reward).__name__}, which has no score(samples)")
+            raise PluginError(
+                f"the factory of reward/{name} built a {type(reward).__name__}, which has no score(samples)"
+            )
         if isinstance(reward, TrainableReward):
             reward.fit(inputs, ctx)
         data = Dataset(inputs["dataset"].folder)
@@ -39,4 +41,3 @@ class RewardStage:
             ctx.say(f"{ctx.stage}: no held-out preferences, so no report card")
         save_reward(ctx.payload, reward, self._selected, self._version)
         (ctx.payload / "report_card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
-

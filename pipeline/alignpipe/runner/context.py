@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.api import Selected
+from alignpipe.config.convert import from_plain
 from alignpipe.registry import Registry, load_factory
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar, Terminal
@@ -22,8 +23,12 @@ class Builder:
         self._registry = registry
 
     def build(self, selected: Selected) -> Any:
-        """Build a component from its config; it gets this context too."""
-        return load_factory(self._registry.get(selected.group, selected.name))(selected.config, self)
+        """Build a component from its config, typed or plain (as artifacts store it); it gets this context too."""
+        registered = self._registry.get(selected.group, selected.name)
+        config = selected.config
+        if isinstance(config, Mapping):
+            config = from_plain(config, registered, self._registry)
+        return load_factory(registered)(config, self)
 
 
 class RunningStage(Builder):

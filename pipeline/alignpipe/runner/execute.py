@@ -25,7 +25,7 @@ from alignpipe.runner.summary import StageResult, Summary
 from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Trackers
 from alignpipe.store import RunRecords, Store
-from alignpipe.store.files import storing, write_atomically
+from alignpipe.store.files import storing, write_fleeting
 from alignpipe.store.runs import RunRecord
 
 
@@ -41,13 +41,14 @@ def execute(run: RunConfig, registry: Registry) -> int:
         check_machine_settings(run.settings)
         planner = Planner(run, registry, store)
         trackers = Trackers(run.trackers, registry, Builder(registry, run.settings.seed, "cpu"), terminal.say)
+        store.check_writable()
         with storing("opening the run's folder", run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
-        store.check_writable()
         with RunRecords(store.layout).attempt(planner.run_key, run.folder) as record:
             info = _info(run, planner, record)
             record.note_trackers(trackers.start(info))
+            with storing("writing the run's config", run.folder):
+                write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
             observers = Observers(registry.hook, terminal.say)
             job = Job(run, registry, planner, store, info, RunFiles(run.folder), trackers, observers, terminal, signals)
             code = _go(job, record)

@@ -36,12 +36,13 @@ def show_table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[S
     if out.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=title, title_justify="left")
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) for cell in row))
         Console(file=out).print(table)
         return
     widths = [max(len(line[number]) for line in (columns, *rows)) for number in range(len(columns))]

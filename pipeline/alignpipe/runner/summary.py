@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,14 +37,14 @@ class Summary:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """As plain data."""
+        """As plain data; a figure that is not finite becomes None, since JSON has no NaN."""
         return {
             "schema": 1,
             "status": self.status,
             "run_key": self.run_key,
             "attempt": self.attempt,
             "stages": {name: asdict(result) for name, result in self.stages.items()},
-            "metrics": dict(self.metrics),
+            "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
         }
 
     def write(self, folder: Path) -> None:

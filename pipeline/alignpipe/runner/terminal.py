@@ -62,7 +62,7 @@ class Terminal:
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         ]
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             self._progress = progress

@@ -43,6 +43,11 @@ class RunRecord:
         self._attempts[-1]["status"] = status
         self._write()
 
+    def give_up(self) -> None:
+        """Note the failure of an attempt that ended before it could say how."""
+        if self._attempts[-1]["status"] == "running":
+            self.end("failed")
+
     def _write(self) -> None:
         if not self.kept:
             return
@@ -86,7 +91,11 @@ class RunRecords:
             ids = dict(known["tracker_ids"]) if again and isinstance(known, dict) else {}
             record = RunRecord(path, run_key, number, ids, held, attempts)
             record.note_trackers({})
-            yield record
+            try:
+                yield record
+            except BaseException:
+                record.give_up()
+                raise
 
     def used_digests(self) -> set[str]:
         """The digests used by runs whose folder is still there."""

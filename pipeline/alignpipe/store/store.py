@@ -81,11 +81,13 @@ class Store:
             return None
         obj = self.layout.object(stage, entry["digest"])
         artifact = Artifact(entry["kind"], stage, obj / "payload", entry["digest"])
-        problem = problem_of(obj) if obj.exists() else f"its result of {entry['created']} is no longer in the store"
+        problem = (
+            problem_of(obj) if obj.exists() else f"its result of {_shown(entry['created'])} is no longer in the store"
+        )
         record = read_json(records_folder(obj, key) / "record.json")
         if problem is None and not isinstance(record, dict):
             problem = f"the stored object {obj.name[:12]} has lost the record of this key"
-        return Stored(artifact, entry["created"], entry["folder"], (record or {}).get("code", {}), problem)
+        return Stored(artifact, _shown(entry["created"]), entry["folder"], (record or {}).get("code", {}), problem)
 
     def unfinished(self, stage: str, key: str) -> Unfinished | None:
         """The work folder of an earlier attempt, if it holds any state to resume from."""
@@ -103,7 +105,7 @@ class Store:
         for path in islice(paths, _COMPARED_KEYS):
             entry = read_json(path)
             if isinstance(entry, dict):
-                yield entry["created"], entry["explained"]
+                yield _shown(entry["created"]), entry["explained"]
 
     def find(self, digest: str) -> list[Artifact]:
         """The stored artifacts whose digest begins with `digest`."""
@@ -170,10 +172,10 @@ class Store:
         return artifact
 
     def discard_damaged(self, artifact: Artifact) -> None:
-        """Move an object that cannot be used into the trash."""
+        """Move an object into the trash if its own files are damaged; one that only lost a record serves other keys."""
         obj = artifact.folder.parent
         with storing("moving a damaged object to the trash", obj):
-            if obj.exists():
+            if obj.exists() and problem_of(obj) is not None:
                 to_trash(self.layout, obj)
 
     def record_failure(self, stage: str, key: str, error: str) -> None:
@@ -212,3 +214,8 @@ def _has_state(state: Path) -> bool:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _shown(moment: str) -> str:
+    """A moment as people read it."""
+    return f"{moment[:16].replace('T', ' ')} UTC"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,9 @@ class TokenBatch:
         return self.prompt_lengths + self.response_mask.sum(1) - 1
 
 
-def pad_rows(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: str) -> TokenBatch:
+def pad_rows(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: str
+) -> TokenBatch:
     """Lay out ragged prompts and responses; raises `ValueError` for an empty prompt or response."""
     if not all(len(prompt) and len(response) for prompt, response in zip(prompts, responses, strict=True)):
         raise ValueError("every prompt and every response needs at least one token")
@@ -84,15 +87,22 @@ def _logits(output: object) -> Tensor:
     return logits.float()
 
 
+@runtime_checkable
+class _Adapted(Protocol):
+    """A model inside a wrapper of adapters (peft), whose own signature hides the model's."""
+
+    def get_base_model(self) -> nn.Module: ...
+
+
 def _keeps_logits(model: nn.Module) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if isinstance(model, _Adapted) else model
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
 def response_logprobs(
     model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities [B, T] of the response tokens under `model`, 0 where the mask is False; entropies if asked for."""
+    """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
     first, last = batch.window
     logits = response_logits(model, batch)
     logp = batch.aligned(token_logprobs(logits, batch.input_ids[:, first + 1 : last + 1], temperature))
@@ -110,4 +120,5 @@ def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
 
 def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
     """Scores [B] read at each row's last real token (D11)."""
-    return scorer(batch.input_ids).gather(1, batch.last_positions[:, None]).squeeze(1)
+    scores: Tensor = scorer(batch.input_ids)
+    return scores.gather(1, batch.last_positions[:, None]).squeeze(1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -65,7 +68,9 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
 
 
-def open_policy(source: ModelSource, artifact: Artifact | None, texts: Callable[[], Sequence[str]], seed: int) -> Policy:
+def open_policy(
+    source: ModelSource, artifact: Artifact | None, texts: Callable[[], Sequence[str]], seed: int
+) -> Policy:
     """Load a policy artifact, or build the base model where the port is fed by it.
 
     Raises `ModelError` for a folder that is no checkpoint, or a tokenizer that cannot end a response.
@@ -77,11 +82,23 @@ def open_policy(source: ModelSource, artifact: Artifact | None, texts: Callable[
     else:
         tokenizer = load_tokenizer(artifact.folder)
         model = source.load(artifact.folder)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
+    fit_tokenizer(model, tokenizer)
+    return Policy(model, tokenizer)
+
+
+def fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model an embedding row for every token (D01's new pad token may need one), and its pad and EOS ids.
+
+    New rows are drawn near the mean of the old ones, always the same: every stage that opens the base model gets the
+    very same weights, and so does a run that is resumed.
+    """
+    rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    if len(tokenizer) > rows:
+        with torch.random.fork_rng(devices=[]), _quiet():
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
-    return Policy(model, tokenizer)
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -104,21 +121,40 @@ def load_causal(name: str | Path, revision: str | None = None, **options: Any) -
 
 def load_scorer(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
     """A sequence classifier with one output and all dropout at 0 (D19); a head the checkpoint lacks is made new."""
-    return _load(AutoModelForSequenceClassification, name, revision, {**options, "num_labels": 1})
+    return _load(AutoModelForSequenceClassification, name, revision, {**options, "num_labels": 1}, new="score.")
 
 
-def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, Any]) -> PreTrainedModel:
+def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, Any], new: str = "") -> PreTrainedModel:
+    """Load with `auto`; weights whose name begins with `new` may be missing from the checkpoint."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name} is no checkpoint folder: it has no config.json")
-    transformers_logging.disable_progress_bar()  # the stage has its own
     labels = {"num_labels": options.pop("num_labels")} if "num_labels" in options else {}
     try:
-        config = AutoConfig.from_pretrained(str(name), revision=revision or "main", **labels)
-        without_dropout(config)
-        model = auto.from_pretrained(str(name), revision=revision or "main", config=config, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with _quiet():
+            config = AutoConfig.from_pretrained(str(name), revision=revision or "main", **labels)
+            without_dropout(config)
+            model, info = auto.from_pretrained(
+                str(name), revision=revision or "main", config=config, output_loading_info=True, **options
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"no model can be loaded from {name}: {_first_line(error)}") from error
+    missing = sorted(key for key in info["missing_keys"] if not (new and key.startswith(new)))
+    if missing:
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(f"the checkpoint {name} lacks weights of a {type(model).__name__}: {some}")
     return cast(PreTrainedModel, model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the screen: transformers' progress bar (stages have their own), remarks on what is done on purpose."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def without_dropout(config: PreTrainedConfig) -> None:
@@ -134,15 +170,20 @@ def _first_line(error: BaseException) -> str:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write an ordinary Hugging Face checkpoint: safetensors, config and tokenizer."""
-    transformers_logging.disable_progress_bar()  # the stage has its own
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
+    with _quiet():
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
 
 
 def context_length(model: PreTrainedModel) -> int | None:
     """The most tokens a loaded model can read, or None if its config does not say."""
+    return config_context_length(model.config)
+
+
+def config_context_length(config: PreTrainedConfig) -> int | None:
+    """The same from a model's config alone."""
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
-        value = getattr(model.config, key, None)
+        value = getattr(config, key, None)
         if isinstance(value, int) and value > 0:
             return value
     return None
@@ -162,16 +203,20 @@ class TokenScorer(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         if not isinstance(getattr(model, "score", None), nn.Module):
-            raise ModelError(f"{type(model).__name__} has no head called 'score'; use a decoder model as reward and critic")
+            raise ModelError(
+                f"{type(model).__name__} has no head called 'score'; use a decoder model as reward and critic"
+            )
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
         """Scores [B, L] of the right-padded `input_ids` [B, L]; without a mask, causality keeps pads out."""
         backbone = getattr(self.model, self.model.base_model_prefix)
         options = {"attention_mask": attention_mask, "position_ids": position_ids}
         given = {key: value for key, value in options.items() if value is not None}
         hidden = backbone(input_ids, use_cache=False, **given).last_hidden_state
-        return cast(Tensor, self.model.score(hidden).squeeze(-1).float())
+        return cast(Tensor, cast(nn.Linear, self.model.score)(hidden).squeeze(-1).float())
 
 
 def new_score_head(model: PreTrainedModel, generator: torch.Generator) -> None:

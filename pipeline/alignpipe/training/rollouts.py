@@ -33,8 +33,8 @@ class Rollout(Protocol):
     ) -> list[Response]:
         """One response per prompt from the full distribution (D20), at most `uniforms.shape[1]` tokens each.
 
-        `uniforms` [B, T] in [0, 1): token t of response b is drawn by the inverse CDF at `uniforms[b, t]`, so a response
-        depends on its own row only, not on the batch it was sampled in.
+        `uniforms` [B, T] in [0, 1): token t of response b is drawn by the inverse CDF at `uniforms[b, t]`, so a
+        response depends on its own row only, not on the batch it was sampled in.
         """
         ...
 

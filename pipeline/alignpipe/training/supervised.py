@@ -130,7 +130,8 @@ def _step(
     sums: dict[str, float] = {"loss": 0.0}
     for group in by_length([example.length for example in batch], options.micro_batch_size):
         part = loss([batch[index] for index in group])
-        (part.loss / weight).backward()  # the weight of the whole batch, known before: micro size changes nothing
+        # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
+        torch.autograd.backward(part.loss / weight)
         sums["loss"] += float(part.loss.detach())
         for name, value in part.figures.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -152,7 +153,9 @@ def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
     return [orders[position // count][position % count] for position in wanted]
 
 
-def mean_over(examples: Sequence[E], size: int, loss: Callable[[Sequence[E]], LossSums], model: nn.Module) -> dict[str, float]:
+def mean_over(
+    examples: Sequence[E], size: int, loss: Callable[[Sequence[E]], LossSums], model: nn.Module
+) -> dict[str, float]:
     """The loss and figures of all `examples`, as weighted means, without gradients."""
     model.eval()
     sums: dict[str, float] = {"loss": 0.0}

@@ -11,15 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from alignpipe.errors import DataError, ModelError
 
-
 PAD = "<|pad|>"
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """Make sure the tokenizer can end a response, and has a pad token distinct from that end (D01).
 
-    Where pad is missing or equal to EOS, another special token serves (unknown, then any but BOS, then BOS), or a new one
-    is added; the model's embedding then grows when it is loaded, if it has no row to spare.
+    Where pad is missing or equal to EOS, another special token serves (unknown, then any but BOS, then BOS), or a new
+    one is added; the model's embedding then grows when it is loaded, if it has no row to spare.
 
     Raises `ModelError` if there is no end-of-sequence token.
     """
@@ -35,7 +34,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD})
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, messages: Sequence[Mapping[str, str]] = ()) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, messages: Sequence[Mapping[str, str]] = ()
+) -> list[int]:
     """The ids of a prompt: through the chat template where there is one and the row is conversational, else as text."""
     if messages and tokenizer.chat_template:
         text = tokenizer.apply_chat_template(
@@ -44,7 +45,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, messages: Seq
         ids = tokenizer.encode(str(text), add_special_tokens=False)
     else:
         ids = tokenizer.encode(prompt)
-        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text: here the response is still to come
+        if (
+            ids and ids[-1] == tokenizer.eos_token_id
+        ):  # some tokenizers end every text: here the response is still to come
             ids = ids[:-1]
     return list(ids)
 

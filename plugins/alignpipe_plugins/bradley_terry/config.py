@@ -28,13 +28,16 @@ class BradleyTerryConfig:
     micro_batch_size: int = field(default=8, metadata={"help": "pairs in one forward pass; never changes the result"})
     lr: float = field(default=3e-6, metadata={"help": "peak learning rate (D14)"})
     warmup_share: float = field(default=0.03, metadata={"help": "share of the steps over which the rate rises"})
-    schedule: Schedule = field(default=Schedule.cosine, metadata={"help": "how the rate falls: linear, cosine, constant"})
+    schedule: Schedule = field(
+        default=Schedule.cosine, metadata={"help": "how the rate falls: linear, cosine, constant"}
+    )
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay"})
     adam_eps: float = field(default=1e-5, metadata={"help": "AdamW's epsilon (D14)"})
     max_length: int = field(default=1024, metadata={"help": "tokens of prompt and response; longer responses are cut"})
     normalise: Normalise = field(
-        default=Normalise.demonstrations, metadata={"help": "none, demonstrations (shift, D15), samples (shift and scale, D16)"}
+        default=Normalise.demonstrations,
+        metadata={"help": "none, demonstrations (shift, D15), samples (shift and scale, D16)"},
     )
     normalise_samples: int = field(default=256, metadata={"help": "texts the normalisation is measured on"})
     sample_tokens: int = field(default=128, metadata={"help": "longest response sampled for normalise=samples"})

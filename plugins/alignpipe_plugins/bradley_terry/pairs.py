@@ -41,7 +41,9 @@ def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length
     pairs = []
     for row in rows:
         prompt = encode_prompt(tokenizer, row["prompt"], row["messages"])
-        sides = [fit_length(prompt, encode_response(tokenizer, row[side]), max_length)[1] for side in ("chosen", "rejected")]
+        sides = [
+            fit_length(prompt, encode_response(tokenizer, row[side]), max_length)[1] for side in ("chosen", "rejected")
+        ]
         pairs.append(Pair(prompt, *sides))
     return pairs
 
@@ -63,7 +65,9 @@ def pair_loss(scorer: TokenScorer, pairs: Sequence[Pair], pad_id: int, device: s
     return LossSums(bradley_terry_loss(chosen, rejected).sum(), figures)
 
 
-def layout_mismatch(scorer: TokenScorer, pairs: Sequence[Pair], pad_id: int, device: str, tolerance: float = 0.01) -> float:
+def layout_mismatch(
+    scorer: TokenScorer, pairs: Sequence[Pair], pad_id: int, device: str, tolerance: float = 0.01
+) -> float:
     """Share of chosen texts whose score differs by more than `tolerance` between left- and right-padded rows (D07)."""
     right = score_ids(scorer, [pair.prompt for pair in pairs], [pair.chosen for pair in pairs], pad_id, device)
     rows = [pair.prompt + pair.chosen for pair in pairs]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from alignpipe.api import Artifact, BuildContext, Sample, StageContext
@@ -18,6 +20,7 @@ from alignpipe.training.models import (
     ModelSource,
     Policy,
     TokenScorer,
+    fit_tokenizer,
     limit_length,
     load_scorer,
     load_tokenizer,
@@ -26,8 +29,7 @@ from alignpipe.training.models import (
     save_checkpoint,
 )
 from alignpipe.training.rollouts import Rollout, episode_uniforms
-from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint, fit_length, text_of
-
+from alignpipe.training.tokens import decoder, encode_prompt, encode_response, fingerprint, fit_length, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import layout_mismatch, pair_loss, score_ids, tokenise
 
@@ -56,7 +58,9 @@ class BradleyTerryReward:
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("preferences", "train")
         source: ModelSource = ctx.build(ctx.slots["model"])
-        policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed)
+        policy = open_policy(
+            source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed
+        )
         scorer = _scorer_from(policy, source, inputs.get("policy"), ctx)
         self._use(scorer, policy.tokenizer)
         pad_id = int(policy.tokenizer.pad_token_id)
@@ -143,7 +147,9 @@ class BradleyTerryReward:
         scores = torch.tensor(self.score(self._policy_samples(policy, pairs, ctx)))
         spread = float(scores.std(correction=0))
         if spread == 0:
-            raise DataError("reward.normalise=samples: every sampled answer scores the same, so there is no scale to set")
+            raise DataError(
+                "reward.normalise=samples: every sampled answer scores the same, so there is no scale to set"
+            )
         self._gain = 1.0 / spread
         self._bias = -float(scores.mean()) / spread
 
@@ -153,7 +159,8 @@ class BradleyTerryReward:
         rollout: Rollout = ctx.build(ctx.slots["rollout"])
         rows = pairs[: config.normalise_samples]
         prompts = [encode_prompt(policy.tokenizer, row["prompt"], row["messages"]) for row in rows]
-        policy.model.to(ctx.device)
+        cast(nn.Module, policy.model).to(ctx.device)
+        decode = decoder(policy.tokenizer)
         responses = rollout.sample(
             policy.model,
             prompts,
@@ -164,7 +171,7 @@ class BradleyTerryReward:
         return [
             Sample(
                 row["prompt"],
-                policy.tokenizer.decode(response.ids, skip_special_tokens=True),
+                decode(response.ids),
                 messages=row["messages"],
                 prompt_ids=prompt,
                 response_ids=response.ids,
@@ -181,7 +188,7 @@ def _scorer_from(policy: Policy, source: ModelSource, artifact: Artifact | None,
     if not (folder / "config.json").is_file() or folder == ctx.work / "base":
         save_checkpoint(policy.model, policy.tokenizer, folder)
     model = source.load_scorer(folder)
-    model.config.pad_token_id = policy.tokenizer.pad_token_id
+    fit_tokenizer(model, policy.tokenizer)
     new_score_head(model, torch.Generator().manual_seed(ctx.seed))
     return TokenScorer(model).to(ctx.device)
 

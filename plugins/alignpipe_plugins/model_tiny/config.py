@@ -18,9 +18,13 @@ class TinyConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.heads):
-            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of twice the number of heads, {self.heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of twice the number of heads, {self.heads}"
+            )
         if self.vocabulary < 300:
-            raise ValueError(f"vocabulary must be at least 300 (256 bytes, special tokens, some merges), got {self.vocabulary}")
+            raise ValueError(
+                f"vocabulary must be at least 300 (256 bytes, special tokens, some merges), got {self.vocabulary}"
+            )
         for name in ("layers", "heads", "intermediate_size", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

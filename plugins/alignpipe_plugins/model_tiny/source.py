@@ -9,12 +9,17 @@ from typing import cast
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from alignpipe.api import BuildContext
 from alignpipe.training.models import load_causal, load_scorer
 from alignpipe.training.tokens import PAD
-
 from alignpipe_plugins.model_tiny.config import TinyConfig
 
 _END = "<|end|>"
@@ -40,7 +45,7 @@ class TinySource:
                 show_progress=False,
             ),
         )
-        return PreTrainedTokenizerFast(
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
             tokenizer_object=bpe, eos_token=_END, pad_token=PAD, model_max_length=self._config.context
         )
 

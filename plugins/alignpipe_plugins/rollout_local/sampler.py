@@ -11,7 +11,6 @@ from transformers import DynamicCache, PreTrainedModel
 from alignpipe.api import BuildContext
 from alignpipe.ops.sampling import inverse_cdf_sample
 from alignpipe.training.rollouts import Response
-
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
 
 
@@ -35,7 +34,7 @@ class LocalRollout:
             raise ValueError(f"{len(prompts)} prompts but uniforms for {uniforms.shape[0]}")
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
         responses: dict[int, Response] = {}
-        model.eval()
+        model.train(False)
         with torch.no_grad():
             for start in range(0, len(order), self._batch_size):
                 rows = order[start : start + self._batch_size]

@@ -22,14 +22,20 @@ class SFTConfig:
     epochs: float = field(default=1.0, metadata={"help": "passes over the demonstrations, where max_steps is unset"})
     max_steps: int | None = field(default=None, metadata={"help": "optimiser steps; unset: from epochs"})
     batch_size: int = field(default=16, metadata={"help": "demonstrations in one optimiser step"})
-    micro_batch_size: int = field(default=8, metadata={"help": "demonstrations in one forward pass; never changes the result"})
+    micro_batch_size: int = field(
+        default=8, metadata={"help": "demonstrations in one forward pass; never changes the result"}
+    )
     lr: float = field(default=2e-5, metadata={"help": "peak learning rate"})
     warmup_share: float = field(default=0.03, metadata={"help": "share of the steps over which the rate rises"})
-    schedule: Schedule = field(default=Schedule.cosine, metadata={"help": "how the rate falls: linear, cosine, constant"})
+    schedule: Schedule = field(
+        default=Schedule.cosine, metadata={"help": "how the rate falls: linear, cosine, constant"}
+    )
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay"})
     adam_eps: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
-    loss_on: LossOn = field(default=LossOn.completion, metadata={"help": "completion: response tokens only; all: prompt too"})
+    loss_on: LossOn = field(
+        default=LossOn.completion, metadata={"help": "completion: response tokens only; all: prompt too"}
+    )
     max_length: int = field(default=1024, metadata={"help": "tokens of prompt and response; longer responses are cut"})
     heldout: int = field(default=256, metadata={"help": "most held-out demonstrations for the evaluation loss"})
     eval_every: int = field(default=100, metadata={"help": "steps between evaluations"})

@@ -15,7 +15,6 @@ from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
 from alignpipe.training.tokens import encode_prompt, encode_response, fit_length, text_of
-
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
 
@@ -61,7 +60,10 @@ class SFTStage:
 
         def loss(batch: Sequence[Demonstration]) -> supervised.LossSums:
             tokens = pad_rows(
-                [row.prompt for row in batch], [row.response for row in batch], policy.tokenizer.pad_token_id, ctx.device
+                [row.prompt for row in batch],
+                [row.response for row in batch],
+                policy.tokenizer.pad_token_id,
+                ctx.device,
             )
             logp, _ = response_logprobs(model, tokens)
             return supervised.LossSums(_negative_sum(logp))

@@ -13,7 +13,7 @@ from alignpipe.errors import DataError
 from alignpipe_plugins.support.config import SupportConfig
 from alignpipe_plugins.support.gold import WEIGHTS, judge
 from alignpipe_plugins.support.plugin import GOLD_VERSION
-from alignpipe_plugins.support.world import CARELESS, Case, Habits, sample_answer, sample_case, sample_pair
+from alignpipe_plugins.support.world import Case, Habits, sample_answer, sample_case, sample_pair
 
 _PATIENCE = 1000
 """Draws without a new prompt (or without two different scores) after which the world is taken to be used up."""
@@ -80,7 +80,7 @@ def _demonstration(case: Case, random: Random) -> dict[str, Any]:
 def _preference(case: Case, noise: float, random: Random) -> dict[str, Any]:
     """Two answers with different gold scores, the better one chosen unless the label is flipped."""
     while True:
-        worse, better = sorted(sample_pair(case, CARELESS, random), key=lambda answer: gold_score(answer, case))
+        worse, better = sorted(sample_pair(case, Habits(), random), key=lambda answer: gold_score(answer, case))
         if gold_score(better, case) > gold_score(worse, case):
             break
     if random.random() < noise:

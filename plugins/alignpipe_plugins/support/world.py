@@ -39,7 +39,7 @@ PROBLEMS: Mapping[str, Problem] = {
         complaint=True,
     ),
     "late": Problem(
-        ("My {item} has not arrived yet.", "I am still waiting for the {item}.", "Where is my {item}?"),
+        ("My {item} has not arrived yet.", "I am still waiting for the {item}.", "The {item} never came."),
         ("Here is the tracking link.", "I am sending you the tracking link."),
         complaint=True,
     ),
@@ -48,19 +48,9 @@ PROBLEMS: Mapping[str, Problem] = {
         ("We will refund the second payment.", "A refund is on its way."),
         complaint=True,
     ),
-    "wrong": Problem(
-        ("You sent me somebody else's {item}.", "This is not the {item} I ordered.", "I got the wrong {item}."),
-        ("We will exchange it for free.", "The courier will exchange it."),
-        complaint=True,
-    ),
     "manual": Problem(
-        ("How do I set up the {item}?", "Is there a guide for the {item}?", "I cannot find out how to use my {item}."),
+        ("How do I set up the {item}?", "Is there a guide for the {item}?", "How can I use my {item}?"),
         ("Here is the manual.", "I am sending you the manual."),
-        complaint=False,
-    ),
-    "invoice": Problem(
-        ("Can I have a receipt for the {item}?", "I need a bill for my {item}.", "My office wants an invoice for the {item}."),
-        ("The invoice is in your inbox.", "I have mailed you the invoice."),
         complaint=False,
     ),
     "warranty": Problem(
@@ -69,7 +59,7 @@ PROBLEMS: Mapping[str, Problem] = {
         complaint=False,
     ),
     "stock": Problem(
-        ("Can I buy another {item}?", "Do you still sell the {item}?", "I would like a second {item}."),
+        ("Can I buy another {item}?", "Do you still sell the {item}?", "Could I get a second {item}?"),
         ("You can order it again online.", "Yes, order it in our shop."),
         complaint=False,
     ),
@@ -79,9 +69,7 @@ REMEDY_WORDS: Mapping[str, str] = {
     "broken": "replacement",
     "late": "tracking",
     "charged": "refund",
-    "wrong": "exchange",
     "manual": "manual",
-    "invoice": "invoice",
     "warranty": "warranty",
     "stock": "order",
 }
@@ -92,8 +80,10 @@ APOLOGIES = ("Sorry about the {item}.", "I am sorry about your {item}.")
 THANKS = ("Thanks for asking about the {item}.", "Thank you for choosing our {item}.")
 VAGUE = ("We will look into it.", "Somebody will call you back.")
 CHATTER = ("Our shop is open every day.", "Please rate this chat.", "Have you seen our summer sale?")
+CURT = ("Noted about the {item}.", "This is about your {item}.")
 BARE_APOLOGIES = ("Sorry about that.", "I am sorry.")
 BARE_THANKS = ("Thanks for asking.", "Thank you.")
+BARE_CURT = ("Noted.", "I see.")
 
 
 @dataclass(frozen=True)
@@ -135,19 +125,14 @@ class Habits:
     """How an agent writes: the probability of each good and each bad trait of an answer."""
 
     greets: float = 0.55
-    greets_wrongly: float = 0.10
+    greets_wrongly: float = 0.05
     names_product: float = 0.55
-    names_wrong_product: float = 0.10
+    names_wrong_product: float = 0.05
     fits: float = 0.50
-    misfits: float = 0.20
-    right_tone: float = 0.65
+    misfits: float = 0.15
+    right_tone: float = 0.55
+    wrong_tone: float = 0.10
     chatters: float = 0.30
-
-
-CARELESS = Habits(
-    greets=0.5, greets_wrongly=0.12, names_product=0.5, names_wrong_product=0.12, fits=0.45, misfits=0.25, right_tone=0.6
-)
-"""Those who wrote the drafts that were compared: wrong as often as right, so that the pairs tell the two apart."""
 
 
 def sample_answer(case: Case, habits: Habits, random: Random) -> str:
@@ -178,15 +163,20 @@ def _greeting(case: Case, habits: Habits, random: Random) -> str:
 
 
 def _tone(case: Case, habits: Habits, random: Random) -> str:
-    apologise = PROBLEMS[case.problem].complaint == (random.random() < habits.right_tone)
+    draw = random.random()
+    complaint = PROBLEMS[case.problem].complaint
+    if draw < habits.right_tone:
+        named, bare = (APOLOGIES, BARE_APOLOGIES) if complaint else (THANKS, BARE_THANKS)
+    elif draw < habits.right_tone + habits.wrong_tone:
+        named, bare = (THANKS, BARE_THANKS) if complaint else (APOLOGIES, BARE_APOLOGIES)
+    else:
+        named, bare = CURT, BARE_CURT
     draw = random.random()
     if draw < habits.names_product:
-        product = case.product
-    elif draw < habits.names_product + habits.names_wrong_product:
-        product = _other(case.product, PRODUCTS, random)
-    else:
-        return random.choice(BARE_APOLOGIES if apologise else BARE_THANKS)
-    return random.choice(APOLOGIES if apologise else THANKS).format(item=product)
+        return random.choice(named).format(item=case.product)
+    if draw < habits.names_product + habits.names_wrong_product:
+        return random.choice(named).format(item=_other(case.product, PRODUCTS, random))
+    return random.choice(bare)
 
 
 def _remedy(case: Case, habits: Habits, random: Random) -> str:

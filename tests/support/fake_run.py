@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from alignpipe.errors import StageInterrupted
 from alignpipe.registry import Registry
 from alignpipe.registry.loader import Plugin
 from alignpipe.registry.records import Registered
+from alignpipe.runner import execute
+from alignpipe.runner.recording import read_lines
 
 HERE = Path(__file__).parent
 
@@ -171,6 +174,27 @@ class TrackerConfig:
     fails: str = ""
 
 
+class NoStage:
+    """What a broken factory makes."""
+
+    def __init__(self, config: EvalConfig, ctx: Any) -> None:
+        self.config = config
+
+
+class Curious:
+    """Uses everything a context offers."""
+
+    def __init__(self, config: EvalConfig, ctx: Any) -> None:
+        self.config = config
+
+    def run(self, inputs: Mapping[str, Artifact], ctx: Any) -> None:
+        other = ctx.build(Selected("data", "fake", DataConfig(rows=9)))
+        ctx.say(f"{other.config.rows} rows on {ctx.device} with seed {ctx.seed}")
+        ctx.log({"a": 1}, 5)
+        ctx.log({"b": float("nan")})
+        (ctx.payload / "slots").write_text(" ".join(ctx.slots))
+
+
 def note_execution(ctx: Any) -> None:
     """One line per attempt of a stage, across processes."""
     if log := os.environ.get("FAKE_EXECUTIONS"):
@@ -179,6 +203,7 @@ def note_execution(ctx: Any) -> None:
 
 
 DATASET, POLICY = Port("dataset"), Port("policy")
+SFT_PORTS = {"dataset": DATASET, "policy": Port("policy", "base", required=False)}
 PPO_PORTS = {
     "dataset": DATASET,
     "policy": Port("policy", "nearest_or_base"),
@@ -191,16 +216,15 @@ EVAL_PORTS = {
     "baseline": Port("policy", "first", required=False),
     "reward": Port("reward", required=False),
 }
+ME = "support.fake_run"
 COMPONENTS = (
-    Component("data", "fake", DataConfig, "fake_run:Data", "data", makes="dataset"),
-    Component("model", "fake", ModelConfig, "fake_run:Data", "a model source"),
-    Component(
-        "sft", "fake", SftConfig, "fake_run:Train", "sft", needs={"dataset": DATASET}, makes="policy", uses=("model",)
-    ),
-    Component("ppo", "fake", PpoConfig, "fake_run:Train", "ppo", needs=PPO_PORTS, makes="policy", uses=("model",)),
-    Component("reward", "fake", EvalConfig, "fake_run:Data", "a reward"),
-    Component("eval", "fake", EvalConfig, "fake_run:Eval", "eval", needs=EVAL_PORTS, makes="report"),
-    Component("tracker", "fake", TrackerConfig, "fake_run:RecordingTracker", "a tracker"),
+    Component("data", "fake", DataConfig, f"{ME}:Data", "data", makes="dataset"),
+    Component("model", "fake", ModelConfig, f"{ME}:Data", "a model source"),
+    Component("sft", "fake", SftConfig, f"{ME}:Train", "sft", needs=SFT_PORTS, makes="policy", uses=("model",)),
+    Component("ppo", "fake", PpoConfig, f"{ME}:Train", "ppo", needs=PPO_PORTS, makes="policy", uses=("model",)),
+    Component("reward", "fake", EvalConfig, f"{ME}:Data", "a reward"),
+    Component("eval", "fake", EvalConfig, f"{ME}:Eval", "eval", needs=EVAL_PORTS, makes="report"),
+    Component("tracker", "fake", TrackerConfig, f"{ME}:RecordingTracker", "a tracker"),
 )
 
 
@@ -249,9 +273,29 @@ def make_run(
     )
 
 
-if __name__ == "__main__":
-    from alignpipe.runner import execute
+def start(outputs: Path, **given: Any) -> subprocess.Popen[str]:
+    """A run in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "support.fake_run", json.dumps({"outputs": str(outputs), **given})]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+
+def summary_of(run: RunConfig) -> dict[str, Any]:
+    """The run's summary.json."""
+    return json.loads((run.folder / "summary.json").read_text())
+
+
+def statuses(run: RunConfig) -> dict[str, str]:
+    """How each stage of a run ended."""
+    return {name: stage["status"] for name, stage in summary_of(run)["stages"].items()}
+
+
+def metrics_of(run: RunConfig) -> list[dict[str, Any]]:
+    """The lines of the run's metrics.jsonl."""
+    return read_lines(run.folder / "metrics.jsonl")
+
+
+if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     sft_config = SftConfig(**given.pop("sft", {}))
     sys.exit(execute(make_run(Path(given.pop("outputs")), sft=sft_config, **given), make_registry()))

@@ -1,0 +1,1 @@
+"""eval=standard: the policy against the first policy of the run, on held-out prompts."""

@@ -1,0 +1,43 @@
+"""Two sets of scores on the same prompts: means, win rate, and how sure we can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from alignpipe.ops.intervals import bootstrap_interval
+from alignpipe.ops.pairs import wins
+from alignpipe.rewarding.scoring import Scored
+
+
+def compare(ours: Scored, theirs: Scored | None, *, seed: int, confidence: float, resamples: int) -> dict[str, float]:
+    """Mean, parts and, against `theirs`, the win rate with its bootstrap interval over prompts (ties count half)."""
+    scores = torch.tensor(ours.total, dtype=torch.float64)
+    figures = {"mean": float(scores.mean()), "std": float(scores.std(correction=0))}
+    figures.update({f"part/{name}": _mean(values) for name, values in ours.parts.items()})
+    if theirs is None:
+        return figures
+    outcome = wins(scores, torch.tensor(theirs.total, dtype=torch.float64))
+    low, high = bootstrap_interval(outcome, torch.Generator().manual_seed(seed), confidence, resamples)
+    return {
+        **figures,
+        "baseline_mean": _mean(theirs.total),
+        **{f"baseline_part/{name}": _mean(values) for name, values in theirs.parts.items()},
+        "win_rate": float(outcome.mean()),
+        "win_rate_low": low,
+        "win_rate_high": high,
+    }
+
+
+def rows_of(title: str, figures: Mapping[str, float], confidence: float) -> list[list[str | float | None]]:
+    """The report's lines about one reward: label, baseline, policy."""
+    lines: list[list[str | float | None]] = [[title, figures.get("baseline_mean"), figures["mean"]]]
+    if "win_rate" in figures:
+        interval = f"{figures['win_rate']:.3f} [{figures['win_rate_low']:.3f}, {figures['win_rate_high']:.3f}]"
+        lines.append([f"{title} win rate [{confidence:.0%}]", None, interval])
+    return lines
+
+
+def _mean(values: list[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).mean())

@@ -1,0 +1,1 @@
+"""reward=keywords: a written rule that counts wanted and unwanted words and watches the length."""

@@ -1,0 +1,107 @@
+"""Where `model.path` points: a local checkpoint folder, or one commit of a hub repository. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from alignpipe.errors import ConfigError, ModelError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Location:
+    """`name` is what `from_pretrained` takes: a folder, or a hub name with `commit`."""
+
+    name: str
+    commit: str | None
+
+    def fingerprint(self) -> str:
+        """A hub name with its commit, or a digest of the folder's files."""
+        return f"hub:{self.name}:{self.commit}" if self.commit else f"folder:{_folder_digest(Path(self.name))}"
+
+
+def locate(path: str, revision: str | None) -> Location:
+    """Find out what `model.path` names; a folder that is there goes before a hub name, as in transformers.
+
+    Raises `ModelError` if it is a folder without a config.json, no folder and no hub name, or a hub name that cannot be
+    reached.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(f"model.hub_revision={revision} is for hub names, but model.path={path} is a local folder")
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path={path} is no checkpoint folder: it has no config.json")
+        return Location(str(folder), None)
+    if folder.exists():
+        raise ModelError(f"model.path={path} is a file; give the checkpoint folder it lies in")
+    if not _HUB_NAME.fullmatch(path):
+        raise ModelError(f"model.path={path}: there is no such folder (looked in {Path.cwd()}), and it is no hub name")
+    return Location(path, _resolve(path, revision or "main"))
+
+
+def template_text(path: str) -> str:
+    """The text of `model.chat_template`.
+
+    Raises `ConfigError` if it cannot be read.
+    """
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.chat_template={path} cannot be read: {error}") from error
+
+
+def text_digest(text: str) -> str:
+    """The sha256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _resolve(name: str, revision: str) -> str:
+    """The commit a hub revision stands for now; without a network, the one in the local cache.
+
+    Once per process: planning and loading must mean the same commit.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"model.path={name}: there is no such folder here, the hub cannot be reached, and its cache does not hold "
+            f"{name} at {revision}; download the model where there is a network, or give a checkpoint folder"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(
+            f"model.path={name}: there is no such folder here, and the hub says: {_first_line(error)}"
+        ) from error
+    return config.parent.name
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _folder_digest(folder: Path) -> str:
+    """The sha256 over names and bytes of all files; hidden ones (`.git`, `.cache`) do not count."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+            whole.update(f"{relative.as_posix()} {digest.hexdigest()}\n".encode())
+    return whole.hexdigest()

@@ -1,0 +1,142 @@
+"""The pretrained model: transformers' auto classes, and peft's adapters around them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jinja2 import Environment, TemplateSyntaxError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from alignpipe.api import BuildContext
+from alignpipe.errors import ConfigError, ModelError
+from alignpipe.training.models import config_context_length, load_causal, load_scorer, load_tokenizer
+from alignpipe_plugins.model_pretrained.config import PretrainedConfig
+from alignpipe_plugins.model_pretrained.location import Location, locate, template_text
+
+
+class PretrainedSource:
+    """Loads a model somebody else has trained, and every checkpoint made from it, in one precision."""
+
+    def __init__(self, config: PretrainedConfig, seed: int) -> None:
+        self._config = config
+        self._seed = seed
+
+    def tokenizer(self, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer, with `chat_template` in place of its own if that is set.
+
+        Raises `ModelError` if it cannot be loaded or has no end-of-sequence token, `ConfigError` for a template that
+        is no Jinja.
+        """
+        where = self._locate()
+        with self._named():
+            tokenizer = load_tokenizer(where.name, where.commit)
+        if self._config.chat_template is not None:
+            tokenizer.chat_template = _template(self._config.chat_template)
+        return tokenizer
+
+    def context_length(self) -> int | None:
+        """The most tokens the model can read, from its config alone."""
+        where = self._locate()
+        try:
+            config = AutoConfig.from_pretrained(where.name, revision=where.commit or "main")
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model.path={self._config.path}: its config.json cannot be read: {error}") from error
+        return config_context_length(config)
+
+    def base(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+        """The model as it was published."""
+        where = self._locate()
+        with self._named():
+            return load_causal(where.name, where.commit, **self._options())
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A checkpoint of an earlier stage, in this precision and attention."""
+        return load_causal(folder, **self._options())
+
+    def load_scorer(self, folder: Path) -> PreTrainedModel:
+        """The same as a classifier with one output."""
+        return load_scorer(folder, **self._options())
+
+    def adapt(self, model: PreTrainedModel) -> nn.Module:
+        """The model itself, or with `lora_rank` the model with adapters, which alone are trained.
+
+        The adapters are drawn from the run's seed, so that an interrupted run starts from the very same ones. The model
+        is changed in place.
+
+        Raises `ConfigError` if peft is not installed or the model has no such layers.
+        """
+        if self._config.lora_rank == 0:
+            return model
+        peft = _peft()
+        lora = peft.LoraConfig(
+            r=self._config.lora_rank,
+            lora_alpha=self._config.lora_alpha,
+            lora_dropout=self._config.lora_dropout,
+            target_modules=list(self._config.lora_targets) or "all-linear",
+            # GPT-2 keeps its weights the other way round; peft would find out, with a warning.
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's
+            torch.manual_seed(self._seed)
+            try:
+                return cast(nn.Module, peft.get_peft_model(model, lora))
+            except ValueError as error:
+                raise ConfigError(f"model.lora_targets={list(self._config.lora_targets)}: {error}") from error
+
+    def merge(self, model: nn.Module) -> PreTrainedModel:
+        """The ordinary model, adapters folded into its weights; `model` cannot be trained on afterwards."""
+        if isinstance(model, PreTrainedModel):
+            return model
+        merged = cast(Any, model).merge_and_unload()
+        return cast(PreTrainedModel, merged.requires_grad_(True))
+
+    def _locate(self) -> Location:
+        return locate(self._config.path, self._config.hub_revision)
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"dtype": self._config.dtype.value}
+        if self._config.attention is not None:
+            options["attn_implementation"] = self._config.attention
+        return options
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say in every error which key named the model."""
+        try:
+            yield
+        except ModelError as error:
+            raise ModelError(f"model.path={self._config.path}: {error}") from error
+
+
+def _template(path: str) -> str:
+    text = template_text(path)
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"model.chat_template={path}, line {error.lineno}: {error.message}") from error
+    return text
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(
+            f"model.lora_rank needs peft, which cannot be imported ({error}): pip install 'alignpipe[lora]', "
+            "or leave model.lora_rank at 0"
+        ) from error
+    return peft
+
+
+def build(config: PretrainedConfig, context: BuildContext) -> PretrainedSource:
+    """The component's factory."""
+    return PretrainedSource(config, context.seed)

@@ -1,0 +1,55 @@
+"""What an update logs: TRL's names where TRL has one; the README's table says what each means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from alignpipe.ops.losses import explained_variance
+from alignpipe.ops.masking import masked_mean, masked_var
+
+from alignpipe_plugins.ppo.episodes import Episodes
+from alignpipe_plugins.ppo.update import StepStatistics
+
+
+def update_metrics(
+    episodes: Episodes,
+    sequence_kl: Tensor,
+    returns: Tensor,
+    statistics: StepStatistics,
+    norms: Mapping[str, Sequence[float]],
+    kl_coef: float,
+) -> dict[str, float]:
+    """The figures of one update; `sequence_kl` [B] in nats, `returns` [B, T]."""
+    mask = episodes.mask
+    lengths = mask.sum(1).float()
+    kl = float(sequence_kl.mean())
+    scores = float(episodes.scores.mean())
+    ratio = statistics.mean("ratio")
+    return {
+        "objective/kl": kl,
+        "objective/entropy": float(-episodes.logprobs.sum(1).mean()),
+        "objective/non_score_reward": -kl_coef * kl,
+        "objective/rlhf_reward": scores - kl_coef * kl,
+        "objective/scores": scores,
+        "policy/approxkl_avg": statistics.mean("approxkl"),
+        "policy/clipfrac_avg": statistics.mean("clipfrac"),
+        "policy/entropy_avg": float(masked_mean(episodes.entropies, mask)),
+        "loss/policy_avg": statistics.mean("policy_loss"),
+        "loss/value_avg": statistics.mean("value_loss"),
+        "val/clipfrac_avg": statistics.mean("value_clipfrac"),
+        "val/ratio": ratio,
+        "val/ratio_var": max(0.0, statistics.mean("ratio_squared") - ratio**2),
+        "val/num_eos_tokens": float(episodes.ended.sum()),
+        "val/explained_variance": float(explained_variance(episodes.values, returns, mask)),
+        "val/returns_mean": float(masked_mean(returns, mask)),
+        "val/returns_var": float(masked_var(returns, mask)),
+        "response_length/mean": float(lengths.mean()),
+        "response_length/max": float(lengths.max()),
+        "response_length/truncated_frac": 1.0 - float(episodes.ended.float().mean()),
+        "reward/std": float(episodes.scores.std(correction=0)),
+        **{f"reward/part/{name}": float(values.mean()) for name, values in episodes.parts.items()},
+        **{f"grad_norm/{name}": sum(values) / len(values) for name, values in norms.items() if values},
+        "kl_coef": kl_coef,
+    }

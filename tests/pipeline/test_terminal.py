@@ -1,0 +1,121 @@
+"""What a run shows: plain lines without a terminal, bars and framed tables at one; and where it computes."""
+
+from __future__ import annotations
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from alignpipe.config.model import RunSettings
+from alignpipe.errors import ConfigError
+from alignpipe.runner import terminal as terminal_module
+from alignpipe.runner.devices import prepare_device
+from alignpipe.runner.report import show_table
+from alignpipe.runner.terminal import Terminal, in_words
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    moment = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(terminal_module.time, "monotonic", lambda: moment.now)
+    return moment
+
+
+def test_plain_lines_come_every_tenth_or_ten_seconds_and_never_more_than_one_a_second(capsys, clock):
+    with Terminal().bar("ppo") as bar:
+        for step in range(1, 101):
+            clock.now += 0.5
+            bar.update(step, 100, {"kl": step / 1000}, "update")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ppo      10/100 updates  5 s  kl 0.01"
+    assert len(lines) == 10
+    assert lines[-1] == "ppo      100/100 updates  50 s  kl 0.1"
+    with Terminal().bar("sft") as bar:
+        for step in range(1, 41):
+            clock.now += 3
+            bar.update(step, 4000, {}, "step")
+    assert len(capsys.readouterr().err.splitlines()) == 10
+
+
+def test_a_stage_that_is_over_at_once_needs_no_line(capsys, clock):
+    with Terminal().bar("data") as bar:
+        bar.update(1, 1, {}, "split")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_and_a_line_above_it(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    assert terminal.interactive
+    with terminal.bar("ppo") as bar:
+        bar.update(3, 10, {"kl": 0.125}, "update")
+        terminal.say("[saved] a checkpoint")
+    terminal.say("after it")
+    assert "[saved] a checkpoint" in screen.getvalue()
+    assert screen.getvalue().endswith("after it\n")
+
+
+def test_tables():
+    plain, screen = io.StringIO(), Screen()
+    rows = [["win rate", "-", "0.81 [0.70, 0.90]"]]
+    show_table(plain, "eval", ["", "sft", "ppo"], rows)
+    assert plain.getvalue() == "\neval\n          sft                ppo\nwin rate    -  0.81 [0.70, 0.90]\n\n"
+    show_table(screen, "eval", ["", "sft", "ppo"], rows)
+    assert "0.81 [0.70, 0.90]" in screen.getvalue()
+
+
+def test_figures_in_words():
+    assert in_words({"loss": 0.123456, "kl": 12.0}) == "loss 0.1235  kl 12"
+
+
+def fake_torch(cuda=0, mps=False):
+    threads = []
+    return SimpleNamespace(
+        threads=threads,
+        set_num_threads=threads.append,
+        cuda=SimpleNamespace(is_available=lambda: cuda > 0, device_count=lambda: cuda),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "expected"),
+    [
+        ("auto", {}, "cpu"),
+        ("auto", {"cuda": 1}, "cuda"),
+        ("cuda:1", {"cuda": 2}, "cuda:1"),
+        ("mps", {"mps": True}, "mps"),
+        ("cpu", {"cuda": 1}, "cpu"),
+    ],
+)
+def test_devices(monkeypatch, device, machine, expected):
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(**machine))
+    assert prepare_device(RunSettings(device=device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda:1", "device=cuda:1: torch sees 1 CUDA devices"), ("mps", "sees no such device")]
+)
+def test_devices_that_are_not_there(monkeypatch, device, message):
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=1))
+    with pytest.raises(ConfigError, match=message):
+        prepare_device(RunSettings(device=device))
+
+
+def test_threads(monkeypatch):
+    torch = fake_torch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert prepare_device(RunSettings(device="cpu", threads=2)) == "cpu"
+    assert torch.threads == [2]

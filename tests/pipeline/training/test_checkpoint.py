@@ -1,0 +1,81 @@
+"""Checkpoints: complete or absent, newest only, everything back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from alignpipe.training.checkpoint import Checkpoints, latest_step
+from alignpipe.training.models import load_causal
+from support import checkpoints
+
+
+def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A small net after one step of AdamW, so that the optimiser has a state."""
+    torch.manual_seed(seed)
+    net = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1 * (seed + 1))
+    net(torch.ones(3)).sum().backward()
+    optimizer.step()
+    return net, optimizer
+
+
+def test_weights_optimiser_and_extras_come_back(tmp_path: Path) -> None:
+    net, optimizer = stepped(0)
+    best = torch.tensor([1.5, 2.5])
+    Checkpoints(tmp_path).save(7, {"policy": net}, {"policy": optimizer}, {"kl_coef": 0.125, "best": best})
+    other, other_optimizer = stepped(1)
+    step, extra = Checkpoints(tmp_path).load({"policy": other}, {"policy": other_optimizer})
+    assert (step, extra["kl_coef"]) == (7, 0.125)
+    assert torch.equal(extra["best"], best)
+    for each, optim in ((net, optimizer), (other, other_optimizer)):  # the next step is the same, moments included
+        optim.zero_grad()
+        each(torch.tensor([1.0, -2.0, 3.0])).square().sum().backward()
+        optim.step()
+    assert torch.equal(net.weight, other.weight)
+    assert torch.equal(net.bias, other.bias)
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    model = load_causal(checkpoints.llama())
+    with torch.no_grad():
+        model.lm_head.weight.add_(1.0)
+    Checkpoints(tmp_path).save(1, {"model": model}, {}, {})
+    other = load_causal(checkpoints.llama())
+    Checkpoints(tmp_path).load({"model": other}, {})
+    assert other.lm_head.weight is other.get_input_embeddings().weight
+    assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+
+
+def test_only_the_newest_is_kept(tmp_path: Path) -> None:
+    net, optimizer = stepped(0)
+    for step in (5, 10, 100):
+        Checkpoints(tmp_path).save(step, {"net": net}, {"net": optimizer}, {})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000100"]
+    assert latest_step(tmp_path) == Checkpoints(tmp_path).latest() == 100
+
+
+def test_a_checkpoint_that_was_cut_off_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, optimizer = stepped(0)
+    Checkpoints(tmp_path).save(5, {"net": net}, {}, {})
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            Checkpoints(tmp_path).save(10, {"net": net}, {}, {})
+    assert latest_step(tmp_path) == 5
+    assert Checkpoints(tmp_path).load({"net": net}, {})[0] == 5
+    Checkpoints(tmp_path).save(10, {"net": net}, {"net": optimizer}, {})  # what was left behind is in nobody's way
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+def test_nothing_to_load(tmp_path: Path) -> None:
+    assert latest_step(tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        Checkpoints(tmp_path).load({}, {})

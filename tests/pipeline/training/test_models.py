@@ -1,0 +1,179 @@
+"""Loading and checking models: what is refused, what is set to 0, what grows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config
+
+from alignpipe.api import Artifact
+from alignpipe.errors import ModelError
+from alignpipe.training.models import (
+    TokenScorer,
+    context_length,
+    fit_tokenizer,
+    limit_length,
+    load_causal,
+    load_scorer,
+    load_tokenizer,
+    new_score_head,
+    open_policy,
+    save_checkpoint,
+    without_dropout,
+)
+from support import checkpoints
+
+
+class FolderSource:
+    """A model source of one checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.texts: list[str] = []
+
+    def tokenizer(self, texts):
+        self.texts = list(texts)
+        return load_tokenizer(self.folder)
+
+    def base(self, tokenizer, seed):
+        return load_causal(self.folder)
+
+    def load(self, folder):
+        return load_causal(folder)
+
+
+def no_texts() -> list[str]:
+    raise AssertionError("a checkpoint has its own tokenizer")
+
+
+@pytest.mark.parametrize("load", [load_causal, load_scorer])
+def test_a_folder_that_is_no_checkpoint(load, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is no checkpoint folder: it has no config\.json"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"no tokenizer can be loaded from {tmp_path}"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_checkpoint_without_weights(tmp_path: Path) -> None:
+    shutil.copy(checkpoints.llama() / "config.json", tmp_path)
+    with pytest.raises(ModelError, match=f"no model can be loaded from {tmp_path}"):
+        load_causal(tmp_path)
+
+
+def test_a_checkpoint_with_broken_weights(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoints.llama(), tmp_path / "broken")
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="no model can be loaded from"):
+        load_causal(folder)
+
+
+def test_a_checkpoint_with_some_weights_missing(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoints.llama(), tmp_path / "part")
+    weights = load_file(folder / "model.safetensors")
+    gone = [name for name in weights if ".layers.1.mlp" in name]
+    save_file({name: value for name, value in weights.items() if name not in gone}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"lacks weights of a LlamaForCausalLM: model\.layers\.1\.mlp"):
+        load_causal(folder)
+
+
+def test_a_missing_head_is_made_new_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    model = load_scorer(checkpoints.llama())
+    assert model.score.weight.shape == (1, 32)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_all_dropout_is_off_so_that_training_mode_computes_the_same() -> None:
+    config = GPT2Config(resid_pdrop=0.3, summary_first_dropout=0.2)
+    without_dropout(config)
+    assert {key: value for key, value in config.to_dict().items() if "drop" in key and value} == {}
+    ids = torch.tensor([[5, 6, 7, 8]])
+    noisy = checkpoints.gpt2_model(checkpoints.gpt2_tokenizer()).train()
+    assert not torch.equal(noisy(ids).logits, noisy(ids).logits)
+    for model in (load_causal(checkpoints.gpt2()).train(), load_scorer(checkpoints.gpt2()).train()):
+        hidden = model.transformer
+        assert torch.equal(hidden(ids).last_hidden_state, hidden(ids).last_hidden_state)
+
+
+def test_the_embedding_grows_for_a_new_pad_token_always_the_same() -> None:
+    tokenizer = load_tokenizer(checkpoints.gpt2())
+    first, second = load_causal(checkpoints.gpt2()), load_causal(checkpoints.gpt2())
+    rows = first.get_input_embeddings().weight.shape[0]
+    torch.manual_seed(1)
+    fit_tokenizer(first, tokenizer)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    fit_tokenizer(second, tokenizer)
+    grown = first.get_input_embeddings().weight
+    assert grown.shape[0] == rows + 1 == len(tokenizer)
+    assert torch.equal(grown, second.get_input_embeddings().weight)
+    assert first.lm_head.weight is grown
+    assert (first.config.pad_token_id, first.config.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    torch.manual_seed(1)
+    assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's random numbers were touched
+
+
+def test_a_fitting_embedding_stays_as_it_is() -> None:
+    model = load_causal(checkpoints.llama())
+    before = model.get_input_embeddings().weight
+    fit_tokenizer(model, load_tokenizer(checkpoints.llama()))
+    assert model.get_input_embeddings().weight is before
+
+
+def test_the_base_model_is_built_and_a_checkpoint_is_loaded() -> None:
+    source = FolderSource(checkpoints.gpt2())
+    for artifact in (None, Artifact("policy", "base", Path(), "base")):
+        policy = open_policy(source, artifact, lambda: ["some text"], 0)
+        assert source.texts == ["some text"]
+        assert policy.model.config.pad_token_id == policy.tokenizer.pad_token_id == len(policy.tokenizer) - 1
+    other = Artifact("policy", "sft", checkpoints.llama(), "digest")
+    assert open_policy(source, other, no_texts, 0).model.config.model_type == "llama"
+
+
+def test_a_base_model_without_an_end_is_refused() -> None:
+    source = FolderSource(checkpoints.without_eos())
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        open_policy(source, None, list, 0)
+
+
+def test_context_lengths() -> None:
+    model = load_causal(checkpoints.gpt2())
+    assert context_length(model) == 128
+    assert (limit_length(1000, model), limit_length(100, model)) == (128, 100)
+
+
+def test_a_classifier_whose_head_cannot_be_read_at_every_token_is_refused() -> None:
+    config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    with pytest.raises(ModelError, match="BertForSequenceClassification has no head called 'score'"):
+        TokenScorer(BertForSequenceClassification(config))
+
+
+def test_a_new_head_has_the_spread_of_d10() -> None:
+    model = nn.Module()
+    model.score = nn.Linear(8191, 1)
+    new_score_head(model, torch.Generator().manual_seed(0))
+    weight = model.score.weight
+    assert weight.std().item() == pytest.approx(8192**-0.5, rel=0.03)
+    assert weight.mean().item() == pytest.approx(0, abs=4 * 8192**-0.5 / 8191**0.5)
+    assert model.score.bias.item() == 0
+    again = weight.clone()
+    new_score_head(model, torch.Generator().manual_seed(0))
+    assert torch.equal(weight, again)
+    new_score_head(model, torch.Generator().manual_seed(1))
+    assert not torch.equal(weight, again)
+
+
+def test_checkpoints_name_pad_and_end_for_others(tmp_path: Path) -> None:
+    policy = open_policy(FolderSource(checkpoints.gpt2()), None, list, 0)
+    save_checkpoint(policy.model, policy.tokenizer, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["pad_token_id"] == policy.tokenizer.pad_token_id == load_tokenizer(tmp_path).pad_token_id
+    assert config["vocab_size"] == len(policy.tokenizer)

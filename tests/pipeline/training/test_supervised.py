@@ -1,0 +1,210 @@
+"""The supervised loop: the micro size changes nothing, resuming equals not stopping, every example once an epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from alignpipe.errors import StageInterrupted, TrainingError
+from alignpipe.options import Schedule
+from alignpipe.training import supervised
+from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.checkpoint import latest_step
+from alignpipe.training.models import load_causal
+from alignpipe.training.supervised import LoopOptions, LossSums, batch_indices
+from support import checkpoints
+from support.context import FakeContext
+
+OPTIONS = LoopOptions(
+    max_steps=7,
+    batch_size=5,
+    micro_batch_size=2,
+    lr=0.01,
+    warmup_steps=2,
+    schedule=Schedule.cosine,
+    max_grad_norm=1.0,
+    weight_decay=0.01,
+    adam_eps=1e-8,
+    eval_every=2,
+    save_every=100,
+    log_every=1,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    prompt: list[int]
+    response: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+    @property
+    def weight(self) -> int:
+        return len(self.response)
+
+
+ROWS = [Row([3 + index] * (1 + index % 3), [20 + index + step for step in range(1 + index * 2 % 7)]) for index in range(9)]
+
+
+def token_loss(model: nn.Module):
+    def loss(batch: Sequence[Row]) -> LossSums:
+        tokens = pad_rows([row.prompt for row in batch], [row.response for row in batch], 0, "cpu")
+        logp, _ = response_logprobs(model, tokens)
+        return LossSums(-logp.sum(), {"tokens": float(tokens.response_mask.sum())})
+
+    return loss
+
+
+def train(root: Path, options: LoopOptions = OPTIONS, stop_after: int | None = None, rows: Sequence[Row] = ROWS):
+    """Train a fresh model under `root`; returns it with its context, also if it was interrupted."""
+    model = load_causal(checkpoints.llama())
+    ctx = FakeContext(root, stage="sft", stop_after=stop_after)
+    interrupted = None
+    try:
+        supervised.train(model, rows, token_loss(model), lambda: {"eval_loss": 0.5}, options, ctx, ("loss", "eval_loss"))
+    except StageInterrupted as error:
+        interrupted = error
+    return model, ctx, interrupted
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(value, copy) for (name, value), (other, copy) in pairs)
+
+
+def gradients(monkeypatch: pytest.MonkeyPatch, root: Path, micro: int) -> list[torch.Tensor]:
+    """The gradients that the first optimiser step sees."""
+    seen: list[torch.Tensor] = []
+
+    def look(optimizer: torch.optim.Optimizer) -> None:
+        seen.extend(parameter.grad.clone() for group in optimizer.param_groups for parameter in group["params"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", look)
+        train(root, replace(OPTIONS, max_steps=1, micro_batch_size=micro, max_grad_norm=1e9))
+    return seen
+
+
+def test_the_micro_batch_size_changes_no_gradient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = gradients(monkeypatch, tmp_path / "whole", 5)
+    assert max(float(gradient.abs().max()) for gradient in whole) > 0.01
+    for micro in (1, 2, 4):
+        parts = gradients(monkeypatch, tmp_path / str(micro), micro)
+        assert all(torch.allclose(part, one, atol=1e-6) for part, one in zip(parts, whole, strict=True))
+
+
+def test_the_gradient_is_that_of_the_token_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = gradients(monkeypatch, tmp_path, 2)
+    model = load_causal(checkpoints.llama())
+    chosen = [ROWS[index] for index in batch_indices(0, 5, len(ROWS), 0)]
+    losses = []
+    for row in chosen:
+        logits = model(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
+        losses.extend(nn.functional.cross_entropy(logits, torch.tensor(row.response), reduction="none"))
+    torch.stack(losses).mean().backward()
+    for gradient, parameter in zip(seen, model.parameters(), strict=True):
+        assert torch.allclose(gradient, parameter.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [0, 2, 5])
+def test_resuming_equals_not_stopping_to_the_bit(stop: int, tmp_path: Path) -> None:
+    straight, whole, _ = train(tmp_path / "straight")
+    _, first, error = train(tmp_path / "stopped", stop_after=stop)
+    assert str(error) == f"sft stopped at step {stop + 1} of 7"
+    assert latest_step(first.work) == stop + 1
+    resumed, second, error = train(tmp_path / "stopped")
+    assert error is None
+    assert second.said == [f"sft: resumed at step {stop + 1} of 7"]
+    assert same_weights(resumed, straight)
+    assert first.logged + second.logged == whole.logged
+
+
+def test_a_run_that_was_killed_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    straight, _, _ = train(tmp_path / "straight")
+    options = replace(OPTIONS, save_every=3)
+    train(tmp_path / "killed", options)  # its weights are lost with the process; step 6 was saved
+    resumed, ctx, _ = train(tmp_path / "killed", options)
+    assert [step for step, _ in ctx.logged] == [7]
+    assert same_weights(resumed, straight)
+
+
+def test_a_stop_at_the_last_step_is_no_interruption(tmp_path: Path) -> None:
+    _, _, error = train(tmp_path, stop_after=6)
+    assert error is None
+
+
+def test_what_is_logged(tmp_path: Path) -> None:
+    _, ctx, _ = train(tmp_path, replace(OPTIONS, log_every=2))
+    assert [step for step, _ in ctx.logged] == [2, 4, 6, 7]
+    assert [step for step, _ in ctx.timings] == [2, 4, 6, 7]
+    assert set(ctx.logged[0][1]) == {"loss", "tokens", "grad_norm", "lr", "epoch", "eval_loss"}
+    assert ctx.series("tokens") == [1.0] * 4  # sums of figures are divided by the batch's weight, here tokens
+    assert ctx.series("lr")[0] == pytest.approx(0.01 * 2 / 3)
+    assert ctx.series("epoch")[-1] == pytest.approx(35 / 9)
+    assert [done for done, *_ in ctx.shown] == list(range(1, 8))
+    assert ctx.shown[-1][2].keys() == {"loss", "eval_loss"}
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    _, ctx, _ = train(tmp_path, replace(OPTIONS, max_steps=30, batch_size=9, micro_batch_size=9))
+    losses = ctx.series("loss")
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    norms = []
+
+    def look(optimizer: torch.optim.Optimizer) -> None:
+        grads = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+        norms.append(float(torch.stack([grad.norm() for grad in grads]).norm()))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", look)
+    _, ctx, _ = train(tmp_path, replace(OPTIONS, max_steps=1, max_grad_norm=0.25))
+    assert norms == pytest.approx([0.25], rel=1e-4)
+    assert ctx.metrics()["grad_norm"] > 1  # what is logged is the norm before clipping
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(bad: float, tmp_path: Path) -> None:
+    model = load_causal(checkpoints.llama())
+    before = load_causal(checkpoints.llama())
+    plain = token_loss(model)
+    ctx = FakeContext(tmp_path)
+    with pytest.raises(TrainingError, match=r"not finite at step 1: lower the learning rate \(0\.01\)"):
+        supervised.train(model, ROWS, lambda batch: LossSums(plain(batch).loss * bad), dict, OPTIONS, ctx, ())
+    assert same_weights(model, before)
+    assert latest_step(ctx.work) is None
+
+
+@pytest.mark.parametrize(("size", "count"), [(4, 12), (5, 12), (12, 5), (1, 3)])
+def test_every_example_comes_once_in_every_epoch(size: int, count: int) -> None:
+    stream = list(itertools.chain(*(batch_indices(step, size, count, 0) for step in range(3 * count))))
+    epochs = [stream[start : start + count] for start in range(0, 3 * count * size, count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    if count > 5:
+        assert epochs[0] != epochs[1]
+
+
+def test_the_order_is_the_seeds() -> None:
+    assert batch_indices(3, 4, 40, 1) == batch_indices(3, 4, 40, 1)
+    assert batch_indices(3, 4, 40, 1) != batch_indices(3, 4, 40, 2)
+
+
+def test_the_evaluation_is_the_token_mean_whatever_the_batch() -> None:
+    model = load_causal(checkpoints.llama()).train()
+    loss = token_loss(model)
+    means = [supervised.mean_over(ROWS, size, loss, model)["loss"] for size in (1, 4, 9)]
+    tokens = sum(row.weight for row in ROWS)
+    with torch.no_grad():
+        alone = sum(float(loss([row]).loss) for row in ROWS) / tokens
+    assert means == pytest.approx([alone] * 3, abs=1e-5)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())

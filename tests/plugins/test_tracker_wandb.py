@@ -1,0 +1,277 @@
+"""The W&B tracker: what it sends, what it never does (ask for a login, leak a secret, stop a run)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from alignpipe.api import Artifact, RunInfo
+from alignpipe.errors import ConfigError
+from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig, alignpipe_components
+from alignpipe_plugins.tracker_wandb.settings import (
+    check_key,
+    redact,
+    redact_override,
+    resolve_mode,
+    resolve_names,
+    run_config,
+    timeouts,
+)
+from alignpipe_plugins.tracker_wandb.tracker import WandbTracker
+
+CTX = SimpleNamespace(seed=0, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    """No W&B setting and no key of the machine's owner may reach a test."""
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+
+
+def make_info(folder, **facts):
+    folder.mkdir(exist_ok=True)
+    config = {
+        "seed": 1,
+        "ppo": {"lr": 0.1, "judge": {"api_key": "sk-123", "url": "https://me:pw@judge.example/x"}},
+        "tracker": {"wandb": {"mode": None}},
+        "outputs": "/here",
+    }
+    overrides = ("ppo.lr=0.1", "ppo.judge.api_key=sk-123")
+    facts = {"config": config, "overrides": overrides, "stages": ("sft", "ppo"), **facts}
+    return RunInfo(run_key="k" * 64, attempt=1, folder=folder, **facts)
+
+
+def inspect(folder):
+    """The run as wandb itself reads it back."""
+    run = next((folder / "wandb").glob("offline-run-*"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(run)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_the_component_is_light_and_builds_with_its_defaults():
+    component = next(iter(alignpipe_components()))
+    assert (component.group, component.name) == ("tracker", "wandb")
+    script = "import sys, alignpipe_plugins.tracker_wandb.plugin; print({'wandb', 'omegaconf'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_an_offline_run(tmp_path):
+    tracker = WandbTracker(WandbConfig(tags=["a", "b"], notes="why"), CTX)
+    run_id = tracker.start(make_info(tmp_path / "run", sweep="sweep-7"))
+    tracker.log("sft", {"loss": 2.0}, 1)
+    tracker.log("sft", {"time/step": 0.5}, 1)
+    tracker.log("sft", {"loss": 1.0}, 2)
+    tracker.log("ppo", {"objective/kl": 0.25}, 1)
+    tracker.artifact(Artifact("policy", "ppo", tmp_path, "d" * 64))
+    tracker.summary({"eval/gold/win_rate": 0.9})
+    line = tracker.finish("finished")
+    seen = inspect(tmp_path / "run")
+    assert (seen["run_id"], seen["state"], seen["exit_code"]) == (run_id, "finished", 0)
+    assert (seen["project"], seen["tags"], seen["notes"]) == ("alignpipe", ["a", "b"], "why")
+    assert seen["name"] == "ppo.lr=0.1 ppo.judge.api_key=***"
+    assert seen["step"] == 2, "three rows: what belongs to one step goes in one row"
+    expected = {
+        "sft/loss": 1,
+        "sft/time/step": 0.5,
+        "sft/step": 2,
+        "ppo/objective/kl": 0.25,
+        "ppo/step": 1,
+        "artifact/ppo": "d" * 64,
+        "eval/gold/win_rate": 0.9,
+    }
+    assert {key: value for key, value in seen["summary"].items() if not key.startswith("_")} == expected
+    assert seen["config"]["ppo"]["judge"] == {"api_key": "***", "url": "https://***@judge.example/x"}
+    assert seen["config"]["alignpipe"]["overrides"] == ["ppo.lr=0.1", "ppo.judge.api_key=***"]
+    run_folder = Path(line.removeprefix("W&B  wandb sync "))
+    assert run_folder.parent == tmp_path / "run" / "wandb"
+    assert not any(b"sk-123" in path.read_bytes() for path in run_folder.rglob("*") if path.is_file())
+    assert os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"] == "1"
+
+
+@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130)])
+def test_jobs_of_one_process_are_separate_runs_and_a_resumed_one_keeps_its_id(tmp_path, status, code):
+    first = WandbTracker(WandbConfig(project="mine"), CTX)
+    first_id = first.start(make_info(tmp_path / "one"))
+    second = WandbTracker(WandbConfig(), CTX)
+    second_id = second.start(make_info(tmp_path / "two", tracker_ids={"wandb": "abc12345"}))
+    first.log("sft", {"loss": 1.0}, 1)
+    second.log("sft", {"loss": 2.0}, 1)
+    first.finish(status)
+    second.finish("finished")
+    assert second_id == "abc12345" != first_id
+    seen = [inspect(tmp_path / name) for name in ("one", "two")]
+    assert [entry["run_id"] for entry in seen] == [first_id, second_id]
+    assert [entry["exit_code"] for entry in seen] == [code, 0]
+    assert [entry["summary"]["sft/loss"] for entry in seen] == [1, 2]
+    assert seen[0]["project"] == "mine"
+
+
+def test_what_was_logged_is_on_the_disk_a_second_later(tmp_path):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker.start(make_info(tmp_path / "run"))
+    for step in range(20):
+        tracker.log("sft", {"loss": 1.0}, step)
+    file = next((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    deadline = time.monotonic() + 8
+    while file.stat().st_size < 500 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert b"sft/loss" in file.read_bytes()
+    tracker.finish("finished")
+
+
+def test_disabled_does_nothing(tmp_path):
+    tracker = WandbTracker(WandbConfig(mode=Mode.disabled), CTX)
+    assert tracker.start(make_info(tmp_path / "run")) is None
+    tracker.log("sft", {"loss": 1.0}, 1)
+    tracker.artifact(Artifact("policy", "ppo", tmp_path, "d"))
+    tracker.summary({})
+    assert tracker.finish("finished") is None
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_online_without_a_key_is_an_error_before_any_work():
+    with pytest.raises(ConfigError, match=r"mode is online, but there is no key for https://.*WANDB_API_KEY"):
+        WandbTracker(WandbConfig(mode=Mode.online), CTX)
+
+
+def test_where_a_key_may_come_from(tmp_path):
+    url = "https://wandb.example"
+    check_key(url, {"WANDB_API_KEY": "x"})
+    check_key(url, {"WANDB_IDENTITY_TOKEN_FILE": "x"})
+    file = tmp_path / "netrc"
+    file.write_text("machine wandb.example login user password x\n")
+    check_key(url, {"NETRC": str(file), "WANDB_BASE_URL": url})
+    file.write_text("machine api.wandb.ai login user password x\n")
+    check_key(url, {"NETRC": str(file)})
+    with pytest.raises(ConfigError, match=r"no key for https://wandb\.example"):
+        check_key(url, {"NETRC": str(file), "WANDB_BASE_URL": url})
+    file.write_text("machine\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_key(url, {"NETRC": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("configured", "environment", "mode"),
+    [
+        (None, {}, Mode.offline),
+        (None, {"WANDB_MODE": "online"}, Mode.online),
+        (None, {"WANDB_MODE": "dryrun"}, Mode.offline),
+        (None, {"WANDB_MODE": "run"}, Mode.online),
+        (None, {"WANDB_MODE": "Disabled"}, Mode.disabled),
+        (Mode.offline, {"WANDB_MODE": "online"}, Mode.offline),
+    ],
+)
+def test_mode(configured, environment, mode):
+    assert resolve_mode(WandbConfig(mode=configured), environment) is mode
+
+
+def test_an_unknown_mode():
+    with pytest.raises(ConfigError, match="WANDB_MODE=shared: allowed are offline, online, disabled"):
+        resolve_mode(WandbConfig(), {"WANDB_MODE": "shared"})
+
+
+def test_names_config_then_environment_then_run(tmp_path):
+    info = make_info(tmp_path / "run", overrides=("seed=1",), sweep="s7")
+    names = resolve_names(WandbConfig(), info, {})
+    assert (names.project, names.group, names.name, names.tags) == ("alignpipe", "s7", "seed=1", None)
+    environment = {"WANDB_PROJECT": "p", "WANDB_RUN_GROUP": "g", "WANDB_NAME": "n"}
+    names = resolve_names(WandbConfig(), info, environment)
+    assert (names.project, names.group, names.name) == (None, None, None), "wandb reads the environment itself"
+    names = resolve_names(WandbConfig(project="q", group="h", run_name="m", tags=["t"]), info, environment)
+    assert (names.project, names.group, names.name, names.tags) == ("q", "h", "m", ("t",))
+    assert resolve_names(WandbConfig(), info, {"WANDB_SWEEP_ID": "x"}).project is None
+    assert resolve_names(WandbConfig(), make_info(tmp_path / "run", overrides=()), {}).name == "run"
+
+
+def test_timeouts_config_then_environment_then_ours():
+    assert timeouts(WandbConfig(), {}) == {"init_timeout": 90.0, "finish_timeout": 60.0}
+    assert timeouts(WandbConfig(init_timeout=5), {"WANDB_FINISH_TIMEOUT": "3"}) == {"init_timeout": 5}
+
+
+def test_redaction():
+    plain = {"hf_token": "x", "max_tokens": 5, "eos": "</s>", "Password": "y", "list": [{"secret": "z"}], "api_key": ""}
+    assert redact(plain) == {
+        "hf_token": "***",
+        "max_tokens": 5,
+        "eos": "</s>",
+        "Password": "***",
+        "list": [{"secret": "***"}],
+        "api_key": "",
+    }
+    assert redact_override("+a.b.token=x=y") == "+a.b.token=***"
+    assert redact_override("~tracker") == "~tracker"
+
+
+def test_the_config_is_pruned(tmp_path):
+    config = run_config(make_info(tmp_path / "run"))
+    assert set(config) == {"seed", "ppo", "alignpipe"}
+    assert config["alignpipe"]["stages"] == ["sft", "ppo"]
+
+
+class Unwilling:
+    """A W&B run of which some calls fail."""
+
+    def __init__(self, failing):
+        self.failing = failing
+        self.calls = []
+        self.settings = SimpleNamespace(sync_dir="somewhere")
+
+    def define_metric(self, name, **_):
+        pass
+
+    def log(self, row):
+        self.calls.append(row)
+        if row["s/step"] in self.failing:
+            raise RuntimeError("the server is away")
+
+    def finish(self, exit_code):
+        self.calls.append(exit_code)
+
+
+@pytest.mark.parametrize(("failing", "logged"), [({1}, 6), ({1, 3, 5}, 6), ({1, 2, 3}, 3)])
+def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, capsys):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    run = tracker._run = Unwilling(failing)
+    for step in range(1, 7):
+        tracker.log("s", {"loss": 1.0}, step)
+    tracker.finish("finished")
+    rows = [call for call in run.calls if isinstance(call, dict)]
+    assert len(rows) == logged
+    shown = capsys.readouterr().err
+    assert "metrics.jsonl has everything" in shown
+    assert ("left alone" in shown) == (logged == 3)
+
+
+def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, capsys):
+    import wandb
+
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    real, modes = wandb.init, []
+
+    def init(mode, **kwargs):
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("no route")
+        return real(mode=mode, **kwargs)
+
+    monkeypatch.setattr(wandb, "init", init)
+    tracker = WandbTracker(WandbConfig(mode=Mode.online), CTX)
+    run_id = tracker.start(make_info(tmp_path / "run"))
+    tracker.log("sft", {"loss": 1.0}, 1)
+    assert "wandb sync" in tracker.finish("finished")
+    assert modes == ["online", "offline"]
+    assert "W&B cannot be reached (CommError: no route); the run is logged offline" in capsys.readouterr().err
+    assert inspect(tmp_path / "run")["run_id"] == run_id
