@@ -8,7 +8,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class ConfHook(BuildHookInterface[Any]):
-    """Copies `conf/` to `alignpipe/conf`; a static `force-include` would leave a stale copy in editable installs too."""
+    """Copies `conf/` to `alignpipe/conf`; a static `force-include` would leave a stale copy in editable installs."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the folder if this is a real wheel (`standard`), not an editable one."""

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from support.commands import alignpipe, published, start, statuses, succeed, summaries, wait_until
 
 COMMAND = (

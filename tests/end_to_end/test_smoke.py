@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.commands import alignpipe, run, statuses, succeed, summaries
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from support.commands import alignpipe, run, statuses, succeed, summaries
 
 STAGES = ["data", "sft", "reward", "ppo", "eval"]
 SMOKE = ("experiment=smoke",)

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+
 from support.checkpoints import write_checkpoint
 from support.commands import alignpipe, statuses, succeed, summaries
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 CHAIN = dict.fromkeys(["data", "sft", "reward", "ppo", "eval"], "ran")
 FRUIT = ("apple", "pear", "plum", "quince", "cherry", "fig", "grape", "lemon", "lime", "mango")

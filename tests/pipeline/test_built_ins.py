@@ -7,12 +7,12 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, InstallFakePlugin, RunCommand
 from omegaconf import OmegaConf
 
 from alignpipe.api import ENTRY_POINT_GROUP
 from alignpipe.config.nodes import component_node
 from alignpipe.registry import Registered, Registry, load_factory
+from support.distributions import ROOT, InstallFakePlugin, RunCommand
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = PROJECT["entry-points"][ENTRY_POINT_GROUP]
@@ -60,6 +60,6 @@ def test_the_default_config_composes(
 ) -> None:
     install_fake_plugin("alignpipe", DECLARED, {}, "0.0")
     only_ours = {"ALIGNPIPE_PLUGINS": "alignpipe", "ALIGNPIPE_STRICT_PLUGINS": "1"}
-    for overrides in ([], ["model=pretrained"], ["experiment=smoke"], ["reward=length"], ["data=files"]):
+    for overrides in ([], ["model=pretrained"], ["experiment=smoke"], ["reward=keywords"], ["data=files"]):
         done = alignpipe_command(*overrides, "--cfg", "job", **only_ours)
         assert (done.returncode, done.stderr) == (0, ""), overrides

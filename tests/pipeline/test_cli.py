@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import InstallFakePlugin, RunCommand, component_source
 
 import alignpipe
 from alignpipe.cli import main as cli_main
 from alignpipe.cli.commands import COMMANDS
 from alignpipe.cli.report import explain
 from alignpipe.errors import DataError
+from support.distributions import InstallFakePlugin, RunCommand, component_source
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import command_environment
+
+from support.distributions import command_environment
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 

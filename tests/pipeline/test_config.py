@@ -7,7 +7,6 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from conftest import InstallFakePlugin, component_source
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
@@ -21,6 +20,7 @@ from alignpipe.config.run import run_config
 from alignpipe.config.source import OptionError, register
 from alignpipe.errors import ConfigError, PluginError
 from alignpipe.registry import registry
+from support.distributions import InstallFakePlugin, component_source
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, command_environment
+
+from support.distributions import ROOT, command_environment
 
 HEAVY = {"torch", "transformers", "wandb", "datasets", "pyarrow", "numpy", "accelerate"}
 

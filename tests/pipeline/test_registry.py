@@ -8,11 +8,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from conftest import InstallFakePlugin, component_source
 
 from alignpipe.api import API_VERSION
 from alignpipe.errors import ConfigError, PluginError
 from alignpipe.registry import Registry, load_factory
+from support.distributions import InstallFakePlugin, component_source
 
 EntryPoints = Callable[[], list[EntryPoint]]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.distributions import write_distribution
+
 SCRIPT = Path(sys.executable).with_name("alignpipe")
 ERROR = "alignpipe: error: "
 PATIENCE = 240
@@ -99,10 +100,6 @@ def write_plugin(site: Path, group: str, name: str, body: str) -> dict[str, str]
 
     `body` defines `build(config, context)`; its options are those of a dataclass `Config`, empty unless `body` has one.
     """
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[alignpipe.plugins]\n{name} = {name}_plugin\n")
     source = f"""
         from dataclasses import dataclass
         from alignpipe.api import Component, hookimpl
@@ -113,5 +110,6 @@ def write_plugin(site: Path, group: str, name: str, body: str) -> dict[str, str]
         def alignpipe_components():
             yield Component("{group}", "{name}", Config, __name__ + ":build", "written by a test")
     """
-    (site / f"{name}_plugin.py").write_text(dedent(source) + dedent(body))
+    module = f"{name}_plugin"
+    write_distribution(site, name, "1.0", {name: module}, {f"{module}.py": dedent(source) + dedent(body)})
     return {"PYTHONPATH": str(site)}

@@ -26,9 +26,9 @@ _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Port:
     """One named input of a stage.
 
-    `default` is the source when `inputs.<stage>.<port>` is not set: `nearest` is the nearest earlier stage that makes the
-    kind, `nearest_or_base` falls back to the run's base model, `base` is that model, `first` is the first policy of the run, `policy` is whatever
-    the stage's own `policy` port got, `none` leaves the port empty.
+    `default` is the source when `inputs.<stage>.<port>` is not set: `nearest` is the nearest earlier stage that makes
+    the kind, `nearest_or_base` falls back to the run's base model, `base` is that model, `first` is the first policy of
+    the run, `policy` is whatever the stage's own `policy` port got, `none` leaves the port empty.
     """
 
     kind: Kind
@@ -67,7 +67,9 @@ class Component:
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
             raise ValueError(f"config of {self.group}/{self.name} must be a dataclass, not {self.config!r}")
         if any(entry.name == "name" for entry in fields(self.config)):
-            raise ValueError(f"config of {self.group}/{self.name} must not have a field 'name': the option's name goes there")
+            raise ValueError(
+                f"config of {self.group}/{self.name} must not have a field 'name': the option's name goes there"
+            )
         if not re.fullmatch(r"[\w.]+:\w+", self.factory):
             raise ValueError(f"factory of {self.group}/{self.name} must be 'module:attribute', not {self.factory!r}")
 

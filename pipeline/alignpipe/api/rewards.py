@@ -26,7 +26,17 @@ class Sample:
     The text of `response` is decoded on first use.
     """
 
-    __slots__ = ("_decode", "_response", "ended", "messages", "prompt", "prompt_ids", "response_ids", "row", "vocabulary")
+    __slots__ = (
+        "_decode",
+        "_response",
+        "ended",
+        "messages",
+        "prompt",
+        "prompt_ids",
+        "response_ids",
+        "row",
+        "vocabulary",
+    )
 
     def __init__(
         self,
@@ -57,7 +67,8 @@ class Sample:
     def response(self) -> str:
         """The response as text, without special tokens."""
         if self._response is None:
-            assert self._decode is not None and self.response_ids is not None
+            assert self._decode is not None
+            assert self.response_ids is not None
             self._response = self._decode(self.response_ids)
         return self._response
 

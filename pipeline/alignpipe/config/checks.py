@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -40,6 +41,24 @@ def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> No
         if key not in slots:
             near = did_you_mean(key, [*settings, *slots, *stages])
             raise ConfigError(f"{key}: there is no such key{near}; keys: {_listing([*settings, *slots])}")
+
+
+def check_scale(choices: Mapping[str, str | None], folders: Sequence[Path]) -> None:
+    """Refuse a `scale` that is no file: the default one is optional (most models have none), and so Hydra is silent.
+
+    `choices` are Hydra's (group -> option), `folders` the config folders on its search path.
+
+    Raises `ConfigError` with the overlays that are there.
+    """
+    scale = choices.get("scale")
+    if scale is None or scale == choices.get("model"):
+        return
+    if not any((folder / "scale" / f"{scale}.yaml").is_file() for folder in folders):
+        there = sorted({path.stem for folder in folders for path in (folder / "scale").glob("*.yaml")})
+        raise ConfigError(
+            f"scale={scale}: there is no such overlay{did_you_mean(scale, there)}; there are {_listing(there)}, and an "
+            "experiment may ask for one that your model does not have: then choose scale=null and set the sizes yourself"
+        )
 
 
 def stage_components(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> dict[str, Registered]:

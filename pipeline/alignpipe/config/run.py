@@ -17,6 +17,7 @@ from alignpipe.config.checks import (
     check_complete,
     check_inputs,
     check_keys,
+    check_scale,
     check_stable,
     missing_keys,
     stage_components,
@@ -41,6 +42,8 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
 
 def _run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
     settings = _settings(cfg)
+    sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
+    check_scale(hydra.runtime.choices, sources)
     check_keys(cfg, settings.stages, registry)
     stages = stage_components(cfg, settings.stages, registry)
     check_inputs(settings.inputs, settings.stages)

@@ -42,11 +42,14 @@ def score(reward: Reward, samples: Sequence[Sample], name: str) -> Scored:
 
 
 def _checked(values: Sequence[float], samples: Sequence[Sample], what: str) -> list[float]:
-    if len(values) != len(samples):
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"{what} gave {values!r:.80}, which are no numbers: {error}") from error
+    if len(numbers) != len(samples):
         raise RewardError(
-            f"{what} gave {len(values)} scores for {len(samples)} samples; it must give one each, in order"
+            f"{what} gave {len(numbers)} scores for {len(samples)} samples; it must give one each, in order"
         )
-    numbers = [float(value) for value in values]
     for index, number in enumerate(numbers):
         if not is_finite(number):
             raise RewardError(f"{what} gave {number}, which is no finite number; {_quote(samples[index])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from alignpipe.config.model import RunSettings
@@ -23,6 +24,9 @@ def prepare_device(settings: RunSettings) -> str:
 
     Raises `ConfigError` if the device is not there.
     """
+    # OpenMP threads that spin while they wait make a job many times slower as soon as anything else wants the cores (a
+    # sweep's next job, say); threads that sleep cost little. The library reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.device == "cpu" and settings.threads is None:
         return "cpu"
     import torch

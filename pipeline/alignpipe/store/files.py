@@ -76,8 +76,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Plain data as JSON for people."""
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+    """Plain data as JSON for people, keys in the order given (stages stay in the order of the run)."""
+    return json.dumps(value, indent=1) + "\n"
 
 
 def read_json(path: Path) -> Any:

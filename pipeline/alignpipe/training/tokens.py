@@ -52,6 +52,27 @@ def encode_prompt(
     return list(ids)
 
 
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], room: int, context: int | None, key: str
+) -> list[list[int]]:
+    """The ids of prompts that are to be answered with up to `room` tokens each, `key` being where `room` is set.
+
+    `context` is the most tokens the model can read, None if unknown.
+
+    Raises `DataError` for an empty prompt, and for one that leaves less than `room` of the context.
+    """
+    prompts = [encode_prompt(tokenizer, row["prompt"], row["messages"]) for row in rows]
+    if not all(prompts):
+        raise DataError("an empty prompt cannot be answered: drop it from data.prompts")
+    longest = max(len(prompt) for prompt in prompts)
+    if context is not None and longest + room > context:
+        raise DataError(
+            f"a prompt of {longest} tokens and {key}={room} do not fit into the model's {context} tokens; "
+            f"lower {key} or data.max_prompt_tokens"
+        )
+    return prompts
+
+
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
     """The ids of a response, the end-of-sequence token included."""
     return [*tokenizer.encode(response, add_special_tokens=False), int(tokenizer.eos_token_id)]

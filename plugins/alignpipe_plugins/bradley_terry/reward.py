@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -108,8 +109,14 @@ class BradleyTerryReward:
         (folder / _NORMALISATION).write_text(json.dumps(record, sort_keys=True) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        record = json.loads((folder / _NORMALISATION).read_text())
+        """Read what `save` wrote.
+
+        Raises `RewardError` if the normalisation is missing: raw scores would pass for normalised ones (D17).
+        """
+        path = folder / _NORMALISATION
+        if not path.is_file():
+            raise RewardError(f"{folder} holds no bradley_terry reward: it has no {_NORMALISATION}")
+        record = json.loads(path.read_text())
         self._use(TokenScorer(load_scorer(folder)).to(self._device).eval(), load_tokenizer(folder))
         self._gain, self._bias, self._length = record["gain"], record["bias"], record["max_length"]
 
@@ -157,8 +164,19 @@ class BradleyTerryReward:
         """What the starting policy answers to the pairs' prompts."""
         config = self._config
         rollout: Rollout = ctx.build(ctx.slots["rollout"])
-        rows = pairs[: config.normalise_samples]
-        prompts = [encode_prompt(policy.tokenizer, row["prompt"], row["messages"]) for row in rows]
+        fitting = (
+            (row, prompt)
+            for row in pairs
+            for prompt in [encode_prompt(policy.tokenizer, row["prompt"], row["messages"])]
+            if len(prompt) + config.sample_tokens <= self._length
+        )
+        chosen = list(islice(fitting, config.normalise_samples))
+        if len(chosen) < 2:
+            raise DataError(
+                f"reward.normalise=samples: no two prompts leave room for reward.sample_tokens={config.sample_tokens} "
+                f"within {self._length} tokens (reward.max_length, or the model's context); lower reward.sample_tokens"
+            )
+        rows, prompts = [row for row, _ in chosen], [prompt for _, prompt in chosen]
         cast(nn.Module, policy.model).to(ctx.device)
         decode = decoder(policy.tokenizer)
         responses = rollout.sample(

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from alignpipe.api import Reward, Sample
 from alignpipe.dataset import Dataset, Row
+from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.text import distinct_n
 from alignpipe.rewarding.scoring import Scored, score
-from alignpipe.training.batches import by_length, pad_rows, response_logprobs
+from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response_logprobs
 from alignpipe.training.models import Policy, context_length
 from alignpipe.training.rollouts import Response, Rollout
-from alignpipe.training.tokens import decoder, encode_prompt, encode_response, fingerprint, fit_length
+from alignpipe.training.tokens import decoder, encode_prompt, encode_prompts, encode_response, fingerprint, fit_length
 
 _BATCH = 32
+_UNKNOWN_CONTEXT = 1024
+"""Tokens of a demonstration read for the perplexity where the model does not say how many it can."""
 
 
 @dataclass(frozen=True)
@@ -43,42 +46,55 @@ class Answers:
 
 
 def answer(
-    policy: Policy, name: str, rows: Sequence[Row], rollout: Rollout, uniforms: Tensor, temperature: float, room: int
+    policy: Policy, name: str, rows: Sequence[Row], rollout: Rollout, uniforms: Tensor, temperature: float, key: str
 ) -> Answers:
-    """Sample one answer per row, at most `room` tokens each; `uniforms` [B, room] is the random stream.
+    """Sample one answer per row; `uniforms` [B, most tokens] is the random stream, `key` says where its width is set.
 
-    Raises `DataError` for a prompt that leaves no room for an answer.
+    Raises `DataError` for an empty prompt, or one that leaves too little of the context.
     """
-    context = context_length(policy.model)
-    prompts = [encode_prompt(policy.tokenizer, row["prompt"], row["messages"]) for row in rows]
-    if context is not None:
-        for prompt in prompts:
-            fit_length(prompt, [], context)
+    prompts = encode_prompts(policy.tokenizer, rows, uniforms.shape[1], context_length(policy.model), key)
     eos_id = int(policy.tokenizer.eos_token_id)
-    responses = rollout.sample(policy.model, prompts, uniforms[:, :room], temperature=temperature, eos_id=eos_id)
+    responses = rollout.sample(policy.model, prompts, uniforms, temperature=temperature, eos_id=eos_id)
     decode, vocabulary = decoder(policy.tokenizer), fingerprint(policy.tokenizer)
     samples = [
         Sample(
             row["prompt"],
-            decode(response.ids),
             messages=row["messages"],
             row=Dataset.extras(row),
             prompt_ids=prompt,
             response_ids=response.ids,
             vocabulary=vocabulary,
             ended=response.ended,
+            decode=decode,
         )
         for row, prompt, response in zip(rows, prompts, responses, strict=True)
     ]
     return Answers(name, prompts, responses, samples)
 
 
-def scores_of(answers: Answers, reward: Reward, name: str) -> Scored:
+def swapped(samples: Sequence[Sample]) -> list[Sample]:
+    """Every response with the prompt, messages, row and prompt ids of the next sample; the last takes the first's."""
+    return [
+        Sample(
+            other.prompt,
+            own.response,
+            messages=other.messages,
+            row=other.row,
+            prompt_ids=other.prompt_ids,
+            response_ids=own.response_ids,
+            vocabulary=own.vocabulary,
+            ended=own.ended,
+        )
+        for own, other in zip(samples, [*samples[1:], *samples[:1]], strict=True)
+    ]
+
+
+def scores_of(samples: Sequence[Sample], reward: Reward, name: str) -> Scored:
     """All scores, in batches; raises `RewardError` as `score` does."""
     total: list[float] = []
     parts: dict[str, list[float]] = {}
-    for start in range(0, len(answers.samples), _BATCH):
-        batch = score(reward, answers.samples[start : start + _BATCH], name)
+    for start in range(0, len(samples), _BATCH):
+        batch = score(reward, samples[start : start + _BATCH], name)
         total += batch.total
         for part, values in batch.parts.items():
             parts.setdefault(part, []).extend(values)
@@ -87,34 +103,38 @@ def scores_of(answers: Answers, reward: Reward, name: str) -> Scored:
 
 def kl_to(policy: Policy, other: Policy, answers: Answers, temperature: float, device: str) -> list[float]:
     """KL of each answer to `other`, k1 summed over its tokens, in nats; the two must share their vocabulary."""
-    pad_id = int(policy.tokenizer.pad_token_id)
     kl = [0.0] * len(answers.responses)
-    lengths = [len(p) + len(r.ids) for p, r in zip(answers.prompts, answers.responses, strict=True)]
+    pairs = [(prompt, response.ids) for prompt, response in zip(answers.prompts, answers.responses, strict=True)]
     with torch.no_grad():
-        for rows in by_length(lengths, _BATCH):
-            batch = pad_rows([answers.prompts[row] for row in rows], [answers.responses[row].ids for row in rows], pad_id, device)
+        for rows in by_length([len(prompt) + len(ids) for prompt, ids in pairs], _BATCH):
+            batch = _batch(policy, [pairs[row] for row in rows], device)
             ours, theirs = (response_logprobs(model, batch, temperature)[0] for model in (policy.model, other.model))
-            for row, value in zip(rows, (ours - theirs).sum(1).tolist(), strict=True):
+            for row, value in zip(rows, kl_k1(ours, theirs).sum(1).tolist(), strict=True):
                 kl[row] = value
     return kl
 
 
-def perplexity(policy: Policy, rows: Sequence[Row], max_length: int, device: str) -> float:
-    """Perplexity of the demonstrations' completions, per token, at temperature 1."""
+def perplexity(policy: Policy, rows: Sequence[Row], device: str) -> float:
+    """Perplexity of the demonstrations' completions, per token, at temperature 1.
+
+    Raises `DataError` for a prompt that fills the model's context.
+    """
+    length = context_length(policy.model) or _UNKNOWN_CONTEXT
     pairs = []
     for row in rows:
         prompt = encode_prompt(policy.tokenizer, row["prompt"], row["messages"])
         completion = encode_response(policy.tokenizer, row["completion"])
-        pairs.append(fit_length(prompt, completion, max_length) if prompt else (completion[:1], completion[1:max_length]))
+        # Without a prompt nothing comes before the first token, so it cannot be predicted.
+        pairs.append(fit_length(prompt, completion, length) if prompt else (completion[:1], completion[1:length]))
     total, tokens = 0.0, 0
     with torch.no_grad():
         for group in by_length([len(prompt) + len(response) for prompt, response in pairs], _BATCH):
-            batch = pad_rows(
-                [pairs[index][0] for index in group],
-                [pairs[index][1] for index in group],
-                int(policy.tokenizer.pad_token_id),
-                device,
-            )
+            batch = _batch(policy, [pairs[index] for index in group], device)
             total -= float(response_logprobs(policy.model, batch)[0].sum())
             tokens += int(batch.response_mask.sum())
-    return math.exp(min(total / tokens, 700.0))
+    return math.exp(min(total / tokens, 700.0))  # above that a float overflows
+
+
+def _batch(policy: Policy, pairs: Sequence[tuple[list[int], list[int]]], device: str) -> TokenBatch:
+    prompts, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return pad_rows(prompts, responses, int(policy.tokenizer.pad_token_id), device)

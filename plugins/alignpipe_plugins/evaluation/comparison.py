@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -10,12 +10,28 @@ from alignpipe.ops.intervals import bootstrap_interval
 from alignpipe.ops.pairs import wins
 from alignpipe.rewarding.scoring import Scored
 
+Line = list[str | float | None]
+"""A line of the report's table: label, baseline, policy."""
 
-def compare(ours: Scored, theirs: Scored | None, *, seed: int, confidence: float, resamples: int) -> dict[str, float]:
-    """Mean, parts and, against `theirs`, the win rate with its bootstrap interval over prompts (ties count half)."""
+
+def compare(
+    ours: Scored,
+    theirs: Scored | None,
+    mismatched: Scored | None,
+    *,
+    seed: int,
+    confidence: float,
+    resamples: int,
+) -> dict[str, float]:
+    """Mean, parts and, against `theirs`, the win rate with its bootstrap interval over prompts (ties count half).
+
+    `mismatched` are the scores of our answers to other prompts than their own.
+    """
     scores = torch.tensor(ours.total, dtype=torch.float64)
     figures = {"mean": float(scores.mean()), "std": float(scores.std(correction=0))}
     figures.update({f"part/{name}": _mean(values) for name, values in ours.parts.items()})
+    if mismatched is not None:
+        figures["mismatched_mean"] = _mean(mismatched.total)
     if theirs is None:
         return figures
     outcome = wins(scores, torch.tensor(theirs.total, dtype=torch.float64))
@@ -30,14 +46,16 @@ def compare(ours: Scored, theirs: Scored | None, *, seed: int, confidence: float
     }
 
 
-def rows_of(title: str, figures: Mapping[str, float], confidence: float) -> list[list[str | float | None]]:
-    """The report's lines about one reward: label, baseline, policy."""
-    lines: list[list[str | float | None]] = [[title, figures.get("baseline_mean"), figures["mean"]]]
+def rows_of(title: str, figures: Mapping[str, float], confidence: float) -> list[Line]:
+    """The report's lines about one reward."""
+    lines: list[Line] = [[title, figures.get("baseline_mean"), figures["mean"]]]
     if "win_rate" in figures:
         interval = f"{figures['win_rate']:.3f} [{figures['win_rate_low']:.3f}, {figures['win_rate_high']:.3f}]"
         lines.append([f"{title} win rate [{confidence:.0%}]", None, interval])
+    if "mismatched_mean" in figures:
+        lines.append([f"{title}, prompts swapped", None, figures["mismatched_mean"]])
     return lines
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).mean())

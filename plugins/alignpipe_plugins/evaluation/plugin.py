@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alignpipe.api import Component, Port, hookimpl
-
 from alignpipe_plugins.evaluation.config import EvalConfig
 
 
@@ -17,7 +16,7 @@ def alignpipe_components() -> Iterable[Component]:
         name="standard",
         config=EvalConfig,
         factory="alignpipe_plugins.evaluation.stage:build",
-        summary="policy against the run's first policy on held-out prompts: reward, gold, win rate, KL, length, perplexity",
+        summary="policy against the run's first policy on held-out prompts: reward, gold, win rate, KL, perplexity",
         needs={
             "dataset": Port("dataset"),
             "policy": Port("policy"),

@@ -10,7 +10,7 @@ from alignpipe.options import check_at_least, check_positive
 
 
 class Precision(Enum):
-    """The type the weights are loaded, trained and saved in."""
+    """The type the policy's weights are loaded, trained and saved in."""
 
     auto = "auto"
     """Whatever the checkpoint holds."""
@@ -36,7 +36,7 @@ class PretrainedConfig:
     )
     dtype: Precision = field(
         default=Precision.float32,
-        metadata={"help": "type of the weights: auto (the checkpoint's), float32, bfloat16, float16"},
+        metadata={"help": "type of the policy's weights: auto (the checkpoint's), float32, bfloat16, float16"},
     )
     attention: str | None = field(
         default=None,

@@ -13,6 +13,8 @@ from alignpipe.errors import ConfigError, ModelError
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _CHUNK = 1 << 20
+_TIMEOUT = 10.0
+"""Seconds to wait for the hub."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,35 @@ def text_digest(text: str) -> str:
 
 @cache
 def _resolve(name: str, revision: str) -> str:
-    """The commit a hub revision stands for now; without a network, the one in the local cache.
+    """The commit a hub revision stands for: the one in the local cache, else the hub's.
 
-    Once per process: planning and loading must mean the same commit.
+    The cache goes first, so that a run that is repeated asks nobody and means the same model. Once per process:
+    planning and loading must mean the same commit.
     """
     if _COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return Path(cached).parent.name
+    nowhere = f"model.path={name}: there is no such folder here"
     try:
-        config = Path(hf_hub_download(name, "config.json", revision=revision))
-    except LocalEntryNotFoundError as error:
+        HfApi().model_info(name, revision=revision, timeout=_TIMEOUT)  # a download would try for half a minute
+        # This one tells the cache what the branch stands for, which a download by commit does not.
+        return Path(HfApi().hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except RevisionNotFoundError as error:
+        raise ModelError(f"model.hub_revision={revision}: the hub has no such revision of {name}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(
-            f"model.path={name}: there is no such folder here, the hub cannot be reached, and its cache does not hold "
-            f"{name} at {revision}; download the model where there is a network, or give a checkpoint folder"
+            f"{nowhere}, and the hub has no such model or hides it: check the name, or log in with 'hf auth login'"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # which client the hub library uses, and what it raises, changes with its version
         raise ModelError(
-            f"model.path={name}: there is no such folder here, and the hub says: {_first_line(error)}"
+            f"{nowhere}, the cache does not hold {name} at {revision}, and the hub cannot be reached "
+            f"({_first_line(error)}); download the model where there is a network, or give a checkpoint folder"
         ) from error
-    return config.parent.name
 
 
 def _first_line(error: BaseException) -> str:

@@ -61,8 +61,12 @@ class PretrainedSource:
         return load_causal(folder, **self._options())
 
     def load_scorer(self, folder: Path) -> PreTrainedModel:
-        """The same as a classifier with one output."""
-        return load_scorer(folder, **self._options())
+        """The same as a classifier with one output, in float32 whatever `dtype` says.
+
+        Reward model and critic are trained whole; at their learning rates every update would round to nothing in
+        bfloat16.
+        """
+        return load_scorer(folder, **{**self._options(), "dtype": "float32"})
 
     def adapt(self, model: PreTrainedModel) -> nn.Module:
         """The model itself, or with `lora_rank` the model with adapters, which alone are trained.

@@ -9,21 +9,38 @@ from torch import nn
 
 
 class Best:
-    """The best weights so far, kept in a file of the work folder."""
+    """The best weights so far, kept in the work folder, one file per step.
+
+    A checkpoint remembers `value` and `step` only, so the file it means must stay until the next checkpoint is there:
+    `drop_others` is called then.
+    """
 
     def __init__(self, work: Path) -> None:
-        self._path = work / "best.safetensors"
+        self._folder = work / "best"
         self.value: float | None = None
         self.step: int | None = None
 
     def offer(self, value: float, step: int, network: nn.Module) -> None:
-        """Keep the network's weights if `value` beats the best; a step offered again (after a resume) is kept anew."""
-        if self.value is None or value > self.value or step == self.step:
-            draft = self._path.with_suffix(".draft")
-            save_model(network, str(draft))
-            draft.replace(self._path)
-            self.value, self.step = value, step
+        """Keep the network's weights if `value` beats the best."""
+        if self.value is not None and not value > self.value:
+            return
+        self._folder.mkdir(exist_ok=True)
+        draft = self._folder / "draft"
+        save_model(network, str(draft))
+        draft.replace(self._file(step))
+        self.value, self.step = value, step
+
+    def drop_others(self) -> None:
+        """Delete the weights that have been beaten."""
+        for path in self._folder.glob("step-*"):
+            if self.step is None or path != self._file(self.step):
+                path.unlink()
 
     def restore(self, network: nn.Module) -> None:
-        """Load the kept weights."""
-        load_model(network, str(self._path))
+        """Load the kept weights; raises `ValueError` if none were kept."""
+        if self.step is None:
+            raise ValueError("no weights were kept: nothing was offered")
+        load_model(network, str(self._file(self.step)))
+
+    def _file(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}.safetensors"

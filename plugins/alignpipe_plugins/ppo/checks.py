@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignpipe.errors import TrainingError
 
-_RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-"""How far the first ratio may be from 1: the same forward pass in another batch differs by rounding only."""
+_WORST_RATIO = 1e-3
+"""How far any first ratio may be from 1 in float32: the same forward pass in another batch rounds to about 1e-5."""
+_MEAN_RATIO = {"bfloat16": 0.05, "float16": 0.01}
+"""In half precision single logits round by 0.1 and more, so the mean over tokens tells an error from rounding."""
 _KL_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.2}
 """How far, in nats per sequence, a policy may be from its own copy."""
 
 
-def check_first_ratio(worst: float, dtype: str) -> None:
+def check_first_ratio(worst: float, mean: float, network: nn.Module) -> None:
     """Before any step the policy that learns is the policy that sampled: every ratio is 1 (D64).
+
+    `worst` and `mean` are those of |ratio - 1| over the tokens of the first minibatch.
 
     Raises `TrainingError` with what to look for.
     """
-    if not worst <= _RATIO_TOLERANCE.get(dtype, _RATIO_TOLERANCE["float32"]):
+    dtype = _dtype(network)
+    found, allowed = (mean, _MEAN_RATIO[dtype]) if dtype in _MEAN_RATIO else (worst, _WORST_RATIO)
+    if not found <= allowed:
         raise TrainingError(
-            f"start check D64 failed: before the first optimiser step a ratio differs from 1 by {worst:.3g}. The policy is not "
-            "deterministic (dropout?), or log-probabilities are computed differently in rollout and training; "
-            "training on such ratios would be wrong"
+            f"start check D64 failed: before the first optimiser step the ratio differs from 1 by {found:.3g} "
+            f"(allowed in {dtype}: {allowed:g}). The policy is not deterministic (dropout?), or log-probabilities are "
+            "computed differently in rollout and training; training on such ratios would be wrong"
         )
 
 
-def check_first_kl(kl: Tensor, dtype: str) -> None:
+def check_first_kl(kl: Tensor, network: nn.Module) -> None:
     """A policy that starts as its own reference has KL 0 to it; `kl` [B] is summed per sequence (D65).
 
     Raises `TrainingError` with what to look for.
     """
     worst = float(kl.abs().max())
-    if not worst <= _KL_TOLERANCE.get(dtype, _KL_TOLERANCE["float32"]):
+    if not worst <= _KL_TOLERANCE.get(_dtype(network), _KL_TOLERANCE["float32"]):
         raise TrainingError(
-            f"start check D65 failed: policy and reference are the same checkpoint, yet a sequence has KL {worst:.3g} between them. "
-            "They are loaded or run differently (dtype, attention, adapters, dropout)"
+            "start check D65 failed: policy and reference are the same checkpoint, yet a sequence has KL "
+            f"{worst:.3g} between them. They are loaded or run differently (dtype, attention, adapters, dropout)"
         )
+
+
+def _dtype(network: nn.Module) -> str:
+    return str(next(network.parameters()).dtype).removeprefix("torch.")

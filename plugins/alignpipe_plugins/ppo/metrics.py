@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 
 from torch import Tensor
 
 from alignpipe.ops.losses import explained_variance
 from alignpipe.ops.masking import masked_mean, masked_var
-
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.update import StepStatistics
 
@@ -16,22 +15,27 @@ from alignpipe_plugins.ppo.update import StepStatistics
 def update_metrics(
     episodes: Episodes,
     sequence_kl: Tensor,
+    penalty_kl: Tensor,
     returns: Tensor,
     statistics: StepStatistics,
-    norms: Mapping[str, Sequence[float]],
     kl_coef: float,
 ) -> dict[str, float]:
-    """The figures of one update; `sequence_kl` [B] in nats, `returns` [B, T]."""
+    """The figures of one update.
+
+    `sequence_kl` [B] in nats by k1, `penalty_kl` [B] by the estimator the penalty uses, `returns` [B, T]. A figure that
+    is not defined is left out: the explained variance of returns that do not vary, the norm of a gradient not taken.
+    """
     mask = episodes.mask
     lengths = mask.sum(1).float()
-    kl = float(sequence_kl.mean())
     scores = float(episodes.scores.mean())
+    non_score_reward = -kl_coef * float(penalty_kl.mean())
     ratio = statistics.mean("ratio")
+    explained = float(explained_variance(episodes.values, returns, mask))
     return {
-        "objective/kl": kl,
+        "objective/kl": float(sequence_kl.mean()),
         "objective/entropy": float(-episodes.logprobs.sum(1).mean()),
-        "objective/non_score_reward": -kl_coef * kl,
-        "objective/rlhf_reward": scores - kl_coef * kl,
+        "objective/non_score_reward": non_score_reward,
+        "objective/rlhf_reward": scores + non_score_reward,
         "objective/scores": scores,
         "policy/approxkl_avg": statistics.mean("approxkl"),
         "policy/clipfrac_avg": statistics.mean("clipfrac"),
@@ -42,7 +46,7 @@ def update_metrics(
         "val/ratio": ratio,
         "val/ratio_var": max(0.0, statistics.mean("ratio_squared") - ratio**2),
         "val/num_eos_tokens": float(episodes.ended.sum()),
-        "val/explained_variance": float(explained_variance(episodes.values, returns, mask)),
+        **({} if math.isnan(explained) else {"val/explained_variance": explained}),
         "val/returns_mean": float(masked_mean(returns, mask)),
         "val/returns_var": float(masked_var(returns, mask)),
         "response_length/mean": float(lengths.mean()),
@@ -50,6 +54,6 @@ def update_metrics(
         "response_length/truncated_frac": 1.0 - float(episodes.ended.float().mean()),
         "reward/std": float(episodes.scores.std(correction=0)),
         **{f"reward/part/{name}": float(values.mean()) for name, values in episodes.parts.items()},
-        **{f"grad_norm/{name}": sum(values) / len(values) for name, values in norms.items() if values},
+        **{f"grad_norm/{name}": sum(norms) / len(norms) for name, norms in statistics.norms.items()},
         "kl_coef": kl_coef,
     }

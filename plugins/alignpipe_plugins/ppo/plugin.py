@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alignpipe.api import Component, Port, hookimpl
-
 from alignpipe_plugins.ppo.config import PPOConfig
 
 

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import torch
+from torch import nn
 
 from alignpipe.api import Artifact, BuildContext, Selected, StageContext
 from alignpipe.dataset import Dataset, Row
-from alignpipe.errors import DataError
+from alignpipe.errors import ConfigError, ModelError
 from alignpipe.rewarding.artifact import open_reward, reward_name
-from alignpipe.training.models import (
-    ModelSource,
-    Policy,
-    TokenScorer,
-    context_length,
-    load_tokenizer,
-    open_policy,
-    save_checkpoint,
-)
+from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.rollouts import episode_uniforms
-from alignpipe.training.tokens import encode_prompt, fingerprint, text_of
-
-from alignpipe_plugins.ppo.collect import Judge, Sampler
-from alignpipe_plugins.ppo.config import PPOConfig
+from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
+from alignpipe_plugins.ppo.config import PPOConfig, Select
+from alignpipe_plugins.ppo.critic import start_critic
 from alignpipe_plugins.ppo.episodes import Prompts
-from alignpipe_plugins.ppo.loop import Players, train_ppo
+from alignpipe_plugins.ppo.loop import train_ppo
+from alignpipe_plugins.ppo.players import Judge, Players
 from alignpipe_plugins.ppo.validation import Validation
 
 _VALIDATION_STREAM = -1
@@ -40,48 +31,59 @@ class PPOStage:
         self._config = config
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
-        """Train, and leave an ordinary Hugging Face checkpoint in the payload."""
+        """Train, and leave an ordinary Hugging Face checkpoint in the payload.
+
+        Raises `DataError` for prompts that cannot be answered within the model's context, `ModelError` for a reference
+        with other tokens than the policy, `ConfigError` for `select=best` without held-out prompts, and what
+        `train_ppo` raises.
+        """
         config = self._config
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("prompts", "train")
         source: ModelSource = ctx.build(ctx.slots["model"])
-        policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt"), ctx.seed)
-        reference = open_policy(source, inputs.get("reference"), lambda: text_of(rows, "prompt"), ctx.seed)
-        judge = Judge(open_reward(inputs["reward"].folder, ctx), reward_name(inputs["reward"].folder))
+        start = inputs.get("policy")
+        policy = open_policy(source, start, lambda: text_of(rows, "prompt"), ctx.seed)
+        prompts = self._prompts(rows, policy, ctx)
+        validation = self._validation(data, policy, ctx)
+        kept = inputs.get("reference", start)  # an emptied port: the policy as it was given
+        reference = open_policy(source, kept, lambda: text_of(rows, "prompt"), ctx.seed)
+        if fingerprint(reference.tokenizer) != fingerprint(policy.tokenizer):
+            raise ModelError(
+                f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
+                "name a checkpoint with the policy's own tokens"
+            )
+        folder = inputs["reward"].folder
+        judge = Judge(open_reward(folder, ctx), reward_name(folder))
+        # Before `adapt`, which may put adapters into the policy's model.
+        critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device)
         players = Players(
             policy=policy,
-            network=source.adapt(policy.model).to(ctx.device),
-            reference=reference.model.to(ctx.device).eval().requires_grad_(False),
-            critic=_critic(inputs, policy, source, ctx).to(ctx.device),
+            network=_without_dropout(source.adapt(policy.model)).to(ctx.device),
+            reference=reference.model.to(ctx.device).eval().requires_grad_(False),  # type: ignore[arg-type]
+            critic=critic,
             judge=judge,
-            sampler=Sampler(ctx.build(ctx.slots["rollout"]), config.temperature, ctx.device),
-            starts_as_reference=inputs.get("policy") == inputs.get("reference"),
+            rollout=ctx.build(ctx.slots["rollout"]),
+            temperature=config.temperature,
+            device=ctx.device,
+            starts_as_reference=start == kept,
         )
-        prompts = self._prompts(rows, policy, f"{ctx.stage}.max_response_tokens")
-        train_ppo(players, prompts, self._validation(data, policy, judge, ctx), config, ctx)
+        train_ppo(players, prompts, validation, config, ctx)
         save_checkpoint(source.merge(players.network), policy.tokenizer, ctx.payload)
 
-    def _prompts(self, rows: Sequence[Row], policy: Policy, key: str) -> Prompts:
-        """Tokenise prompts; raises `DataError` for one that leaves no room for a response."""
-        ids = [encode_prompt(policy.tokenizer, row["prompt"], row["messages"]) for row in rows]
-        longest, context = max(len(prompt) for prompt in ids), context_length(policy.model)
-        if context is not None and longest + self._config.max_response_tokens > context:
-            raise DataError(
-                f"a prompt of {longest} tokens and {key}={self._config.max_response_tokens} do not fit into the model's "
-                f"{context} tokens; lower {key} or data.max_prompt_tokens"
-            )
-        if any(not prompt for prompt in ids):
-            raise DataError("an empty prompt cannot be answered: drop it from data.prompts")
-        return Prompts(rows, ids)
+    def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
+        room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"
+        return Prompts(rows, encode_prompts(policy.tokenizer, rows, room, context_length(policy.model), key))
 
-    def _validation(self, data: Dataset, policy: Policy, judge: Judge, ctx: StageContext) -> Validation | None:
+    def _validation(self, data: Dataset, policy: Policy, ctx: StageContext) -> Validation | None:
         config = self._config
         if not data.count("prompts", "heldout"):
+            if config.select is Select.best:
+                raise ConfigError(f"{ctx.stage}.select=best needs held-out prompts, and the data has none; use last")
             ctx.say(f"{ctx.stage}: no held-out prompts, so no evaluation on the way")
             return None
-        prompts = self._prompts(data.rows("prompts", "heldout")[: config.eval_prompts], policy, f"{ctx.stage}.max_response_tokens")
+        prompts = self._prompts(data.rows("prompts", "heldout")[: config.eval_prompts], policy, ctx)
         uniforms = episode_uniforms(ctx.seed, _VALIDATION_STREAM, len(prompts.ids), config.max_response_tokens)
-        return Validation(prompts, uniforms, judge, open_gold(data, ctx))
+        return Validation(prompts, uniforms, open_gold(data, ctx), config.missing_eos_score)
 
 
 def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
@@ -91,24 +93,12 @@ def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
     return Judge(ctx.build(Selected("reward", data.gold.name, dict(data.gold.config))), data.gold.name)
 
 
-def _critic(inputs: Mapping[str, Artifact], policy: Policy, source: ModelSource, ctx: StageContext) -> TokenScorer:
-    """The critic starts as the reward model, if that reads the policy's tokens, else as the policy with a zero head (D45)."""
-    folder = inputs["reward"].folder
-    if _reads_tokens_of(policy, folder):
-        return TokenScorer(source.load_scorer(folder))
-    start = ctx.work / "critic_start"
-    save_checkpoint(policy.model, policy.tokenizer, start)
-    model = source.load_scorer(start)
-    with torch.no_grad():
-        model.score.weight.zero_()  # type: ignore[operator,union-attr]
-    return TokenScorer(model)
-
-
-def _reads_tokens_of(policy: Policy, folder: Path) -> bool:
-    """Whether a reward's payload is a model with the policy's own vocabulary."""
-    if not (folder / "config.json").is_file():
-        return False
-    return fingerprint(load_tokenizer(folder)) == fingerprint(policy.tokenizer)
+def _without_dropout(network: nn.Module) -> nn.Module:
+    """Switch off the dropout that adapters may have brought; the models' own is off already (D19)."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network
 
 
 def build(config: PPOConfig, context: BuildContext) -> PPOStage:

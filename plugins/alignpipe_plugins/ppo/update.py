@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,6 @@ from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_l
 from alignpipe.ops.masking import masked_sum
 from alignpipe.training.batches import by_length, response_logprobs, state_values
 from alignpipe.training.models import TokenScorer
-
 from alignpipe_plugins.ppo.episodes import Episodes
 
 
@@ -26,6 +26,11 @@ class Learner:
     optimizer: Optimizer
     max_grad_norm: float
 
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate of the steps to come."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
     def step(self) -> float:
         """Clip, step, clear; returns the gradient's norm before clipping (D59).
 
@@ -34,7 +39,9 @@ class Learner:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         if not norm < float("inf"):
-            raise TrainingError(f"the gradient of the {type(self.network).__name__} is not finite; lower the learning rate")
+            raise TrainingError(
+                f"the gradient of the {type(self.network).__name__} is not finite; lower the learning rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -46,12 +53,13 @@ class Learner:
 
 @dataclass
 class StepStatistics:
-    """Token-weighted sums over the micro-batches of an update."""
+    """Token-weighted sums over micro-batches, and the gradient norms of the steps they made."""
 
     tokens: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     worst_ratio: float = 0.0
-    """The largest |ratio - 1| seen."""
+    """The largest |ratio - 1| seen; NaN once a ratio was."""
+    norms: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, mask: Tensor, **values: Tensor) -> None:
         """Add per-token values [b, T] under the mask."""
@@ -59,9 +67,27 @@ class StepStatistics:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(masked_sum(value.detach().float(), mask))
 
+    def add_norm(self, name: str, norm: float) -> None:
+        """Note the gradient norm of one step."""
+        self.norms.setdefault(name, []).append(norm)
+
+    def merge(self, other: StepStatistics) -> None:
+        """Take in what another one has seen."""
+        self.tokens += other.tokens
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, norms in other.norms.items():
+            self.norms.setdefault(name, []).extend(norms)
+        self.worst_ratio = _larger(self.worst_ratio, other.worst_ratio)
+
     def mean(self, name: str) -> float:
         """The mean over all tokens added."""
         return self.sums[name] / self.tokens
+
+
+def _larger(first: float, second: float) -> float:
+    """The larger one, or NaN if one is: Python's own `max` may drop it."""
+    return first if first >= second or math.isnan(first) else second
 
 
 def backward_minibatch(
@@ -96,18 +122,20 @@ def backward_minibatch(
         logp, _ = response_logprobs(policy, batch, temperature)
         old_logp = episodes.logprobs[picked, :width]
         policy_loss, clipped = clipped_policy_loss(logp, old_logp, advantages[picked, :width], clip_low, clip_high)
-        (masked_sum(policy_loss, mask) / tokens).backward()
+        torch.autograd.backward(masked_sum(policy_loss, mask) / tokens)
 
         values = state_values(critic, batch)
         old_values = episodes.values[picked, :width]
         value_loss, value_clipped = clipped_value_loss(values, old_values, returns[picked, :width], clip_value)
-        (masked_sum(value_loss, mask) / tokens).backward()
+        torch.autograd.backward(masked_sum(value_loss, mask) / tokens)
 
         with torch.no_grad():
             ratio = torch.exp(logp - old_logp)
-            statistics.worst_ratio = max(statistics.worst_ratio, float((ratio - 1).abs()[mask].max()))
+            gap = (ratio - 1).abs()
+            statistics.worst_ratio = _larger(statistics.worst_ratio, float(gap[mask].max()))
             statistics.add(
                 mask,
+                ratio_gap=gap,
                 approxkl=approx_kl(logp, old_logp),
                 clipfrac=clipped,
                 policy_loss=policy_loss,

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alignpipe.rewarding.scoring import score
-from alignpipe.training.batches import by_length, pad_rows
-from alignpipe.training.models import Policy
-
-from alignpipe_plugins.ppo.collect import Judge, Sampler, make_samples, reference_kl
+from alignpipe.ops.shaping import replace_missing_eos
+from alignpipe_plugins.ppo.collect import reference_kl
 from alignpipe_plugins.ppo.episodes import Prompts
-
-_BATCH = 32
+from alignpipe_plugins.ppo.players import Judge, Players, make_samples
 
 
 @dataclass(frozen=True)
@@ -23,29 +19,27 @@ class Validation:
 
     prompts: Prompts
     uniforms: Tensor
-    judge: Judge
     gold: Judge | None
+    missing_eos_score: float | None
 
-    def run(self, policy: Policy, network: nn.Module, reference: nn.Module, sampler: Sampler) -> dict[str, float]:
-        """Held-out reward, gold and KL of the network as it is now; KL in nats per sequence."""
-        responses = sampler.sample(policy, network, self.prompts, self.uniforms)
-        samples = make_samples(policy, self.prompts, responses)
-        pad_id = int(policy.tokenizer.pad_token_id)
-        lengths = [len(ids) + len(response.ids) for ids, response in zip(self.prompts.ids, responses, strict=True)]
-        batches = [
-            pad_rows([self.prompts.ids[row] for row in rows], [responses[row].ids for row in rows], pad_id, sampler.device)
-            for rows in by_length(lengths, _BATCH)
-        ]
+    def run(self, players: Players) -> dict[str, float]:
+        """Held-out reward, gold and KL of the network as it is now; KL in nats per sequence.
+
+        The reward is the one that is trained on, a missing end replaced (D25); gold is the judge's own word.
+        """
+        responses = players.sample(self.prompts, self.uniforms)
+        samples = make_samples(players.policy, self.prompts, responses)
+        scores = torch.tensor(players.judge.score(samples).total, dtype=torch.float64)
+        ended = torch.tensor([response.ended for response in responses])
+        if self.missing_eos_score is not None:
+            scores = replace_missing_eos(scores, ended, self.missing_eos_score)
         figures = {
-            "heldout/reward": _mean(score(self.judge.reward, samples, self.judge.name).total),
-            "heldout/kl": float(reference_kl(network, reference, batches, sampler.temperature).mean()),
-            "heldout/length": _mean([float(len(response.ids)) for response in responses]),
-            "heldout/eos_rate": _mean([float(response.ended) for response in responses]),
+            "heldout/reward": float(scores.mean()),
+            "heldout/kl": float(reference_kl(players, self.prompts, responses).mean()),
+            "heldout/length": sum(len(response.ids) for response in responses) / len(responses),
+            "heldout/eos_rate": float(ended.double().mean()),
         }
         if self.gold is not None:
-            figures["heldout/gold"] = _mean(score(self.gold.reward, samples, self.gold.name).total)
+            gold = self.gold.score(samples).total
+            figures["heldout/gold"] = sum(gold) / len(gold)
         return figures
-
-
-def _mean(values: list[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).mean())

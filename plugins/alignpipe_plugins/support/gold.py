@@ -8,7 +8,6 @@ from typing import Any
 
 from alignpipe.api import BuildContext, Sample, Scores
 from alignpipe.errors import RewardError
-
 from alignpipe_plugins.support.config import SupportGoldConfig
 from alignpipe_plugins.support.world import NAMES, PROBLEMS, PRODUCTS, REMEDY_WORDS
 
@@ -44,7 +43,9 @@ def judge(answer: str, facts: Mapping[str, Any], ended: bool = True) -> dict[str
     Raises `RewardError` if the row does not come from the support world.
     """
     if not {"customer", "product", "problem"} <= facts.keys():
-        raise RewardError("reward support_gold judges rows of data=support only: the row has no customer, product and problem")
+        raise RewardError(
+            "reward support_gold judges rows of data=support only: the row has no customer, product and problem"
+        )
     words = _WORD.findall(answer)
     lower = {word.lower() for word in words}
     complaint = PROBLEMS[facts["problem"]].complaint

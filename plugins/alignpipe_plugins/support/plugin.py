@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alignpipe.api import Component, hookimpl
-
 from alignpipe_plugins.support.config import SupportConfig, SupportGoldConfig
 
 GOLD_VERSION = 1

@@ -9,11 +9,10 @@ from typing import Any
 from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Gold, Split, Table, write_dataset
 from alignpipe.errors import DataError
-
 from alignpipe_plugins.support.config import SupportConfig
 from alignpipe_plugins.support.gold import WEIGHTS, judge
 from alignpipe_plugins.support.plugin import GOLD_VERSION
-from alignpipe_plugins.support.world import Case, Habits, sample_answer, sample_case, sample_pair
+from alignpipe_plugins.support.world import DRAFTS, Case, Habits, sample_answer, sample_case, sample_pair
 
 _PATIENCE = 1000
 """Draws without a new prompt (or without two different scores) after which the world is taken to be used up."""
@@ -39,14 +38,24 @@ class SupportStage:
                 "prompts": config.prompts,
             },
         }
-        tables: dict[Table, dict[Split, list[dict[str, Any]]]] = {"demonstrations": {}, "preferences": {}, "prompts": {}}
+        tables: dict[Table, dict[Split, list[dict[str, Any]]]] = {
+            "demonstrations": {},
+            "preferences": {},
+            "prompts": {},
+        }
         for split, counts in sizes.items():
             noise = config.label_noise if split == "train" else 0.0
-            tables["demonstrations"][split] = [_demonstration(next(cases), random) for _ in range(counts["demonstrations"])]
-            tables["preferences"][split] = [_preference(next(cases), noise, random) for _ in range(counts["preferences"])]
+            tables["demonstrations"][split] = [
+                _demonstration(next(cases), random) for _ in range(counts["demonstrations"])
+            ]
+            tables["preferences"][split] = [
+                _preference(next(cases), noise, random) for _ in range(counts["preferences"])
+            ]
             tables["prompts"][split] = [_row(next(cases)) for _ in range(counts["prompts"])]
         write_dataset(ctx.payload, tables, Gold("support_gold", GOLD_VERSION))
-        ctx.log({f"rows/{table}/{split}": len(rows) for table, by in tables.items() for split, rows in by.items()}, step=0)
+        ctx.log(
+            {f"rows/{table}/{split}": len(rows) for table, by in tables.items() for split, rows in by.items()}, step=0
+        )
 
 
 def build(config: SupportConfig, context: BuildContext) -> SupportStage:
@@ -66,7 +75,10 @@ def _unseen_cases(random: Random) -> Iterator[Case]:
         misses = 0
         seen.add(case.prompt())
         yield case
-    raise DataError(f"the support world has no more than about {len(seen)} prompts: lower data.demonstrations, data.preferences or data.prompts")
+    raise DataError(
+        f"the support world has no more than about {len(seen)} prompts: lower data.demonstrations, data.preferences or "
+        "data.prompts"
+    )
 
 
 def _row(case: Case) -> dict[str, Any]:
@@ -80,7 +92,7 @@ def _demonstration(case: Case, random: Random) -> dict[str, Any]:
 def _preference(case: Case, noise: float, random: Random) -> dict[str, Any]:
     """Two answers with different gold scores, the better one chosen unless the label is flipped."""
     while True:
-        worse, better = sorted(sample_pair(case, Habits(), random), key=lambda answer: gold_score(answer, case))
+        worse, better = sorted(sample_pair(case, DRAFTS, random), key=lambda answer: gold_score(answer, case))
         if gold_score(better, case) > gold_score(worse, case):
             break
     if random.random() < noise:

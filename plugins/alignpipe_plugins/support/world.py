@@ -1,8 +1,8 @@
 """The support world: customers, products and problems, and the answers an agent may give.
 
 A prompt names a customer, a product and a problem; a good answer greets that customer, names that product, offers the
-remedy that fits that problem, strikes the tone the problem calls for, and stops. Nearly all of the gold reward therefore
-depends on the prompt: no constant answer is good.
+remedy that fits that problem, strikes the tone the problem calls for, and stops. Nearly all of the gold reward
+therefore depends on the prompt: no constant answer is good.
 """
 
 from __future__ import annotations
@@ -124,15 +124,20 @@ def sample_case(random: Random) -> Case:
 class Habits:
     """How an agent writes: the probability of each good and each bad trait of an answer."""
 
-    greets: float = 0.55
-    greets_wrongly: float = 0.05
-    names_product: float = 0.55
-    names_wrong_product: float = 0.05
-    fits: float = 0.50
-    misfits: float = 0.15
-    right_tone: float = 0.55
-    wrong_tone: float = 0.10
+    greets: float = 0.50
+    greets_wrongly: float = 0.02
+    names_product: float = 0.50
+    names_wrong_product: float = 0.02
+    fits: float = 0.45
+    misfits: float = 0.08
+    right_tone: float = 0.50
+    wrong_tone: float = 0.06
     chatters: float = 0.30
+
+
+DRAFTS = Habits(greets_wrongly=0.05, names_wrong_product=0.05, fits=0.40, misfits=0.30, wrong_tone=0.15)
+"""Those who wrote what was compared: wrong more often than the demonstrations, so that pairs tell right from wrong and
+not only present from absent."""
 
 
 def sample_answer(case: Case, habits: Habits, random: Random) -> str:
@@ -141,11 +146,11 @@ def sample_answer(case: Case, habits: Habits, random: Random) -> str:
 
 
 def sample_pair(case: Case, habits: Habits, random: Random) -> tuple[str, str]:
-    """Draw an answer and a second draft of it, in which one or two of the sentences are drawn anew."""
+    """Draw an answer and a second draft of it, in which one of the sentences is drawn anew."""
     first = [draw(case, habits, random) for draw in _SENTENCES]
     second = list(first)
-    for place in random.sample(range(len(_SENTENCES)), 1):
-        second[place] = _SENTENCES[place](case, habits, random)
+    place = random.randrange(len(_SENTENCES))
+    second[place] = _SENTENCES[place](case, habits, random)
     return _joined(first), _joined(second)
 
 

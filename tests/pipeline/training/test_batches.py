@@ -18,7 +18,7 @@ from alignpipe.training.batches import (
     state_values,
 )
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
-from support import checkpoints
+from support import tiny_models
 
 PROMPTS = [[5, 9, 20, 7], [11], [30, 31], [8, 8, 8, 8, 8, 8]]
 RESPONSES = [[40, 41], [50, 51, 52, 53, 54], [60], [70, 71, 1]]
@@ -26,7 +26,7 @@ FAMILIES = ["llama", "gpt2"]
 
 
 def folder(family: str):
-    return {"llama": checkpoints.llama, "gpt2": checkpoints.gpt2}[family]()
+    return {"llama": tiny_models.llama, "gpt2": tiny_models.gpt2}[family]()
 
 
 def naive_logprobs(model, prompt: list[int], response: list[int], temperature: float) -> list[float]:
@@ -37,7 +37,7 @@ def naive_logprobs(model, prompt: list[int], response: list[int], temperature: f
     return [table[len(prompt) + step - 1, token].item() for step, token in enumerate(response)]
 
 
-@pytest.mark.parametrize(("family", "temperature"), itertools.product(FAMILIES, [1.0, 0.7]))
+@pytest.mark.parametrize(("family", "temperature"), list(itertools.product(FAMILIES, [1.0, 0.7])))
 def test_response_logprobs_are_those_of_each_row_alone(family: str, temperature: float) -> None:
     model = load_causal(folder(family))
     batch = pad_rows(PROMPTS, RESPONSES, 0, "cpu")
@@ -59,7 +59,8 @@ def test_padding_and_order_change_nothing(family: str) -> None:
     logp, _ = response_logprobs(model, pad_rows(PROMPTS, RESPONSES, 0, "cpu"))
     order = [2, 0, 3, 1]
     moved, _ = response_logprobs(
-        model, pad_rows([PROMPTS[i] for i in order], [RESPONSES[i] for i in order], 17, "cpu")  # another pad, too
+        model,
+        pad_rows([PROMPTS[i] for i in order], [RESPONSES[i] for i in order], 17, "cpu"),  # another pad, too
     )
     assert torch.allclose(moved, logp[order], atol=1e-5)
     longer = pad_rows([*PROMPTS, [3] * 20], [*RESPONSES, [4] * 9], 0, "cpu")
@@ -90,8 +91,10 @@ def test_logits_are_computed_in_the_window_of_the_responses_only() -> None:
     counting = Counting()
     batch = pad_rows(PROMPTS, RESPONSES, 0, "cpu")
     assert response_logits(counting, batch).shape[1] == len(counting.kept)
-    assert counting.kept == list(range(8))  # from the shortest prompt's last token to the last but one of the longest row
-    model = load_causal(checkpoints.llama())
+    assert counting.kept == list(
+        range(8)
+    )  # from the shortest prompt's last token to the last but one of the longest row
+    model = load_causal(tiny_models.llama())
     assert torch.allclose(response_logits(WithoutWindow(model), batch), response_logits(model, batch), atol=1e-5)
 
 

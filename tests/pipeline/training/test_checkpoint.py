@@ -10,7 +10,7 @@ from torch import nn
 
 from alignpipe.training.checkpoint import Checkpoints, latest_step
 from alignpipe.training.models import load_causal
-from support import checkpoints
+from support import tiny_models
 
 
 def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -40,11 +40,11 @@ def test_weights_optimiser_and_extras_come_back(tmp_path: Path) -> None:
 
 
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
-    model = load_causal(checkpoints.llama())
+    model = load_causal(tiny_models.llama())
     with torch.no_grad():
         model.lm_head.weight.add_(1.0)
     Checkpoints(tmp_path).save(1, {"model": model}, {}, {})
-    other = load_causal(checkpoints.llama())
+    other = load_causal(tiny_models.llama())
     Checkpoints(tmp_path).load({"model": other}, {})
     assert other.lm_head.weight is other.get_input_embeddings().weight
     assert torch.equal(other.lm_head.weight, model.lm_head.weight)

@@ -27,7 +27,7 @@ from alignpipe.training.models import (
     save_checkpoint,
     without_dropout,
 )
-from support import checkpoints
+from support import tiny_models
 
 
 class FolderSource:
@@ -64,20 +64,20 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_weights(tmp_path: Path) -> None:
-    shutil.copy(checkpoints.llama() / "config.json", tmp_path)
+    shutil.copy(tiny_models.llama() / "config.json", tmp_path)
     with pytest.raises(ModelError, match=f"no model can be loaded from {tmp_path}"):
         load_causal(tmp_path)
 
 
 def test_a_checkpoint_with_broken_weights(tmp_path: Path) -> None:
-    folder = shutil.copytree(checkpoints.llama(), tmp_path / "broken")
+    folder = shutil.copytree(tiny_models.llama(), tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="no model can be loaded from"):
         load_causal(folder)
 
 
 def test_a_checkpoint_with_some_weights_missing(tmp_path: Path) -> None:
-    folder = shutil.copytree(checkpoints.llama(), tmp_path / "part")
+    folder = shutil.copytree(tiny_models.llama(), tmp_path / "part")
     weights = load_file(folder / "model.safetensors")
     gone = [name for name in weights if ".layers.1.mlp" in name]
     save_file({name: value for name, value in weights.items() if name not in gone}, folder / "model.safetensors")
@@ -86,7 +86,7 @@ def test_a_checkpoint_with_some_weights_missing(tmp_path: Path) -> None:
 
 
 def test_a_missing_head_is_made_new_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    model = load_scorer(checkpoints.llama())
+    model = load_scorer(tiny_models.llama())
     assert model.score.weight.shape == (1, 32)
     assert capfd.readouterr() == ("", "")
 
@@ -96,16 +96,16 @@ def test_all_dropout_is_off_so_that_training_mode_computes_the_same() -> None:
     without_dropout(config)
     assert {key: value for key, value in config.to_dict().items() if "drop" in key and value} == {}
     ids = torch.tensor([[5, 6, 7, 8]])
-    noisy = checkpoints.gpt2_model(checkpoints.gpt2_tokenizer()).train()
+    noisy = tiny_models.gpt2_model(tiny_models.gpt2_tokenizer()).train()
     assert not torch.equal(noisy(ids).logits, noisy(ids).logits)
-    for model in (load_causal(checkpoints.gpt2()).train(), load_scorer(checkpoints.gpt2()).train()):
+    for model in (load_causal(tiny_models.gpt2()).train(), load_scorer(tiny_models.gpt2()).train()):
         hidden = model.transformer
         assert torch.equal(hidden(ids).last_hidden_state, hidden(ids).last_hidden_state)
 
 
 def test_the_embedding_grows_for_a_new_pad_token_always_the_same() -> None:
-    tokenizer = load_tokenizer(checkpoints.gpt2())
-    first, second = load_causal(checkpoints.gpt2()), load_causal(checkpoints.gpt2())
+    tokenizer = load_tokenizer(tiny_models.gpt2())
+    first, second = load_causal(tiny_models.gpt2()), load_causal(tiny_models.gpt2())
     rows = first.get_input_embeddings().weight.shape[0]
     torch.manual_seed(1)
     fit_tokenizer(first, tokenizer)
@@ -122,30 +122,30 @@ def test_the_embedding_grows_for_a_new_pad_token_always_the_same() -> None:
 
 
 def test_a_fitting_embedding_stays_as_it_is() -> None:
-    model = load_causal(checkpoints.llama())
+    model = load_causal(tiny_models.llama())
     before = model.get_input_embeddings().weight
-    fit_tokenizer(model, load_tokenizer(checkpoints.llama()))
+    fit_tokenizer(model, load_tokenizer(tiny_models.llama()))
     assert model.get_input_embeddings().weight is before
 
 
 def test_the_base_model_is_built_and_a_checkpoint_is_loaded() -> None:
-    source = FolderSource(checkpoints.gpt2())
+    source = FolderSource(tiny_models.gpt2())
     for artifact in (None, Artifact("policy", "base", Path(), "base")):
         policy = open_policy(source, artifact, lambda: ["some text"], 0)
         assert source.texts == ["some text"]
         assert policy.model.config.pad_token_id == policy.tokenizer.pad_token_id == len(policy.tokenizer) - 1
-    other = Artifact("policy", "sft", checkpoints.llama(), "digest")
+    other = Artifact("policy", "sft", tiny_models.llama(), "digest")
     assert open_policy(source, other, no_texts, 0).model.config.model_type == "llama"
 
 
 def test_a_base_model_without_an_end_is_refused() -> None:
-    source = FolderSource(checkpoints.without_eos())
+    source = FolderSource(tiny_models.without_eos())
     with pytest.raises(ModelError, match="no end-of-sequence token"):
         open_policy(source, None, list, 0)
 
 
 def test_context_lengths() -> None:
-    model = load_causal(checkpoints.gpt2())
+    model = load_causal(tiny_models.gpt2())
     assert context_length(model) == 128
     assert (limit_length(1000, model), limit_length(100, model)) == (128, 100)
 
@@ -172,7 +172,7 @@ def test_a_new_head_has_the_spread_of_d10() -> None:
 
 
 def test_checkpoints_name_pad_and_end_for_others(tmp_path: Path) -> None:
-    policy = open_policy(FolderSource(checkpoints.gpt2()), None, list, 0)
+    policy = open_policy(FolderSource(tiny_models.gpt2()), None, list, 0)
     save_checkpoint(policy.model, policy.tokenizer, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["pad_token_id"] == policy.tokenizer.pad_token_id == load_tokenizer(tmp_path).pad_token_id

@@ -18,7 +18,7 @@ from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import load_causal
 from alignpipe.training.supervised import LoopOptions, LossSums, batch_indices
-from support import checkpoints
+from support import tiny_models
 from support.context import FakeContext
 
 OPTIONS = LoopOptions(
@@ -51,7 +51,9 @@ class Row:
         return len(self.response)
 
 
-ROWS = [Row([3 + index] * (1 + index % 3), [20 + index + step for step in range(1 + index * 2 % 7)]) for index in range(9)]
+ROWS = [
+    Row([3 + index] * (1 + index % 3), [20 + index + step for step in range(1 + index * 2 % 7)]) for index in range(9)
+]
 
 
 def token_loss(model: nn.Module):
@@ -65,11 +67,13 @@ def token_loss(model: nn.Module):
 
 def train(root: Path, options: LoopOptions = OPTIONS, stop_after: int | None = None, rows: Sequence[Row] = ROWS):
     """Train a fresh model under `root`; returns it with its context, also if it was interrupted."""
-    model = load_causal(checkpoints.llama())
+    model = load_causal(tiny_models.llama())
     ctx = FakeContext(root, stage="sft", stop_after=stop_after)
     interrupted = None
     try:
-        supervised.train(model, rows, token_loss(model), lambda: {"eval_loss": 0.5}, options, ctx, ("loss", "eval_loss"))
+        supervised.train(
+            model, rows, token_loss(model), lambda: {"eval_loss": 0.5}, options, ctx, ("loss", "eval_loss")
+        )
     except StageInterrupted as error:
         interrupted = error
     return model, ctx, interrupted
@@ -103,7 +107,7 @@ def test_the_micro_batch_size_changes_no_gradient(monkeypatch: pytest.MonkeyPatc
 
 def test_the_gradient_is_that_of_the_token_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = gradients(monkeypatch, tmp_path, 2)
-    model = load_causal(checkpoints.llama())
+    model = load_causal(tiny_models.llama())
     chosen = [ROWS[index] for index in batch_indices(0, 5, len(ROWS), 0)]
     losses = []
     for row in chosen:
@@ -174,8 +178,8 @@ def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(bad: float, tmp_path: Path) -> None:
-    model = load_causal(checkpoints.llama())
-    before = load_causal(checkpoints.llama())
+    model = load_causal(tiny_models.llama())
+    before = load_causal(tiny_models.llama())
     plain = token_loss(model)
     ctx = FakeContext(tmp_path)
     with pytest.raises(TrainingError, match=r"not finite at step 1: lower the learning rate \(0\.01\)"):
@@ -199,7 +203,7 @@ def test_the_order_is_the_seeds() -> None:
 
 
 def test_the_evaluation_is_the_token_mean_whatever_the_batch() -> None:
-    model = load_causal(checkpoints.llama()).train()
+    model = load_causal(tiny_models.llama()).train()
     loss = token_loss(model)
     means = [supervised.mean_over(ROWS, size, loss, model)["loss"] for size in (1, 4, 9)]
     tokens = sum(row.weight for row in ROWS)

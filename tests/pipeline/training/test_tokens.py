@@ -18,8 +18,8 @@ from alignpipe.training.tokens import (
     fit_length,
     text_of,
 )
-from support import checkpoints
-from support.checkpoints import bos_tokenizer, bpe, gpt2_tokenizer, llama_tokenizer
+from support import tiny_models
+from support.tiny_models import bos_tokenizer, bpe, gpt2_tokenizer, llama_tokenizer
 
 MESSAGES = [{"role": "user", "content": "My lamp is broken."}]
 
@@ -74,7 +74,7 @@ def test_conversations_go_through_the_template_where_there_is_one() -> None:
     tokenizer = bos_tokenizer()
     plain = encode_prompt(tokenizer, "the prompt", MESSAGES)
     assert plain == tokenizer.encode("the prompt")
-    tokenizer.chat_template = "<s>" + checkpoints.CHAT_TEMPLATE
+    tokenizer.chat_template = "<s>" + tiny_models.CHAT_TEMPLATE
     rendered = encode_prompt(tokenizer, "the prompt", MESSAGES)
     assert tokenizer.decode(rendered, skip_special_tokens=True) == "<user>My lamp is broken.<assistant>"
     assert rendered.count(tokenizer.bos_token_id) == 1  # the template's own; the tokenizer adds no second one

@@ -1,0 +1,91 @@
+"""The reward artifact: identity, options as plain data, trained state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from alignpipe.api import Sample, Selected
+from alignpipe.errors import RewardError
+from alignpipe.rewarding.artifact import open_reward, plain, reward_name, save_reward
+from support.context import FakeContext
+
+
+class Mode(Enum):
+    fast = 1
+    slow = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    scale: float = 1.0
+    mode: Mode = Mode.fast
+    words: tuple[str, ...] = ("a",)
+    members: dict[str, object] = field(default_factory=dict)
+
+
+class Written:
+    def score(self, samples):
+        return [1.0] * len(samples)
+
+
+class Trained(Written):
+    value = 0.0
+
+    def fit(self, inputs, ctx):
+        self.value = 2.0
+
+    def save(self, folder: Path) -> None:
+        (folder / "value").write_text(str(self.value))
+
+    def load(self, folder: Path) -> None:
+        self.value = float((folder / "value").read_text())
+
+    def score(self, samples):
+        return [self.value] * len(samples)
+
+
+CHOICE = Selected("reward", "acme", Options(mode=Mode.slow, members={"polite": Selected("reward", "other", Options())}))
+
+
+@pytest.mark.parametrize("made", [Written, Trained])
+def test_what_was_saved_is_opened(made: type[Written], tmp_path: Path) -> None:
+    reward = made()
+    if isinstance(reward, Trained):
+        reward.fit({}, FakeContext(tmp_path))
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    save_reward(folder, reward, CHOICE, 3)
+    assert reward_name(folder) == "acme"
+    ctx = FakeContext(tmp_path, builders={"reward/acme": lambda _: made()})
+    opened = open_reward(folder, ctx)
+    assert opened.score([Sample("p", "r")]) == reward.score([Sample("p", "r")])
+    assert (ctx.built[0].group, ctx.built[0].name) == ("reward", "acme")
+
+
+def test_the_options_are_kept_as_plain_data(tmp_path: Path) -> None:
+    save_reward(tmp_path, Written(), CHOICE, 3)
+    other = {"scale": 1.0, "mode": "fast", "words": ["a"], "members": {}}
+    assert json.loads((tmp_path / "reward.json").read_text()) == {
+        "name": "acme",
+        "version": 3,
+        "config": {
+            "scale": 1.0,
+            "mode": "slow",
+            "words": ["a"],
+            "members": {"polite": {"group": "reward", "name": "other", "config": other}},
+        },
+    }
+
+
+def test_plain_leaves_plain_data_alone() -> None:
+    assert plain({"a": [1, "b", None, {"c": (True, 2.5)}]}) == {"a": [1, "b", None, {"c": [True, 2.5]}]}
+
+
+def test_a_folder_that_is_no_reward(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match=r"is no reward artifact: it has no reward\.json"):
+        open_reward(tmp_path, FakeContext(tmp_path))

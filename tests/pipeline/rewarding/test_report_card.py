@@ -1,0 +1,117 @@
+"""The report card on pairs whose figures can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from alignpipe.errors import RewardError
+from alignpipe.rewarding.report_card import report_card
+
+
+class Lookup:
+    """Scores an answer by the number it begins with; counts the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def score(self, samples):
+        self.batches.append(len(samples))
+        return [float(sample.response.split()[0]) for sample in samples]
+
+
+def pair(chosen: str, rejected: str, **extra):
+    return {"prompt": "p", "messages": [], "chosen": chosen, "rejected": rejected, **extra}
+
+
+def test_figures_by_hand() -> None:
+    rows = [pair("2 a b", "0"), pair("1", "1 a"), pair("-1 a", "1"), pair("3", "0 a b c")]
+    card = report_card(Lookup(), rows, "lookup")
+    margins = [2.0, 0.0, -2.0, 3.0]
+    assert card["accuracy"] == pytest.approx(2.5 / 4)
+    assert card["margin"] == pytest.approx(sum(margins) / 4)
+    assert card["pairs"] == 4
+    scores = [2, 1, -1, 3, 0, 1, 1, 0]
+    mean = sum(scores) / 8
+    assert card["score_mean"] == pytest.approx(mean)
+    assert card["score_std"] == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in scores) / 8))
+    assert card["accuracy_low"] < card["accuracy"] < card["accuracy_high"]
+    assert -1 <= card["length_correlation"] <= 1
+    assert all(math.isfinite(value) for value in card.values())
+
+
+def test_length_correlation_sees_a_reward_that_counts_words() -> None:
+    class Counting:
+        def __init__(self, sign: float) -> None:
+            self.sign = sign
+
+        def score(self, samples):
+            return [self.sign * len(sample.response.split()) for sample in samples]
+
+    rows = [pair("a b c", "a"), pair("a b c d e", "a b"), pair("a b c d", "a b c d e f")]
+    assert report_card(Counting(1.0), rows, "n")["length_correlation"] == pytest.approx(1)
+    assert report_card(Counting(-1.0), rows, "n")["length_correlation"] == pytest.approx(-1)
+
+
+def test_a_constant_reward_is_half_right_and_correlates_with_nothing() -> None:
+    card = report_card(Lookup(), [pair("1 a", "1"), pair("1 b c", "1 d")], "constant")
+    assert card["accuracy"] == 0.5
+    assert "length_correlation" not in card
+    assert all(math.isfinite(value) for value in card.values())
+
+
+def test_calibration_of_certain_mistakes() -> None:
+    assert report_card(Lookup(), [pair("50", "-50")], "sure")["calibration_error"] == pytest.approx(0)
+    assert report_card(Lookup(), [pair("-50", "50")], "sure")["calibration_error"] == pytest.approx(1)
+
+
+def test_accuracy_apart_by_source_and_confidence() -> None:
+    rows = [
+        pair("1", "0", source="web", confidence=1),
+        pair("0", "1", source="web", confidence=2),
+        pair("1", "0", source="shop", confidence=2),
+    ]
+    card = report_card(Lookup(), rows, "lookup")
+    by = {name: value for name, value in card.items() if "_by_" in name}
+    assert by == {
+        "accuracy_by_source/web": 0.5,
+        "accuracy_by_source/shop": 1.0,
+        "accuracy_by_confidence/1": 1.0,
+        "accuracy_by_confidence/2": 0.5,
+    }
+
+
+def test_no_groups_where_there_is_one_or_too_many_or_a_gap() -> None:
+    one = [pair("1", "0", source="web")] * 3
+    many = [pair("1", "0", source=str(index)) for index in range(13)]
+    gap = [pair("1", "0", source="web"), pair("1", "0", source="shop"), pair("1", "0", source=None)]
+    for rows in (one, many, gap):
+        assert not [name for name in report_card(Lookup(), rows, "n") if "_by_" in name]
+
+
+def test_batches_are_bounded_and_cover_everything() -> None:
+    reward = Lookup()
+    report_card(reward, [pair("1", "0")] * 130, "n")
+    assert reward.batches == [128, 2, 128, 2]
+
+
+def test_samples_carry_the_rows_own_columns_and_messages() -> None:
+    seen = []
+
+    class Looking:
+        def score(self, samples):
+            seen.extend(samples)
+            return [0.0] * len(samples)
+
+    messages = [{"role": "user", "content": "hi"}]
+    report_card(Looking(), [{**pair("1", "0", answer="42"), "messages": messages}], "n")
+    assert [(sample.response, sample.row, list(sample.messages)) for sample in seen] == [
+        ("1", {"answer": "42"}, messages),
+        ("0", {"answer": "42"}, messages),
+    ]
+
+
+def test_a_broken_reward_is_named() -> None:
+    with pytest.raises(RewardError, match="reward lookup raised ValueError"):
+        report_card(Lookup(), [pair("x", "0")], "lookup")

@@ -1,0 +1,81 @@
+"""The reward stage around written and trained rewards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from alignpipe.api import Artifact, Selected
+from alignpipe.dataset import Table, write_dataset
+from alignpipe.errors import PluginError, RewardError
+from alignpipe.rewarding.stage import RewardStage
+from support.context import FakeContext
+
+PAIR = {"prompt": "p", "messages": [], "chosen": "good answer", "rejected": "bad"}
+
+
+class Longer:
+    def score(self, samples):
+        return [float(len(sample.response)) for sample in samples]
+
+
+class Learned(Longer):
+    fitted: Sequence[str] = ()
+
+    def fit(self, inputs, ctx):
+        self.fitted = sorted(inputs)
+        ctx.log({"loss": 1.0}, step=40)
+
+    def save(self, folder: Path) -> None:
+        (folder / "learned.txt").write_text(",".join(self.fitted))
+
+    def load(self, folder: Path) -> None: ...
+
+
+def run(root: Path, reward: object, heldout: int = 2) -> FakeContext:
+    tables: dict[Table, dict] = {"preferences": {"train": [PAIR], "heldout": [PAIR] * heldout}}
+    write_dataset(root / "data", tables)
+    ctx = FakeContext(root / "stage", stage="reward", builders={"reward/acme": lambda _: reward})
+    artifact = Artifact("dataset", "data", root / "data", "digest")
+    RewardStage(Selected("reward", "acme", {"a": 1}), 2).run({"dataset": artifact}, ctx)
+    return ctx
+
+
+def test_a_written_reward_gets_a_report_card_and_is_saved(tmp_path: Path) -> None:
+    ctx = run(tmp_path, Longer())
+    assert sorted(path.name for path in ctx.payload.iterdir()) == ["report_card.json", "reward.json"]
+    card = json.loads((ctx.payload / "report_card.json").read_text())
+    assert card["accuracy"] == 1.0
+    assert ctx.logged == [(0, {f"heldout/{name}": value for name, value in card.items()})]
+    assert json.loads((ctx.payload / "reward.json").read_text()) == {"name": "acme", "version": 2, "config": {"a": 1}}
+
+
+def test_a_trained_reward_is_fitted_first(tmp_path: Path) -> None:
+    ctx = run(tmp_path, Learned())
+    assert (ctx.payload / "learned.txt").read_text() == "dataset"
+    assert [step for step, _ in ctx.logged] == [40, 40]  # the card stands where the training ended
+
+
+def test_without_heldout_pairs_it_says_so(tmp_path: Path) -> None:
+    ctx = run(tmp_path, Longer(), heldout=0)
+    assert ctx.said == ["reward: no held-out preferences, so no report card"]
+    assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
+    assert (ctx.payload / "reward.json").is_file()
+
+
+def test_what_cannot_score_is_the_plugins_fault(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"factory of reward/acme built a dict, which has no score\(samples\)"):
+        run(tmp_path, {})
+
+
+def test_nothing_is_saved_of_a_reward_that_gives_nan(tmp_path: Path) -> None:
+    class Nan:
+        def score(self, samples):
+            return [float("nan")] * len(samples)
+
+    with pytest.raises(RewardError, match="reward acme gave nan"):
+        run(tmp_path, Nan())
+    assert not list((tmp_path / "stage" / "payload").iterdir())

@@ -1,0 +1,56 @@
+"""The best weights: kept when better, never lost to a crash between two checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignpipe_plugins.ppo.best import Best
+
+
+def layer(value: float) -> torch.nn.Linear:
+    made = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(made.weight, value)
+    return made
+
+
+def restored(best: Best) -> float:
+    made = layer(0.0)
+    best.restore(made)
+    return made.weight.item()
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "best").iterdir())
+
+
+def test_the_best_is_kept(tmp_path: Path) -> None:
+    best = Best(tmp_path)
+    for step, value in enumerate((0.1, 0.5, 0.5, float("nan"), -1.0), start=1):
+        best.offer(value, step, layer(float(step)))
+    assert (best.value, best.step) == (0.5, 2)
+    assert restored(best) == 2.0
+    best.drop_others()
+    assert files(tmp_path) == ["step-00000002.safetensors"]
+    assert restored(best) == 2.0
+
+
+def test_nothing_was_offered(tmp_path: Path) -> None:
+    best = Best(tmp_path)
+    best.drop_others()
+    with pytest.raises(ValueError, match="nothing was offered"):
+        best.restore(layer(0.0))
+
+
+def test_a_killed_run_finds_the_weights_its_checkpoint_means(tmp_path: Path) -> None:
+    best = Best(tmp_path)
+    best.offer(0.1, 1, layer(1.0))
+    best.drop_others()  # a checkpoint: value 0.1, step 1
+    best.offer(0.2, 2, layer(2.0))  # and then killed
+    resumed = Best(tmp_path)
+    resumed.value, resumed.step = 0.1, 1
+    assert restored(resumed) == 1.0
+    resumed.drop_others()
+    assert files(tmp_path) == ["step-00000001.safetensors"]

@@ -1,0 +1,47 @@
+"""The start checks: what they let pass in each precision, and what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alignpipe.errors import TrainingError
+from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio
+
+
+def network(dtype: torch.dtype) -> torch.nn.Module:
+    return torch.nn.Linear(1, 1, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "worst", "mean"),
+    [(torch.float32, 1e-4, 1e-6), (torch.bfloat16, 0.4, 0.02), (torch.float16, 0.1, 0.004)],
+)
+def test_rounding_passes(dtype: torch.dtype, worst: float, mean: float) -> None:
+    check_first_ratio(worst, mean, network(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "worst", "mean"),
+    [
+        (torch.float32, 2e-3, 1e-6),  # a single token is enough
+        (torch.bfloat16, 0.2, 0.06),
+        (torch.float16, 0.2, 0.02),
+        (torch.float32, float("nan"), 0.0),
+        (torch.bfloat16, float("nan"), float("nan")),
+    ],
+)
+def test_a_real_difference_stops_the_training(dtype: torch.dtype, worst: float, mean: float) -> None:
+    with pytest.raises(TrainingError, match=r"start check D64 failed: .*dropout"):
+        check_first_ratio(worst, mean, network(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "passes", "fails"),
+    [(torch.float32, 0.009, 0.02), (torch.bfloat16, 0.4, 0.6), (torch.float16, 0.1, 0.3), (torch.float64, 0.009, 0.02)],
+)
+def test_the_kl_of_a_copy(dtype: torch.dtype, passes: float, fails: float) -> None:
+    check_first_kl(torch.tensor([0.0, -passes]), network(dtype))
+    for wrong in (fails, -fails, float("nan")):
+        with pytest.raises(TrainingError, match="start check D65 failed"):
+            check_first_kl(torch.tensor([0.0, wrong]), network(dtype))

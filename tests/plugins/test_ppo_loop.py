@@ -1,0 +1,375 @@
+"""The training loop: it learns, it resumes to the bit, its options do what they say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignpipe.errors import RewardError, TrainingError
+from alignpipe.ops.kl import kl_k1, kl_k2, kl_k3_clamped
+from alignpipe.options import Schedule
+from alignpipe.training.checkpoint import latest_step
+from alignpipe_plugins.ppo import loop
+from alignpipe_plugins.ppo.config import KLEstimator, Select
+from alignpipe_plugins.ppo.loop import minibatch_rows
+from alignpipe_plugins.ppo.players import Judge
+from support import ppo
+from support.context import FakeContext
+
+
+def test_a_random_model_learns_to_write_even_tokens(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(
+        tmp_path,
+        max_steps=12,
+        episodes=32,
+        micro_batch_size=32,
+        lr=2e-2,
+        critic_lr=1e-2,
+        kl_coef=0.01,
+        schedule=Schedule.constant,
+    )
+    scores = ctx.series("objective/scores")
+    assert scores[0] < 0.6
+    assert sum(scores[-3:]) / 3 > 0.85
+
+
+def test_less_drift_under_a_heavier_penalty(tmp_path: Path) -> None:
+    options = {"max_steps": 8, "episodes": 32, "micro_batch_size": 32, "lr": 1e-2, "schedule": Schedule.constant}
+    free, held = (
+        sum(ppo.train(tmp_path / str(coef), kl_coef=coef, **options)[1].series("objective/kl")[-3:])
+        for coef in (0.0, 1.0)
+    )
+    assert free > 30
+    assert held < 0.8 * free
+
+
+RESUMABLE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "kl_target": {"kl_target": 0.5, "kl_horizon": 32},
+    "best": {"select": Select.best, "eval_every": 1, "lr": 3e-2},
+    "warmup": {"critic_warmup": 2, "warmup_steps": 2, "target_kl": 1e-3},
+}
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+@pytest.mark.parametrize("options", RESUMABLE.values(), ids=RESUMABLE)
+def test_resuming_equals_not_stopping_to_the_bit(options: dict[str, Any], stop: int, tmp_path: Path) -> None:
+    options = {"max_steps": 5, **options}
+    straight, whole, _ = ppo.train(tmp_path / "straight", validation=ppo.make_validation(), **options)
+    _, first, error = ppo.train(tmp_path / "parts", validation=ppo.make_validation(), stop_after=stop, **options)
+    assert str(error) == f"ppo stopped at update {stop + 1} of 5"
+    assert latest_step(first.work) == stop + 1
+    resumed, second, error = ppo.train(tmp_path / "parts", validation=ppo.make_validation(), **options)
+    assert error is None
+    assert second.said[0] == f"ppo: resumed at update {stop + 1} of 5"
+    assert first.logged + second.logged == whole.logged
+    assert second.said[1:] == whole.said
+    for name in ("network", "critic"):
+        assert ppo.same(ppo.weights(getattr(resumed, name)), ppo.weights(getattr(straight, name)))
+    if "kl_target" in options:
+        assert len(set(whole.series("kl_coef"))) == 5
+
+
+def test_a_run_killed_between_checkpoints_ends_the_same(tmp_path: Path) -> None:
+    options = {"max_steps": 5, "save_every": 2, "select": Select.best, "eval_every": 1, "lr": 3e-2}
+    straight, whole, _ = ppo.train(tmp_path / "straight", validation=ppo.make_validation(), **options)
+
+    def dies(sample: Any) -> float:
+        if len(rule.seen) > 4 * 24:  # 16 episodes and 8 held-out prompts an update: in the fifth
+            raise KeyboardInterrupt
+        return float(sum(map(ppo.even, sample.response_ids)) / len(sample.response_ids))
+
+    rule = ppo.Rule(dies)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.train(tmp_path / "killed", ppo.make_players(rule), ppo.make_validation(), **options)
+    resumed, ctx, _ = ppo.train(tmp_path / "killed", validation=ppo.make_validation(), **options)
+    assert [step for step, _ in ctx.logged] == [5]
+    assert ctx.said[1:] == whole.said
+    assert ppo.same(ppo.weights(resumed.network), ppo.weights(straight.network))
+
+
+def test_a_finished_training_that_is_opened_again_only_restores(tmp_path: Path) -> None:
+    options = {"save_every": 4, "select": Select.best, "eval_every": 2, "lr": 3e-2}
+    first, _, _ = ppo.train(tmp_path, validation=ppo.make_validation(), **options)
+    again, ctx, _ = ppo.train(tmp_path, validation=ppo.make_validation(), **options)
+    assert ctx.logged == []
+    assert ppo.same(ppo.weights(again.network), ppo.weights(first.network))
+
+
+def test_the_first_ratio_is_one(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, max_steps=1, epochs=1, minibatches=1)
+    first = ctx.logged[0][1]
+    assert first["val/ratio"] == pytest.approx(1, abs=1e-6)
+    assert first["policy/approxkl_avg"] < 1e-10
+    assert first["policy/clipfrac_avg"] == first["val/clipfrac_avg"] == 0
+    assert first["loss/policy_avg"] == pytest.approx(0, abs=1e-6)  # whitened advantages have mean 0
+    assert first["objective/kl"] == 0
+
+
+def test_dropout_is_found_out_before_the_first_step(tmp_path: Path) -> None:
+    players = ppo.make_players()
+    before = ppo.weights(players.network)
+    for layer in players.network.model.layers:
+        layer.self_attn.attention_dropout = 0.2
+    with pytest.raises(TrainingError, match=r"D64 failed.*dropout"):
+        ppo.train(tmp_path, players)
+    assert ppo.same(ppo.weights(players.network), before)
+
+
+def test_another_temperature_in_training_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.backward_minibatch
+    monkeypatch.setattr(loop, "backward_minibatch", lambda *args, **named: real(*args, **{**named, "temperature": 0.8}))
+    with pytest.raises(TrainingError, match="D64 failed"):
+        ppo.train(tmp_path)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_reference_that_differs_is_found_out_where_it_should_be_the_same(same: bool, tmp_path: Path) -> None:
+    players = ppo.make_players(starts_as_reference=same)
+    with torch.no_grad():
+        players.reference.get_input_embeddings().weight.mul_(1.05)
+    if not same:
+        assert ppo.train(tmp_path, players, max_steps=1)[1].logged[0][1]["objective/kl"] != 0
+        return
+    with pytest.raises(TrainingError, match="D65 failed: policy and reference are the same checkpoint"):
+        ppo.train(tmp_path, players)
+
+
+def test_the_critic_alone_learns_during_its_warmup(tmp_path: Path) -> None:
+    fresh = ppo.make_players()
+    players, ctx, _ = ppo.train(tmp_path, max_steps=2, critic_warmup=2)
+    assert ppo.same(ppo.weights(players.network), ppo.weights(fresh.network))
+    assert not ppo.same(ppo.weights(players.critic), ppo.weights(fresh.critic))
+    assert "grad_norm/policy" not in ctx.metrics()
+    assert ctx.metrics()["grad_norm/value"] > 0
+    assert all(parameter.grad is None for parameter in players.network.parameters())
+    players, ctx, _ = ppo.train(tmp_path / "one", max_steps=2, critic_warmup=1)
+    assert not ppo.same(ppo.weights(players.network), ppo.weights(fresh.network))
+    assert ctx.metrics()["grad_norm/policy"] > 0
+
+
+def steps_of_an_update(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> int:
+    """How many minibatches the only update takes."""
+    count = 0
+    real = loop.backward_minibatch
+
+    def counted(*args: Any, **named: Any) -> None:
+        nonlocal count
+        count += 1
+        real(*args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "backward_minibatch", counted)
+        ppo.train(root, max_steps=1, epochs=4, minibatches=2, **options)
+    return count
+
+
+def test_target_kl_ends_the_epochs_by_the_last_epochs_own_kl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert steps_of_an_update(monkeypatch, tmp_path / "free") == 8
+    assert steps_of_an_update(monkeypatch, tmp_path / "high", target_kl=100.0) == 8
+    assert steps_of_an_update(monkeypatch, tmp_path / "low", target_kl=1e-9) == 2
+    # Epochs of one minibatch: the first has KL 0, so the running mean is half the second epoch's own.
+    alone = [
+        ppo.train(tmp_path / f"epochs{epochs}", max_steps=1, epochs=epochs, minibatches=1)[1].metrics()
+        for epochs in (1, 2)
+    ]
+    assert alone[0]["policy/approxkl_avg"] < 1e-10
+    own = 2 * alone[1]["policy/approxkl_avg"]
+    stopped = ppo.train(tmp_path / "own", max_steps=1, epochs=4, minibatches=1, target_kl=0.9 * own)[1].metrics()
+    assert stopped["policy/approxkl_avg"] == alone[1]["policy/approxkl_avg"]
+
+
+def seen_by_gae(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """What GAE is given and what the update gets, in the only update; the reference is not the policy."""
+    seen: dict[str, torch.Tensor] = {}
+    real_gae, real_backward = loop.gae, loop.backward_minibatch
+
+    def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float) -> Any:
+        advantages, returns = real_gae(rewards, values, mask, gamma, lam)
+        seen.update(rewards=rewards, mask=mask, raw=advantages, returns=returns, values=values)
+        return advantages, returns
+
+    def backward(
+        policy: Any,
+        critic: Any,
+        episodes: Any,
+        advantages: torch.Tensor,
+        returns: torch.Tensor,
+        *rest: Any,
+        **named: Any,
+    ) -> None:
+        seen.update(advantages=advantages, targets=returns, logprobs=episodes.logprobs, ref=episodes.ref_logprobs)
+        seen["scores"] = episodes.scores
+        real_backward(policy, critic, episodes, advantages, returns, *rest, **named)
+
+    players = ppo.make_players(starts_as_reference=False)
+    with torch.no_grad():
+        players.reference.get_input_embeddings().weight.mul_(1.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "gae", gae)
+        patched.setattr(loop, "backward_minibatch", backward)
+        _, ctx, _ = ppo.train(root, players, max_steps=1, **options)
+    seen["figures"] = ctx.metrics()
+    return seen
+
+
+def test_advantages_are_whitened_and_returns_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = seen_by_gae(monkeypatch, tmp_path)
+    mask = seen["mask"]
+    assert seen["advantages"][mask].mean().item() == pytest.approx(0, abs=1e-5)
+    assert seen["advantages"][mask].std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert torch.equal(seen["targets"], seen["returns"])
+    torch.testing.assert_close(seen["returns"][mask], (seen["raw"] + seen["values"])[mask])
+    plain = seen_by_gae(monkeypatch, tmp_path / "plain", whiten_advantages=False)
+    assert torch.equal(plain["advantages"], plain["raw"])
+
+
+def test_whitened_rewards_keep_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = seen_by_gae(monkeypatch, tmp_path / "plain")
+    scaled = seen_by_gae(monkeypatch, tmp_path / "scaled", whiten_rewards=True)
+    mask = plain["mask"]
+    assert scaled["rewards"][mask].std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert plain["rewards"][mask].std(correction=0).item() < 0.8
+    assert scaled["rewards"][mask].mean().item() == pytest.approx(plain["rewards"][mask].mean().item(), abs=1e-5)
+    assert scaled["rewards"][~mask].eq(0).all()
+
+
+ESTIMATORS: dict[KLEstimator, Callable[..., torch.Tensor]] = {
+    KLEstimator.k1: kl_k1,
+    KLEstimator.k2: kl_k2,
+    KLEstimator.k3: kl_k3_clamped,
+}
+
+
+@pytest.mark.parametrize("estimator", KLEstimator)
+def test_the_reward_is_the_penalty_on_every_token_and_the_score_on_the_last(
+    estimator: KLEstimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = seen_by_gae(monkeypatch, tmp_path, kl_estimator=estimator, kl_coef=0.3)
+    penalty = torch.where(seen["mask"], ESTIMATORS[estimator](seen["logprobs"], seen["ref"]), 0.0)
+    expected = -0.3 * penalty
+    for row, length in enumerate(seen["mask"].sum(1).tolist()):
+        expected[row, length - 1] += seen["scores"][row]
+    torch.testing.assert_close(seen["rewards"], expected)
+    figures: Any = seen["figures"]
+    assert figures["objective/non_score_reward"] == pytest.approx(-0.3 * penalty.sum(1).mean().item(), rel=1e-4)
+    k1 = (seen["logprobs"] - seen["ref"]).sum(1).mean().item()
+    assert figures["objective/kl"] == pytest.approx(k1, rel=1e-4)  # always nats per sequence, whatever penalises
+    assert (estimator is KLEstimator.k1) == (penalty.sum(1).mean().item() == pytest.approx(k1, rel=1e-4))
+
+
+def test_gamma_and_lambda_reach_gae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = seen_by_gae(monkeypatch, tmp_path, gamma=0.0, lam=0.5)
+    torch.testing.assert_close(seen["raw"][seen["mask"]], (seen["rewards"] - seen["values"])[seen["mask"]])
+
+
+def test_the_kl_coefficient_moves_towards_its_target(tmp_path: Path) -> None:
+    _, above, _ = ppo.train(tmp_path / "above", kl_target=1e-3, kl_horizon=32, kl_coef=0.1)
+    # KL 0 at the start is below any target: 0.1 * (1 - 0.2 * 16 / 32); then it is above it: * (1 + 0.2 * 16 / 32)
+    assert above.series("kl_coef")[:3] == pytest.approx([0.1, 0.09, 0.099])
+    _, fixed, _ = ppo.train(tmp_path / "fixed", kl_coef=0.1)
+    assert set(fixed.series("kl_coef")) == {0.1}
+
+
+def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    real = torch.optim.AdamW.step
+
+    def step(optimizer: torch.optim.AdamW) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return real(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    _, ctx, _ = ppo.train(tmp_path, max_steps=2, epochs=1, minibatches=1, lr=4e-3, critic_lr=2e-3)
+    assert rates == pytest.approx([2e-3, 4e-3, 1e-3, 2e-3])  # critic, policy; linear to 0
+    assert ctx.series("lr") == pytest.approx([4e-3, 2e-3])
+    assert ctx.series("episode") == [16, 32]
+
+
+def test_the_optimisers_get_their_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = torch.optim.AdamW.__init__
+
+    def init(optimizer: Any, *args: Any, **named: Any) -> None:
+        made.append(named)
+        real(optimizer, *args, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", init)
+    ppo.train(tmp_path, max_steps=1, adam_eps=1e-4, weight_decay=0.02)
+    assert made == [{"eps": 1e-4, "weight_decay": 0.02}] * 2
+
+
+def test_held_out_figures_come_when_due_and_at_the_end(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, validation=ppo.make_validation(), max_steps=5, eval_every=2)
+    assert [step for step, metrics in ctx.logged if "heldout/reward" in metrics] == [2, 4, 5]
+    _, ctx, _ = ppo.train(tmp_path / "without", max_steps=2)
+    assert not any(name.startswith("heldout") for name in ctx.metrics())
+
+
+def test_select_best_ends_with_the_best_held_out_weights(tmp_path: Path) -> None:
+    kept = {}
+    real = loop.Best.offer
+
+    def offer(best: Any, value: float, step: int, network: torch.nn.Module) -> None:
+        kept[step] = (value, ppo.weights(network))
+        real(best, value, step, network)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop.Best, "offer", offer)
+        players, ctx, _ = ppo.train(
+            tmp_path,
+            validation=ppo.make_validation(),
+            max_steps=6,
+            eval_every=1,
+            lr=0.1,
+            select=Select.best,
+            kl_coef=0.02,
+        )
+    values = {step: value for step, (value, _) in kept.items()}
+    best = max(values, key=lambda step: values[step])
+    assert 1 < best < 6
+    assert ctx.said == [f"ppo: the best policy is that of update {best}"]
+    assert ppo.same(ppo.weights(players.network), kept[best][1])
+    assert not ppo.same(kept[best][1], kept[6][1])
+    for step, metrics in ctx.logged:
+        assert values[step] == pytest.approx(metrics["heldout/reward"] - 0.02 * metrics["heldout/kl"])
+
+
+def test_a_missing_end_costs_what_the_config_says(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, max_steps=1, missing_eos_score=-4.0)
+    truncated = ctx.metrics()["response_length/truncated_frac"]
+    assert truncated > 0.8
+    assert -4 <= ctx.metrics()["objective/scores"] < -4 * truncated + 1
+
+
+def test_a_reward_that_fails_stops_the_training_with_its_name(tmp_path: Path) -> None:
+    players = replace(ppo.make_players(), judge=Judge(ppo.Rule(lambda sample: math.inf), "acme"))
+    with pytest.raises(RewardError, match="reward acme gave inf"):
+        ppo.train(tmp_path, players)
+
+
+def test_every_epoch_has_a_permutation_of_its_own() -> None:
+    for epoch in range(3):
+        rows = minibatch_rows(12, 3, seed=1, update=2, epoch=epoch)
+        assert [len(part) for part in rows] == [4, 4, 4]
+        assert sorted(row for part in rows for row in part) == list(range(12))
+    orders = [minibatch_rows(12, 3, *key) for key in ((1, 2, 0), (1, 2, 1), (1, 3, 0), (2, 2, 0))]
+    assert all(first != second for place, first in enumerate(orders) for second in orders[:place])
+    assert minibatch_rows(12, 3, 1, 2, 0) == orders[0]
+
+
+def test_progress_and_timings(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, validation=ppo.make_validation(), max_steps=2)
+    assert [(done, total, unit) for done, total, _, unit in ctx.shown] == [(1, 2, "update"), (2, 2, "update")]
+    assert ctx.shown[-1][2].keys() == {"score", "kl", "held-out"}
+    assert ctx.timings[-1][1].keys() == {
+        *(f"time/{phase}" for phase in ("generate", "forward", "score", "train", "evaluate", "update")),
+        "perf/tokens_per_second",
+    }
+    assert isinstance(ctx, FakeContext)

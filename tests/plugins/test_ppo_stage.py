@@ -1,0 +1,182 @@
+"""The stage: what it loads, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from alignpipe.api import Artifact, Selected
+from alignpipe.dataset import Gold, write_dataset
+from alignpipe.errors import ConfigError, DataError, ModelError, RewardError
+from alignpipe.training.models import load_causal
+from alignpipe_plugins.model_pretrained.config import PretrainedConfig
+from alignpipe_plugins.model_pretrained.source import PretrainedSource
+from alignpipe_plugins.model_tiny.config import TinyConfig
+from alignpipe_plugins.model_tiny.source import TinySource
+from alignpipe_plugins.ppo import stage
+from alignpipe_plugins.ppo.config import PPOConfig, Select
+from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
+from alignpipe_plugins.rollout_local.sampler import LocalRollout
+from support import ppo, tiny_models
+from support.context import FakeContext
+
+CONFIG = replace(ppo.CONFIG, max_steps=1, episodes=8)
+
+
+def prompt_rows(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"Customer: case {row}.\nAgent:", "messages": [], "case": row} for row in range(start, start + count)
+    ]
+
+
+def data(folder: Path, *, heldout: int = 4, gold: bool = False, rows: list[dict[str, Any]] | None = None) -> Artifact:
+    tables = {"prompts": {"train": rows or prompt_rows(12), "heldout": prompt_rows(heldout, 100)}}
+    write_dataset(folder, tables, Gold("gold", 1, {"offset": 2}) if gold else None)
+    return Artifact("dataset", "data", folder, "digest")
+
+
+def reward(folder: Path, name: str = "counting") -> Artifact:
+    folder.mkdir(exist_ok=True)
+    (folder / "reward.json").write_text(json.dumps({"name": name, "version": 1, "config": {}}))
+    return Artifact("reward", "reward", folder, "digest")
+
+
+def context(root: Path, rewards: Mapping[str, Any], source: Any = None) -> FakeContext:
+    builders = {f"reward/{name}": (lambda config, made=made: made) for name, made in rewards.items()}
+    builders["model/tiny"] = lambda config: source or TinySource(TinyConfig())
+    builders["rollout/local"] = lambda config: LocalRollout(LocalRolloutConfig())
+    slots = {"model": Selected("model", "tiny", None), "rollout": Selected("rollout", "local", None)}
+    return FakeContext(root, stage="ppo", slots=slots, builders=builders)
+
+
+def policy(folder: Path | None = None) -> Artifact:
+    return Artifact("policy", "sft", folder or tiny_models.llama(), "digest")
+
+
+def run(
+    root: Path, config: PPOConfig = CONFIG, made: Any = None, source: Any = None, **inputs: Artifact | None
+) -> FakeContext:
+    """Run the stage; `inputs` replace ports, None empties one."""
+    ctx = context(root, {"counting": made or ppo.Counting(), "gold": ppo.Rule(lambda sample: 2.0)}, source)
+    ports = {"dataset": None, "policy": policy(), "reference": policy(), "reward": None, **inputs}
+    ports["dataset"] = ports["dataset"] or data(root / "data")
+    ports["reward"] = ports["reward"] or reward(root / "reward")
+    stage.build(config, ctx).run({name: port for name, port in ports.items() if port is not None}, ctx)
+    return ctx
+
+
+def test_it_leaves_an_ordinary_checkpoint_that_has_learnt(tmp_path: Path) -> None:
+    ctx = run(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(ctx.payload)
+    start = load_causal(tiny_models.llama())
+    assert not ppo.same(saved.state_dict(), start.state_dict())
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in ctx.payload.iterdir()}
+    assert ctx.metrics()["objective/kl"] == 0
+    assert ctx.metrics()["heldout/kl"] != 0
+
+
+def test_the_reference_stays_what_was_given_when_its_port_is_emptied(tmp_path: Path) -> None:
+    ctx = run(tmp_path, reference=None)
+    assert ctx.metrics()["objective/kl"] == 0
+
+
+def test_another_reference_is_another_checkpoint(tmp_path: Path) -> None:
+    other = tiny_models.llama_model(tiny_models.llama_tokenizer(), seed=5)
+    folder = tmp_path / "other"
+    other.save_pretrained(folder)
+    tiny_models.llama_tokenizer().save_pretrained(folder)
+    ctx = run(tmp_path, reference=Artifact("policy", "checkpoint", folder, "other"))
+    assert ctx.metrics()["objective/kl"] > 1
+
+
+def test_a_reference_with_other_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"inputs\.ppo\.reference has another tokenizer than the policy"):
+        run(tmp_path, reference=Artifact("policy", "checkpoint", tiny_models.with_bos(), "other"))
+
+
+def test_gold_is_asked_only_where_the_data_names_it(tmp_path: Path) -> None:
+    ctx = run(tmp_path / "with", dataset=data(tmp_path / "gold", gold=True))
+    assert ctx.metrics()["heldout/gold"] == 2
+    assert Selected("reward", "gold", {"offset": 2}) in ctx.built
+    ctx = run(tmp_path / "without")
+    assert "heldout/gold" not in ctx.metrics()
+    assert not any(selected.name == "gold" for selected in ctx.built)
+
+
+def test_the_held_out_prompts_are_cut_to_the_number_wanted(tmp_path: Path) -> None:
+    rule = ppo.Rule(lambda sample: float(sample.row["case"] >= 100) * sample.row["case"])
+    ctx = run(tmp_path, replace(CONFIG, eval_prompts=3), rule)
+    assert ctx.metrics()["heldout/reward"] == 101
+
+
+def test_without_held_out_prompts(tmp_path: Path) -> None:
+    ctx = run(tmp_path / "last", dataset=data(tmp_path / "data", heldout=0))
+    assert "ppo: no held-out prompts, so no evaluation on the way" in ctx.said
+    with pytest.raises(ConfigError, match=r"ppo\.select=best needs held-out prompts"):
+        run(tmp_path / "best", replace(CONFIG, select=Select.best), dataset=data(tmp_path / "data2", heldout=0))
+
+
+@pytest.mark.parametrize("table", ["train", "heldout"])
+def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(table: str, tmp_path: Path) -> None:
+    rows = prompt_rows(3)
+    rows[1]["prompt"] = "long " * 60
+    dataset = data(tmp_path / "data", rows=rows) if table == "train" else None
+    if dataset is None:
+        write_dataset(tmp_path / "data", {"prompts": {"train": prompt_rows(3), "heldout": rows}})
+        dataset = Artifact("dataset", "data", tmp_path / "data", "digest")
+    rule = ppo.Rule(lambda sample: pytest.fail("no work before"))
+    message = r"a prompt of \d+ tokens and ppo\.max_response_tokens=6 do not fit into the model's 128 tokens; lower"
+    with pytest.raises(DataError, match=message):
+        run(tmp_path / "run", made=rule, dataset=dataset)
+
+
+def test_an_empty_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="an empty prompt cannot be answered"):
+        run(tmp_path, dataset=data(tmp_path / "data", rows=[{"prompt": "", "messages": [], "case": 1}]))
+
+
+def test_a_reward_that_gives_no_number_publishes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match="reward counting gave nan"):
+        run(tmp_path, made=ppo.Rule(lambda sample: float("nan")))
+    assert list((tmp_path / "payload").iterdir()) == []
+
+
+class Adapted(TinySource):
+    """Puts peft's adapters around the model, with a dropout that must be switched off."""
+
+    def __init__(self) -> None:
+        super().__init__(TinyConfig())
+        config = PretrainedConfig(path="unused", lora_rank=4, lora_dropout=0.5)
+        self._adapters = PretrainedSource(config, seed=0)
+
+    def adapt(self, model: Any) -> Any:
+        network = self._adapters.adapt(model)
+        self.dropouts = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+        return network
+
+    def merge(self, model: Any) -> Any:
+        return self._adapters.merge(model)
+
+
+def test_adapters_are_trained_and_folded_in(tmp_path: Path) -> None:
+    """No reward model: the critic starts from the policy's weights, which must be saved before adapters are in them."""
+    pytest.importorskip("peft")
+    config = replace(CONFIG, max_steps=2, eval_every=1, select=Select.best)
+    source = Adapted()
+    ctx = run(tmp_path, config, source=source)
+    assert source.dropouts
+    assert all(module.p == 0 for module in source.dropouts)  # D64 cannot see it: new adapters add nothing yet
+    assert ctx.series("objective/kl")[0] == 0
+    start, saved = load_causal(tiny_models.llama()), AutoModelForCausalLM.from_pretrained(ctx.payload)
+    before, after = start.state_dict(), saved.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("proj" in name for name in changed)  # linear layers only: embeddings and norms carry no adapters

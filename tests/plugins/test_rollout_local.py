@@ -1,0 +1,126 @@
+"""rollout=local against a sampler that is obviously right: one row, no cache, the textbook's inverse CDF."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alignpipe.training.models import load_causal
+from alignpipe.training.rollouts import Response, episode_uniforms
+from alignpipe_plugins.model_pretrained.config import PretrainedConfig
+from alignpipe_plugins.model_pretrained.source import PretrainedSource
+from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
+from alignpipe_plugins.rollout_local.sampler import LocalRollout, build
+from support import tiny_models
+
+PROMPTS = [[5, 9, 20, 7], [11], [30, 31], [8, 8, 8, 8, 8, 8], [40, 5], [9, 10, 11]]
+UNIFORMS = episode_uniforms(0, 0, len(PROMPTS), 12)
+FAMILIES = {"llama": tiny_models.llama, "gpt2": tiny_models.gpt2}
+
+
+def sampler(batch_size: int = 64) -> LocalRollout:
+    return build(LocalRolloutConfig(batch_size), None)
+
+
+def naive(model, prompt, uniforms, temperature: float, eos_id: int) -> Response:
+    ids: list[int] = []
+    for uniform in uniforms.tolist():
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, -1].double()
+        table = (logits / temperature).softmax(-1).cumsum(-1)
+        ids.append(next(token for token, total in enumerate(table.tolist()) if total > uniform))
+        if ids[-1] == eos_id:
+            break
+    return Response(ids, ids[-1] == eos_id)
+
+
+def an_end(model) -> int:
+    """A token that ends some responses, at as many different steps as can be, and others not at all."""
+    drawn = [row.ids for row in sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)]
+    tokens = {token for ids in drawn for token in ids if not all(token in other for other in drawn)}
+    return max(sorted(tokens), key=lambda token: len({ids.index(token) for ids in drawn if token in ids}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [64, 1, 4])
+def test_it_is_the_naive_sampler_whatever_the_batch(family: str, batch_size: int) -> None:
+    model = load_causal(FAMILIES[family]())
+    eos = an_end(model)
+    drawn = sampler(batch_size).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    expected = [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
+    assert drawn == expected
+    assert {response.ended for response in drawn} == {True, False}  # so both ways out were taken
+    assert len({len(response.ids) for response in drawn if response.ended}) > 1
+
+
+def test_a_response_belongs_to_its_row_not_to_its_place() -> None:
+    model = load_causal(tiny_models.llama())
+    eos = an_end(model)
+    drawn = sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    order = [4, 0, 5, 2, 1, 3]
+    moved = sampler(2).sample(model, [PROMPTS[i] for i in order], UNIFORMS[order], temperature=0.7, eos_id=eos)
+    assert moved == [drawn[index] for index in order]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_whole_distribution_is_sampled(temperature: float) -> None:
+    model = load_causal(tiny_models.llama())
+    count = 4000
+    # Evenly spaced uniforms meet every token as often as its probability says, give or take one.
+    uniforms = ((torch.arange(count, dtype=torch.float64) + 0.5) / count)[:, None]
+    drawn = sampler(1000).sample(model, [PROMPTS[0]] * count, uniforms, temperature=temperature, eos_id=-1)
+    counts = torch.tensor([response.ids[0] for response in drawn]).bincount(minlength=model.config.vocab_size)
+    with torch.no_grad():
+        expected = (model(torch.tensor([PROMPTS[0]])).logits[0, -1].double() / temperature).softmax(-1)
+    assert float((counts / count - expected).abs().max()) <= 1.01 / count
+    assert int((counts > 0).sum()) > 20  # rare tokens, too (D20)
+
+
+def test_the_end_is_part_of_the_response_and_nothing_follows_it() -> None:
+    model = load_causal(tiny_models.llama())
+    eos = an_end(model)
+    for response in sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos):
+        assert response.ids.count(eos) == int(response.ended)
+        assert (response.ids[-1] == eos) == response.ended
+        assert response.ended or len(response.ids) == 12
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_take_part(family: str) -> None:
+    source = PretrainedSource(PretrainedConfig(path=str(FAMILIES[family]()), lora_rank=4), 0)
+    plain = load_causal(FAMILIES[family]())
+    adapted = source.adapt(load_causal(FAMILIES[family]()))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    drawn = sampler().sample(adapted, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)
+    assert drawn != sampler().sample(plain, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)
+    assert drawn == sampler().sample(source.merge(adapted), PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)
+
+
+def test_nothing_is_left_behind() -> None:
+    model = load_causal(tiny_models.llama()).train()
+    state = torch.random.get_rng_state()
+    sampler().sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_every_episode_has_its_own_stream() -> None:
+    first = episode_uniforms(0, 3, 8, 5)
+    assert torch.equal(first, episode_uniforms(0, 3, 8, 5))
+    for other in (episode_uniforms(1, 3, 8, 5), episode_uniforms(0, 4, 8, 5)):
+        assert not torch.equal(first, other)
+    assert first.dtype == torch.float64
+    assert bool(((first >= 0) & (first < 1)).all())
+    # Indexed by episode: sampling fewer of them leaves the others as they were.
+    assert torch.equal(episode_uniforms(0, 3, 4, 5), first[:4])
+
+
+def test_too_few_uniforms_and_no_batch() -> None:
+    model = load_causal(tiny_models.llama())
+    with pytest.raises(ValueError, match="6 prompts but uniforms for 5"):
+        sampler().sample(model, PROMPTS, UNIFORMS[:5], temperature=1.0, eos_id=1)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        LocalRolloutConfig(0)
