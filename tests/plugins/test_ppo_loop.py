@@ -67,7 +67,7 @@ def test_resuming_equals_not_stopping_to_the_bit(options: dict[str, Any], stop: 
     assert latest_step(first.work) == stop + 1
     resumed, second, error = ppo.train(tmp_path / "parts", validation=ppo.make_validation(), **options)
     assert error is None
-    assert second.said[0] == f"ppo: resumed at update {stop + 1} of 5"
+    assert second.said[0] == f"resumed at update {stop + 1} of 5"
     assert first.logged + second.logged == whole.logged
     assert second.said[1:] == whole.said
     for name in ("network", "critic"):
@@ -334,7 +334,7 @@ def test_select_best_ends_with_the_best_held_out_weights(tmp_path: Path) -> None
     values = {step: value for step, (value, _) in kept.items()}
     best = max(values, key=lambda step: values[step])
     assert 1 < best < 6
-    assert ctx.said == [f"ppo: the best policy is that of update {best}"]
+    assert ctx.said == [f"the best policy is that of update {best}"]
     assert ppo.same(ppo.weights(players.network), kept[best][1])
     assert not ppo.same(kept[best][1], kept[6][1])
     for step, metrics in ctx.logged:

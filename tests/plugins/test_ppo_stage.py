@@ -118,7 +118,7 @@ def test_the_held_out_prompts_are_cut_to_the_number_wanted(tmp_path: Path) -> No
 
 def test_without_held_out_prompts(tmp_path: Path) -> None:
     ctx = run(tmp_path / "last", dataset=data(tmp_path / "data", heldout=0))
-    assert "ppo: no held-out prompts, so no evaluation on the way" in ctx.said
+    assert "no held-out prompts, so no evaluation on the way" in ctx.said
     with pytest.raises(ConfigError, match=r"ppo\.select=best needs held-out prompts"):
         run(tmp_path / "best", replace(CONFIG, select=Select.best), dataset=data(tmp_path / "data2", heldout=0))
 

@@ -131,7 +131,7 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
 
 def test_without_held_out_demonstrations_it_says_so(tmp_path: Path) -> None:
     ctx = run(tmp_path, data=tiny_data.write(tmp_path / "data", heldout=0), max_steps=2)
-    assert ctx.said == ["sft: no held-out demonstrations, so no evaluation loss"]
+    assert ctx.said == ["no held-out demonstrations, so no evaluation loss"]
     assert "eval_loss" not in ctx.metrics()
 
 

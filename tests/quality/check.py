@@ -29,10 +29,12 @@ class Promise:
         return f"{self.metric} {'>' if self.keeps is gt else '<'} {self.bound:g}"
 
 
+PROMPT_SHARE = "share of the gold gain lost when prompts are swapped"
 PROMISES = (
     Promise("eval/gold/win_rate", gt, 0.8),
     Promise("eval/kl", lt, 8.0),
     Promise("reward/heldout/accuracy", gt, 0.8),
+    Promise(PROMPT_SHARE, gt, 0.4),
 )
 
 
@@ -61,8 +63,10 @@ def run(seed: int, overrides: list[str]) -> tuple[Mapping[str, float], float]:
     command = [str(script), *overrides, f"seed={seed}", f"hydra.run.dir={folder}"]
     began = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    summary = json.loads((folder / "summary.json").read_text())
-    return summary["metrics"], time.monotonic() - began
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    gain = metrics["eval/gold/mean"] - metrics["eval/gold/baseline_mean"]
+    lost = metrics["eval/gold/mean"] - metrics["eval/gold/mismatched_mean"]
+    return {**metrics, PROMPT_SHARE: lost / gain}, time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +118,20 @@ def make_prompts(count: int = 24) -> Prompts:
     return Prompts([{"prompt": f"prompt {row}", "messages": [], "case": row} for row in range(count)], ids)
 
 
+@cache
+def _loaded() -> tuple[Policy, TokenScorer]:
+    """Read from disk once; every training gets copies."""
+    return Policy(load_causal(tiny_models.llama()), load_tokenizer(tiny_models.llama())), scorer()
+
+
 def make_players(reward: Any = None, *, temperature: float = 0.7, starts_as_reference: bool = True) -> Players:
-    policy = Policy(load_causal(tiny_models.llama()), load_tokenizer(tiny_models.llama()))
+    loaded, critic = _loaded()
+    policy = Policy(deepcopy(loaded.model), loaded.tokenizer)
     return Players(
         policy=policy,
         network=policy.model,
-        reference=load_causal(tiny_models.llama()).eval().requires_grad_(False),
-        critic=scorer(),
+        reference=deepcopy(loaded.model).eval().requires_grad_(False),
+        critic=deepcopy(critic),
         judge=Judge(reward or Counting(), "counting"),
         rollout=LocalRollout(LocalRolloutConfig()),
         temperature=temperature,

@@ -38,6 +38,6 @@ class RewardStage:
             card = report_card(reward, data.rows("preferences", "heldout"), name)
             ctx.log({f"heldout/{figure}": value for figure, value in card.items()})
         else:
-            ctx.say(f"{ctx.stage}: no held-out preferences, so no report card")
+            ctx.say("no held-out preferences, so no report card")
         save_reward(ctx.payload, reward, self._selected, self._version)
         (ctx.payload / "report_card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")

@@ -86,7 +86,7 @@ def train(
     start = 0
     if checkpoints.latest() is not None:
         start, _ = checkpoints.load({"model": model}, {"optimizer": optimizer})
-        ctx.say(f"{ctx.stage}: resumed at step {start} of {options.max_steps}")
+        ctx.say(f"resumed at step {start} of {options.max_steps}")
     ctx.rewind(start)
     shown: dict[str, float] = {}
     for step in range(start, options.max_steps):

@@ -92,7 +92,7 @@ class EvalStage:
         if baseline is None:
             return
         if fingerprint(policy.tokenizer) != fingerprint(baseline.tokenizer):
-            ctx.say(f"{ctx.stage}: policy and baseline have different tokenizers, so no KL between them")
+            ctx.say("policy and baseline have different tokenizers, so no KL between them")
             return
         kl = kl_to(policy, baseline, report.ours, self._config.temperature, ctx.device)
         report.figures["kl"] = sum(kl) / len(kl)

@@ -51,7 +51,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     if checkpoints.latest() is not None:
         start, extra = checkpoints.load(modules, optimizers)
         kl_coef, best.value, best.step = extra["kl_coef"], extra["best_value"], extra["best_step"]
-        ctx.say(f"{ctx.stage}: resumed at update {start} of {config.max_steps}")
+        ctx.say(f"resumed at update {start} of {config.max_steps}")
     ctx.rewind(start)
     shown: dict[str, float] = {}
 
@@ -141,7 +141,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
 
     if best.step is not None:
         best.restore(players.network)
-        ctx.say(f"{ctx.stage}: the best policy is that of update {best.step}")
+        ctx.say(f"the best policy is that of update {best.step}")
 
 
 _SHOWN = {"score": "objective/scores", "kl": "objective/kl", "held-out": "heldout/reward", "gold": "heldout/gold"}

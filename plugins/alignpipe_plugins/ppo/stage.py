@@ -79,7 +79,7 @@ class PPOStage:
         if not data.count("prompts", "heldout"):
             if config.select is Select.best:
                 raise ConfigError(f"{ctx.stage}.select=best needs held-out prompts, and the data has none; use last")
-            ctx.say(f"{ctx.stage}: no held-out prompts, so no evaluation on the way")
+            ctx.say("no held-out prompts, so no evaluation on the way")
             return None
         prompts = self._prompts(data.rows("prompts", "heldout")[: config.eval_prompts], policy, ctx)
         uniforms = episode_uniforms(ctx.seed, _VALIDATION_STREAM, len(prompts.ids), config.max_response_tokens)

@@ -55,7 +55,7 @@ class SFTStage:
             heldout = tokenise(data.rows("demonstrations", "heldout")[: config.heldout], policy, length, config.loss_on)
         else:
             heldout = []
-            ctx.say(f"{ctx.stage}: no held-out demonstrations, so no evaluation loss")
+            ctx.say("no held-out demonstrations, so no evaluation loss")
         model = source.adapt(policy.model).to(ctx.device)
 
         def loss(batch: Sequence[Demonstration]) -> supervised.LossSums:

@@ -61,7 +61,7 @@ def test_a_trained_reward_is_fitted_first(tmp_path: Path) -> None:
 
 def test_without_heldout_pairs_it_says_so(tmp_path: Path) -> None:
     ctx = run(tmp_path, Longer(), heldout=0)
-    assert ctx.said == ["reward: no held-out preferences, so no report card"]
+    assert ctx.said == ["no held-out preferences, so no report card"]
     assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
     assert (ctx.payload / "reward.json").is_file()
 

@@ -126,7 +126,7 @@ def test_resuming_equals_not_stopping_to_the_bit(stop: int, tmp_path: Path) -> N
     assert latest_step(first.work) == stop + 1
     resumed, second, error = train(tmp_path / "stopped")
     assert error is None
-    assert second.said == [f"sft: resumed at step {stop + 1} of 7"]
+    assert second.said == [f"resumed at step {stop + 1} of 7"]
     assert same_weights(resumed, straight)
     assert first.logged + second.logged == whole.logged
 
