@@ -63,3 +63,14 @@ def test_the_default_config_composes(
     for overrides in ([], ["model=pretrained"], ["experiment=smoke"], ["reward=keywords"], ["data=files"]):
         done = alignpipe_command(*overrides, "--cfg", "job", **only_ours)
         assert (done.returncode, done.stderr) == (0, ""), overrides
+
+
+def test_a_small_checkpoint_can_take_the_tiny_models_sizes(
+    alignpipe_command: RunCommand, install_fake_plugin: InstallFakePlugin
+) -> None:
+    install_fake_plugin("alignpipe", DECLARED, {}, "0.0")
+    only_ours = {"ALIGNPIPE_PLUGINS": "alignpipe"}
+    own = alignpipe_command("model=pretrained", "experiment=small", "--cfg", "job", "-p", "ppo", **only_ours)
+    tiny = alignpipe_command("--cfg", "job", "-p", "ppo", **only_ours)
+    real = alignpipe_command("model=pretrained", "--cfg", "job", "-p", "ppo", **only_ours)
+    assert own.stdout == tiny.stdout != real.stdout
