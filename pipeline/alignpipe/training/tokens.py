@@ -42,13 +42,11 @@ def encode_prompt(
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
         )
-        ids = tokenizer.encode(str(text), add_special_tokens=False)
+        ids = tokenizer.encode(str(text), add_special_tokens=False, verbose=False)
     else:
-        ids = tokenizer.encode(prompt)
-        if (
-            ids and ids[-1] == tokenizer.eos_token_id
-        ):  # some tokenizers end every text: here the response is still to come
-            ids = ids[:-1]
+        ids = tokenizer.encode(prompt, verbose=False)  # no warning about length: what is too long is cut or refused
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            ids = ids[:-1]  # some tokenizers end every text: here the response is still to come
     return list(ids)
 
 
@@ -75,7 +73,7 @@ def encode_prompts(
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
     """The ids of a response, the end-of-sequence token included."""
-    return [*tokenizer.encode(response, add_special_tokens=False), int(tokenizer.eos_token_id)]
+    return [*tokenizer.encode(response, add_special_tokens=False, verbose=False), int(tokenizer.eos_token_id)]
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
