@@ -24,9 +24,7 @@ def prepare_device(settings: RunSettings) -> str:
 
     Raises `ConfigError` if the device is not there.
     """
-    # OpenMP threads that spin while they wait make a job many times slower as soon as anything else wants the cores (a
-    # sweep's next job, say); threads that sleep cost little. The library reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _share_cores()
     if settings.device == "cpu" and settings.threads is None:
         return "cpu"
     import torch
@@ -42,3 +40,13 @@ def prepare_device(settings: RunSettings) -> str:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: torch sees no such device; device=cpu works anywhere")
     return settings.device
+
+
+def _share_cores() -> None:
+    """Let OpenMP threads (GNU's, which torch brings on Linux) spin only briefly while they wait for each other.
+
+    At their usual patience a job all but stops as soon as anything else wants its cores, a sweep's next job for one
+    (tests/benchmarks/shared_cores.py). Read when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
