@@ -33,7 +33,9 @@ def test_help_lists_subcommands_and_options(alignpipe_command: RunCommand) -> No
     assert done.returncode == 0
     for command in COMMANDS:
         assert f"alignpipe {command}" in done.stdout
-    assert "reward: acme, bradley_terry" in done.stdout
+    assert "reward      acme, bradley_terry" in done.stdout
+    assert "seed        seeds every random stream" in done.stdout
+    assert "scale" not in done.stdout, "what presets are made of is nothing to choose"
     assert "-sc install=bash" in done.stdout
 
 
@@ -87,7 +89,11 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
         (["model=toy", "seed"], "cannot read the override 'seed'"),
         (["model=toy", "seed=1,2"], "seed has several values: add -m"),
         (["model=toy", "sft=null"], "the overrides cannot be used"),
+        (["model=toy", "seed=1", "data.size=a b(1)"], "needs quotes that reach Hydra: 'data.size=\"a b(1)\"'"),
+        (["model=toy", "data.size=pairs.jsonl"], "could not be converted to Integer in data=support"),
         (["model=toy", "outputs=/dev/null/here"], "cannot write /dev/null/here/runs/"),
+        (["model=toy", "outputs=/proc/here"], "cannot write /proc/here"),
+        (["model=toy", "outputs="], "outputs is empty"),
         (["model=toy", "--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
         (["model=toy", "inputs.sft.policy=ppo"], "ppo"),
         (["plan", "-m", "seed=1,2"], "plan shows one run"),
@@ -105,6 +111,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in line
     assert done.stdout == ""
     assert list((tmp_path / "cwd").iterdir()) == []
+    assert not Path("/runs").exists(), "an empty outputs must not lead to the root of the disk"
 
 
 def test_hydra_full_error_shows_the_traceback(alignpipe_command: RunCommand) -> None:

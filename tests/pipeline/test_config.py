@@ -144,7 +144,12 @@ def test_a_sweep_has_the_name_of_its_folder() -> None:
 
 
 def test_an_experiment_is_an_overlay() -> None:
-    assert configured("experiment=smoke").settings.stages == RunSettings().stages
+    assert configured("experiment=smoke", "~scale").settings.stages == RunSettings().stages
+
+
+def test_an_experiment_that_has_no_sizes_for_the_model() -> None:
+    assert "scale=smoke/toy: there is no such overlay" in refused("experiment=smoke")
+    assert "scale follows the model or the experiment" in refused("scale=tiny")
 
 
 def test_inputs_need_no_plus() -> None:
@@ -176,7 +181,7 @@ def test_a_stage_that_is_left_out_may_be_unfinished() -> None:
         (["+foo=1"], ["foo: there is no such key", "keys: seed, stages"]),
         (["+seeed=1"], ["seeed: there is no such key (did you mean 'seed'?)"]),
         (["seed=abc"], ["seed: Value 'abc' of type 'str' could not be converted to Integer"]),
-        (["stages=sft"], ["stages: Invalid value assigned"]),
+        (["stages=sft"], ["stages: a list is wanted: write stages=[<value>,...]"]),
         (["sft.lr=fast"], ["sft.lr: Value 'fast'", "could not be converted to Float", "override sft.lr=fast"]),
         (["code_change=never"], ["code_change: Invalid value 'never', expected one of [auto, warn, rerun, ignore]"]),
         (["reward=acme", "reward.scale=-1"], ["reward (reward=acme): scale must not be negative, got -1.0"]),

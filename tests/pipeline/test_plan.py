@@ -256,8 +256,24 @@ def test_differences_are_told_as_overrides():
     now = {"stage": "ppo", "component": {"config": {"kl_coef": 0.2}}, "inputs": {"policy": "sft " + "b" * 64}}
     assert differences(before, now) == [
         "ppo.kl_coef: 0.1 -> 0.2",
-        "inputs.policy: sft aaaaaaaaaaaa -> sft bbbbbbbbbbbb",
+        "new result of sft",
     ]
+    other = {**now, "inputs": {"policy": "base"}}
+    assert differences(before, other)[1] == "inputs.policy: sft aaaaaaaaaaaa -> base"
+
+
+def test_another_option_is_one_difference():
+    def explained(name, **config):
+        return {"stage": "reward", "component": {"name": name, "version": "1", "config": config}, "uses": {}}
+
+    before = explained("bradley_terry", lr=0.1, max_steps=3)
+    assert differences(before, explained("acme", word="please")) == ["reward: bradley_terry -> acme"]
+    file = {"stage": "data", "component": {"revision": {"prompts[0]": "jsonl:1"}}}
+    edited = {"stage": "data", "component": {"revision": {"prompts[0]": "jsonl:2"}}}
+    assert differences(file, edited) == ["data.prompts[0]: jsonl:1 -> jsonl:2"]
+    tiny = {"stage": "sft", "uses": {"model": {"name": "tiny", "config": {"layers": 2}}}}
+    large = {"stage": "sft", "uses": {"model": {"name": "pretrained", "config": {"path": "x"}}}}
+    assert differences(tiny, large) == ["model: tiny -> pretrained"]
 
 
 def test_show_plan_prints_every_stage(tmp_path, capsys):

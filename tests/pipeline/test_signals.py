@@ -48,6 +48,14 @@ def test_a_stage_that_ends_before_it_looks_is_published_and_the_next_not_begun(t
     assert summary_of(run)["status"] == "interrupted"
 
 
+def test_a_job_of_a_sweep_names_the_sweep_not_itself(tmp_path, capfd):
+    run = make_run(tmp_path, sft=SftConfig(signal_at=2), overrides=("ppo.lr=0.1",), sweep="s")
+    assert execute(run, make_registry()) == 143
+    shown = capfd.readouterr().err
+    assert "start the same sweep again" in shown
+    assert "alignpipe ppo.lr=0.1" not in shown
+
+
 def test_a_killed_process_exits_with_the_signals_code(tmp_path):
     process = start(tmp_path, sft={"signal_at": 1})
     _, err = process.communicate(timeout=30)

@@ -409,10 +409,12 @@ def test_store_commands(store, capsys):
     age(artifact.folder.parent, 1)
 
     def shown(*argv):
-        assert store_main([*argv, *outputs]) == 0
+        assert store_main([argv[0], *outputs, *argv[1:]]) == 0
         return capsys.readouterr().out
 
+    assert "nothing is stored in" in shown("ls", "--outputs", "elsewhere")
     listing = shown("ls")
+    assert listing.startswith("stage      digest")
     assert f"sft        {artifact.digest[:12]}  policy" in listing
     assert "unfinished" in listing
     assert "1 folders, " in shown("gc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from alignpipe.errors import ConfigError
 from alignpipe.runner import terminal as terminal_module
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.report import show_table
-from alignpipe.runner.terminal import Terminal, in_words
+from alignpipe.runner.terminal import Terminal, _clock, in_words
 
 
 class Screen(io.StringIO):
@@ -37,8 +38,8 @@ def test_plain_lines_come_every_tenth_or_ten_seconds_and_never_more_than_one_a_s
             bar.update(step, 100, {"kl": step / 1000}, "update")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "ppo      10/100 updates  5 s  kl 0.01"
-    assert len(lines) == 10
-    assert lines[-1] == "ppo      100/100 updates  50 s  kl 0.1"
+    assert len(lines) == 9
+    assert bar.figures == "kl 0.1", "the last ones are told when the stage is done"
     with Terminal().bar("sft") as bar:
         for step in range(1, 41):
             clock.now += 3
@@ -65,6 +66,21 @@ def test_a_bar_and_a_line_above_it(monkeypatch):
     terminal.say("after it")
     assert "[saved] a checkpoint" in screen.getvalue()
     assert screen.getvalue().endswith("after it\n")
+
+
+def test_on_a_narrow_terminal_the_last_figures_give_way(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    with Terminal().bar("reward") as bar:
+        bar.update(900, 1200, {"loss": 0.125, "accuracy": 0.875, "eval_accuracy": 0.75}, "step")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"reward +━{9}─{3} 900/1200 steps  0:00  loss 0.125  acc\w*…", shown), shown
+
+
+def test_a_clock():
+    assert [_clock(None), _clock(61.5), _clock(3723)] == ["0:00", "1:01", "1:02:03"]
 
 
 def test_tables():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -275,3 +276,10 @@ def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, ca
     assert modes == ["online", "offline"]
     assert "W&B cannot be reached (CommError: no route); the run is logged offline" in capsys.readouterr().err
     assert inspect(tmp_path / "run")["run_id"] == run_id
+
+
+def test_the_sync_command_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    tracker = WandbTracker(WandbConfig(mode=Mode.offline), CTX)
+    tracker.start(make_info(tmp_path / "my runs"))
+    line = tracker.finish("finished")
+    assert Path(shlex.split(line)[-1]).is_relative_to(tmp_path / "my runs")

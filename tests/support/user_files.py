@@ -21,7 +21,7 @@ class WordTokenizer:
     chat_template: str | None = None
     eos_token_id = 0
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
         return [1] * len(text.split())
 
 

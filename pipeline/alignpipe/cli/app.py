@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, explain, report
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
@@ -77,7 +78,8 @@ def _discard(folder: Path) -> None:
         return
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         (folder / ".hydra" / name).unlink(missing_ok=True)
-    above = [parent for parent in folder.parents if Path.cwd() in parent.parents]
+    runs = [folder.parent] if folder.parent.name == "runs" else []
+    above = runs + [parent for parent in folder.parents if Path.cwd() in parent.parents and parent not in runs]
     for place in (folder / ".hydra", folder, *above):
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
@@ -86,6 +88,7 @@ def _discard(folder: Path) -> None:
 def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
     """Hydra's own command line over our config, with the plugins as config source."""
     register()
+    register_help()
     # Hydra 1.4 warns about version_base, 1.3 warns without it.
     version: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
     application = hydra.main(config_path=str(conf_dir()), config_name="config", **version)(task)

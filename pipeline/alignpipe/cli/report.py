@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import sys
 from dataclasses import fields, is_dataclass
+from types import FrameType
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -53,7 +56,7 @@ def explain(error: BaseException) -> str | None:
         return _omegaconf(error)
     if isinstance(error, ValueError) and _raised_by_hydra(error):
         return f"the overrides cannot be used: {error}"
-    if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
+    if isinstance(error, OSError) and (error.errno in _FOLDER_ERRORS or _no_folder_made(error)):
         where = error.filename or "the output folder"
         return f"cannot write {where}: {error.strerror}; choose another folder with outputs=<folder>, or make room"
     return None
@@ -61,10 +64,22 @@ def explain(error: BaseException) -> str | None:
 
 def _raised_by_hydra(error: BaseException) -> bool:
     """Whether Hydra itself raised: it checks some overrides (`sft=null`) and flags with a bare ValueError."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith("hydra.")
+    frame = _innermost(error)
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("hydra.")
+
+
+def _no_folder_made(error: OSError) -> bool:
+    """Whether a folder could not be made where folders cannot be made at all; /proc calls that a missing file."""
+    frame = _innermost(error)
+    return isinstance(error, FileNotFoundError) and frame is not None and frame.f_code.co_name in ("mkdir", "makedirs")
+
+
+def _innermost(error: BaseException) -> FrameType | None:
+    """The frame that raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame if trace is not None else None
 
 
 def _missing_option(error: MissingConfigException) -> str:
@@ -81,13 +96,16 @@ def _missing_option(error: MissingConfigException) -> str:
 def _composition(error: HydraException) -> str:
     """A config that Hydra could not compose; mostly OmegaConf refused a key or a value, which its cause tells."""
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {_joined(error.message)}"
+        return f"cannot read the override {error.override!r}: {_quoting(error.override) or _joined(error.message)}"
     cause = error.__cause__
     if not isinstance(cause, OmegaConfBaseException):
         several = re.match(r"Ambiguous value for argument '([^=]+)=(.+)'", str(error))
         if several:
             key, values = several.groups()
             return f"{key} has several values: add -m to run each of {values}, or write {key}=[{values}] for a list"
+        if "possible interpolation keys" in str(error):
+            hint = "scale follows the model or the experiment: choose one of those, or ~scale for none"
+            return f"{_joined(str(error))}; {hint}"
         return _joined(str(error))
     source = re.match(r"In '([^']+)'", str(error))
     override = re.match(r"Error merging override (.+)", str(error))
@@ -99,13 +117,39 @@ def _omegaconf(error: OmegaConfBaseException) -> str:
     """`key: what is wrong`, with the keys that exist for one that does not."""
     message = (error.msg or str(error)).splitlines()[0]
     key = error.full_key or ""
+    parent = key.rpartition(".")[0]
+    option = _option_of(error)
     if not isinstance(error, ConfigAttributeError | ConfigKeyError):
+        if " is not a ListConfig" in message:
+            message = f"a list is wanted: write {key}=[<value>,...]"
+        message += f" in {parent}={option}" if option else ""
         return f"{key}: {message}" if key else message
     choices = _keys_beside(error)
     wrong = str(error.key)
-    parent = key.rpartition(".")[0]
+    parent = f"{parent}={option}" if option else parent
     listing = f"; keys{f' of {parent}' if parent else ''}: {', '.join(choices)}" if choices else ""
     return f"{key or wrong}: there is no such key{did_you_mean(wrong, choices)}{listing}"
+
+
+def _option_of(error: OmegaConfBaseException) -> str | None:
+    """The option whose key it is: `data.preferences` means one thing in data=support and another in data=files."""
+    parent = error.parent_node
+    if not isinstance(parent, DictConfig) or "name" not in parent:
+        return None
+    return str(parent["name"]) if "." not in parent._get_full_key(None) else None
+
+
+def _quoting(override: str | None) -> str | None:
+    """What to write for a value that Hydra's grammar cannot read as it is: spaces, umlauts, brackets in file names."""
+    key, _, value = (override or "").partition("=")
+    quoted = f'{key}="{value}"'
+    if not value or value[0] in "[{'\"" or '"' in value:
+        return None
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except OverrideParseException:
+        return None
+    return f"this value needs quotes that reach Hydra: {shlex.quote(quoted)}"
 
 
 def _keys_beside(error: OmegaConfBaseException) -> list[str]:

@@ -48,18 +48,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ls(store: Store, arguments: argparse.Namespace) -> int:
     pins = pinned(store)
-    for obj in store.objects():
+    objects, unfinished = list(store.objects()), sorted((store.root / "work").glob("*"))
+    if not objects and not unfinished:
+        _print(f"nothing is stored in {store.root}; --outputs names another folder")
+        return 0
+    _print(f"{'stage':<10} {'digest':<{_DIGEST_DIGITS}}  {'kind':<10} {'size':>9}  made")
+    for obj in objects:
         manifest = read_json(obj / "manifest.json") or {}
         records = [read_json(path) or {} for path in sorted(obj.glob("records/*/record.json"))]
         created = max((str(record.get("created", "")) for record in records), default="")
         mark = "  pinned" if obj.name in pins else ""
         _print(
-            f"{obj.parent.name:<10} {obj.name[:_DIGEST_DIGITS]}  {manifest.get('kind', 'damaged'):<8} "
+            f"{obj.parent.name:<10} {obj.name[:_DIGEST_DIGITS]}  {manifest.get('kind', 'damaged'):<10} "
             f"{_size(folder_bytes(obj / 'payload')):>9}  {created}{mark}"
         )
-    for work in sorted((store.root / "work").glob("*")):
+    for work in unfinished:
         stage, _, key = work.name.rpartition("-")
-        _print(f"{stage:<10} {key[:_DIGEST_DIGITS]}  {'unfinished':<8} {_size(folder_bytes(work)):>7}")
+        _print(f"{stage:<10} {key[:_DIGEST_DIGITS]}  {'unfinished':<10} {_size(folder_bytes(work)):>9}")
     return 0
 
 

@@ -57,7 +57,7 @@ def check_scale(choices: Mapping[str, str | None], folders: Sequence[Path]) -> N
         there = sorted({path.stem for folder in folders for path in (folder / "scale").glob("*.yaml")})
         raise ConfigError(
             f"scale={scale}: there is no such overlay{did_you_mean(scale, there)}; there are {_listing(there)}, and an "
-            "experiment may ask for one that your model lacks: then choose scale=null and set the sizes yourself"
+            "experiment may ask for one that your model lacks: then add ~scale and set the sizes yourself"
         )
 
 

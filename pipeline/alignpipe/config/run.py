@@ -72,6 +72,8 @@ def _settings(cfg: DictConfig) -> RunSettings:
     given = {name: cfg[name] for name in names if name in cfg}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunSettings), given))
     assert isinstance(settings, RunSettings)
+    if not settings.outputs.strip():
+        raise ConfigError("outputs is empty: name a folder, for example outputs=outputs")
     return settings
 
 

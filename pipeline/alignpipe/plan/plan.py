@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,10 +172,11 @@ class Planner:
 
     def _why_missing(self, stage: str, explained: Explained) -> tuple[str, ...]:
         """The differences to the nearest key the store knows."""
-        candidates = [(when, differences(before, explained)) for when, before in self.lookup.explained(stage)]
+        candidates = list(self.lookup.explained(stage))
         if not candidates:
             return ("nothing is stored for this stage yet",)
-        when, lines = min(candidates, key=lambda candidate: len(candidate[1]))
+        when, nearest = min(candidates, key=lambda candidate: len(_changed(candidate[1], explained)))
+        lines = differences(nearest, explained)
         if not lines:
             return (f"its result of {when} is no longer in the store",)
         more = len(lines) - _SHOWN_DIFFERENCES
@@ -195,22 +197,37 @@ def make_plan(planner: Planner) -> list[Decision]:
 
 
 def differences(before: Explained, now: Explained) -> list[str]:
-    """What differs between two explained keys, as lines `ppo.kl_coef: 0.05 -> 0.1`."""
+    """What differs between two explained keys, as lines `ppo.kl_coef: 0.05 -> 0.1`.
+
+    Another option is one line, whatever their keys are; so are inputs that come from the same stages as before.
+    """
+    lines, swapped, renewed = [], [], set()
+    changed = _changed(before, now)
+    for name, (old, new) in changed.items():
+        prefix, _, last = name.rpartition(".")
+        if last == "name" and (prefix == "component" or re.fullmatch(r"uses\.\w+", prefix)):
+            swapped.append(f"{prefix}.")
+            lines.append(f"{now['stage'] if prefix == 'component' else prefix.removeprefix('uses.')}: {old} -> {new}")
+    for name, (old, new) in changed.items():
+        maker = str(new).partition(" ")[0]
+        if name.startswith("inputs.") and maker == str(old).partition(" ")[0]:
+            renewed.add(maker)
+        elif not name.startswith(tuple(swapped)):
+            lines.append(f"{_as_override(name, now['stage'])}: {_short(old)} -> {_short(new)}")
+    return [*lines, *([f"new result of {', '.join(sorted(renewed))}"] if renewed else [])]
+
+
+def _changed(before: Explained, now: Explained) -> dict[str, tuple[Any, Any]]:
+    """(before, now) of every value that differs, by its dotted name."""
     old, new = _flat(before), _flat(now)
-    lines = []
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            shown = _as_override(name, now["stage"])
-            lines.append(f"{shown}: {_short(old.get(name, 'absent'))} -> {_short(new.get(name, 'absent'))}")
-    return lines
+    pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in sorted({*old, *new})}
+    return {name: (was, becomes) for name, (was, becomes) in pairs.items() if was != becomes}
 
 
 def _as_override(name: str, stage: str) -> str:
-    """A config value's name as it is written on the command line (`ppo.kl_coef`, `model.size`)."""
-    if name.startswith("component.config."):
-        return f"{stage}.{name.removeprefix('component.config.')}"
-    slot, _, rest = name.removeprefix("uses.").partition(".")
-    return f"{slot}.{rest.removeprefix('config.')}" if name.startswith("uses.") else name
+    """A value's name as it is written on the command line (`ppo.kl_coef`, `model.size`, `data.prompts[0]`)."""
+    parts = re.fullmatch(r"(?:component|uses\.(?P<slot>\w+))\.(?:config|revision)\.(?P<key>.+)", name)
+    return f"{parts['slot'] or stage}.{parts['key']}" if parts else name
 
 
 def _fed(artifact: Artifact) -> str:

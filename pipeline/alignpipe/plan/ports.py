@@ -223,10 +223,10 @@ def _check_kind(label: str, what: str, makes: Kind, needed: Kind) -> None:
 def _no_source(label: str, port: Port, emptied: bool) -> str:
     if emptied:
         return f"{label}=none: this port is required and cannot stay empty"
-    advice = "a stage's name, store:<digest>" + (", base or a checkpoint folder" if port.kind == "policy" else "")
+    others = "store:<digest>, base or a checkpoint folder" if port.kind == "policy" else "store:<digest>"
     return (
         f"{label} has no source: no earlier stage of this run makes a {port.kind}; "
-        f"add such a stage to stages, or set {label} to {advice}"
+        f"add such a stage to stages, or set {label} to a stage's name or {others}"
     )
 
 

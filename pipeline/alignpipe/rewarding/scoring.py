@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,11 @@ def score(reward: Reward, samples: Sequence[Sample], name: str) -> Scored:
     except RewardError:
         raise
     except Exception as error:
-        raise RewardError(f"reward {name} raised {type(error).__name__}: {error}") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise RewardError(
+            f"reward {name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
+            "HYDRA_FULL_ERROR=1 shows the whole traceback"
+        ) from error
     scores = answer if isinstance(answer, Scores) else Scores(total=answer)
     for index, failure in sorted(scores.failures.items()):
         raise RewardError(

@@ -101,10 +101,12 @@ def _end(
 
 
 def _say_how_to_resume(job: Job, stop: BaseException) -> None:
-    command = shlex.join(["alignpipe", *job.run.overrides])
     reason = f" ({stop})" if str(stop) else ""
+    if job.run.sweep is not None:
+        job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
+        return
     job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
-    job.terminal.say(f"  {command}")
+    job.terminal.say(f"  {shlex.join(['alignpipe', *job.run.overrides])}")
 
 
 def _info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:

@@ -43,7 +43,9 @@ def show_table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[S
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
+        out.write("\n")
         Console(file=out).print(table)
+        out.write("\n")
         return
     widths = [max(len(line[number]) for line in (columns, *rows)) for number in range(len(columns))]
     out.write(f"\n{title}\n")

@@ -110,8 +110,8 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
     job.terminal.say(f"{spec.name:<8} {decision.headline}: {_sentence(decision.why)}")
     if decision.damaged is not None:
         job.store.discard_damaged(decision.damaged)
-    device = prepare_device(job.run.settings)
     began = time.perf_counter()
+    device = prepare_device(job.run.settings)
     job.observers.tell("alignpipe_stage_started", info=job.info, stage=spec.name)
     work = job.store.open_work(spec.name, decision.key, decision.code, decision.restart)
 
@@ -140,7 +140,8 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
     made = Made(spec.makes, decision.explained, decision.code, job.planner.run_key, job.run.folder, seconds)
     artifact = job.store.publish(spec.name, decision.key, work, made)
     result.status = "resumed" if decision.action == "resume" else "ran"
-    job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s")
+    figures = f"  {bar.figures}" if bar.figures else ""
+    job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s{figures}")
     return artifact
 
 

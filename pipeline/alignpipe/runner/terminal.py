@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 _PLAIN_SECONDS = 10.0
 _PLAIN_SHARE = 0.1
 _PLAIN_PAUSE = 1.0
+_BAR = 12
 
 
 class Bar(Protocol):
-    """How far a stage is."""
+    """How far a stage is; `figures` are the newest ones in words."""
+
+    figures: str
 
     def update(self, done: int, total: int, figures: Mapping[str, float], unit: str) -> None:
         """Show the newest state."""
@@ -34,7 +37,8 @@ class Terminal:
     def say(self, line: str) -> None:
         """Show one line, above the bar if there is one."""
         if self._progress is not None:
-            self._progress.console.print(line, markup=False, highlight=False)
+            # soft_wrap: a path that is longer than the line stays in one piece for who copies it
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
@@ -45,26 +49,7 @@ class Terminal:
         if not self.interactive:
             yield _PlainBar(stage, self)
             return
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns: list[Any] = [
-            TextColumn(f"{stage:<8}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-        ]
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with _progress(stage) as progress:
             self._progress = progress
             try:
                 yield _RichBar(progress)
@@ -72,32 +57,61 @@ class Terminal:
                 self._progress = None
 
 
+def _progress(stage: str) -> Progress:
+    """A bar that is one line of text, so that a narrow terminal cuts it at its end: the last figures give way first."""
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, Task
+    from rich.table import Column
+    from rich.text import Text
+
+    class Line(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            full = int(_BAR * task.percentage / 100)
+            clock = _clock(task.elapsed) if task.time_remaining is None else f"{_clock(task.time_remaining)} left"
+            text = "  ".join([f" {task.fields['state']}", clock, task.fields["figures"]])
+            return Text.assemble(f"{stage:<8} ", ("━" * full, "cyan"), ("─" * (_BAR - full), "bright_black"), text)
+
+    line = Line(table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return Progress(line, console=Console(stderr=True), transient=True)
+
+
+def _clock(seconds: float | None) -> str:
+    whole = int(seconds or 0)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
 class _RichBar:
     def __init__(self, progress: Progress) -> None:
+        self.figures = ""
         self._progress = progress
-        self._task = progress.add_task("", total=None, unit="", figures="")
+        self._task = progress.add_task("", total=None, state="starting", figures="")
 
     def update(self, done: int, total: int, figures: Mapping[str, float], unit: str) -> None:
-        self._progress.update(self._task, completed=done, total=total, unit=unit, figures=in_words(figures))
+        self.figures = in_words(figures)
+        state = f"{done}/{total} {unit}s"
+        self._progress.update(self._task, completed=done, total=total, state=state, figures=self.figures)
 
 
 class _PlainBar:
-    """A line when a tenth more is done, or every ten seconds; never more than one a second."""
+    """A line when a tenth more is done, or every ten seconds; never more than one a second, and none for the end."""
 
     def __init__(self, stage: str, terminal: Terminal) -> None:
+        self.figures = ""
         self._stage = stage
         self._terminal = terminal
         self._start = self._told = time.monotonic()
         self._share = 0.0
 
     def update(self, done: int, total: int, figures: Mapping[str, float], unit: str) -> None:
+        self.figures = in_words(figures)
         now = time.monotonic()
         share = done / total if total else 1.0
         waited = now - self._told
         due = waited >= _PLAIN_SECONDS or (share - self._share >= _PLAIN_SHARE and waited >= _PLAIN_PAUSE)
-        if due or (done == total and self._share > 0):
+        if due and done < total:
             self._told, self._share = now, share
-            end = f"  {in_words(figures)}" if figures else ""
+            end = f"  {self.figures}" if figures else ""
             self._terminal.say(f"{self._stage:<8} {done}/{total} {unit}s  {now - self._start:.0f} s{end}")
 
 

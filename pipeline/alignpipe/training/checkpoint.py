@@ -8,6 +8,7 @@ Every random stream is derived from (seed, step), so a step number stands for al
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 _PREFIX = "step-"
+_FULL_BELOW = 1 << 20
+"""Bytes left on a disk that is called full: the last block of a file may not fit, though some are free."""
 
 
 class Checkpoints:
@@ -43,7 +46,7 @@ class Checkpoints:
         for name, module in modules.items():
             save_model(module, str(draft / f"{name}.safetensors"))
         state = {"optimizers": {name: opt.state_dict() for name, opt in optimizers.items()}, "extra": dict(extra)}
-        torch.save(state, draft / "state.pt")
+        _save(state, draft / "state.pt")
         for path in (*draft.iterdir(), draft):
             _fsync(path)
         shutil.rmtree(target, ignore_errors=True)
@@ -74,6 +77,19 @@ def latest_step(work: Path) -> int | None:
     """The step a stage would resume at, from its work folder; None if it would start anew. Imports nothing heavy."""
     steps = [int(path.name.removeprefix(_PREFIX)) for path in (work / "checkpoints").glob(f"{_PREFIX}*")]
     return max(steps, default=None)
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """Write with torch, whose writer does not say that the disk is full: it raises `basic_ios::clear: iostream error`.
+
+    Raises `OSError` for a full disk.
+    """
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        if shutil.disk_usage(path.parent).free < _FULL_BELOW:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _fsync(path: Path) -> None:

@@ -60,6 +60,9 @@ class ModelSource(Protocol):
         ...
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
 @dataclass(frozen=True)
 class Policy:
     """A causal language model with its tokenizer."""
@@ -106,7 +109,9 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     try:
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(name), revision=revision or "main"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"no tokenizer can be loaded from {name}: {_first_line(error)}") from error
+        none = Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
+        why = f"it holds none of {', '.join(_TOKENIZER_FILES)}" if none else _first_line(error)
+        raise ModelError(f"no tokenizer can be loaded from {name}: {why}") from error
     check_tokenizer(tokenizer, str(name))
     return tokenizer
 

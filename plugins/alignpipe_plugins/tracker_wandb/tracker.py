@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,8 @@ class WandbTracker:
             return None
         self._send()
         run, self._run = self._run, None
-        where = f"W&B  wandb sync {run.settings.sync_dir}" if self._mode is Mode.offline else f"W&B  {run.url}"
+        sync = f"wandb sync {shlex.quote(str(run.settings.sync_dir))}"
+        where = f"W&B  {sync}" if self._mode is Mode.offline else f"W&B  {run.url}"
         if status == "interrupted" and self._mode is Mode.online:
             run.mark_preempting()
         run.finish(exit_code=_EXIT_CODES[status])

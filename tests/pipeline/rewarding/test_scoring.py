@@ -43,7 +43,7 @@ def test_plain_floats_and_scores_with_parts() -> None:
             Scores([0.0] * 3, failures={2: Failure("timeout", "took 10 s")}),
             r"reward acme failed on a sample \(timeout: took 10 s\).*begins 'answer 2'",
         ),
-        (KeyError("answer_key"), "reward acme raised KeyError: 'answer_key'"),
+        (KeyError("answer_key"), r"reward acme raised KeyError: 'answer_key' \(.*test_scoring.py:\d+\)"),
     ],
 )
 def test_anything_else_names_the_reward(answer, message: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +51,23 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     Checkpoints(tmp_path).load({"model": other}, {})
     assert other.lm_head.weight is other.get_input_embeddings().weight
     assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+
+
+def test_a_full_disk_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's writer raises a RuntimeError, whatever the reason."""
+    net, optimizer = stepped(0)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="iostream"):
+        Checkpoints(tmp_path).save(1, {"net": net}, {"net": optimizer}, {})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    with pytest.raises(OSError, match=r"state\.pt") as raised:
+        Checkpoints(tmp_path).save(1, {"net": net}, {"net": optimizer}, {})
+    assert raised.value.errno == errno.ENOSPC
+    assert latest_step(tmp_path) is None
 
 
 def test_only_the_newest_is_kept(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def test_a_folder_that_is_no_checkpoint(load, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"no tokenizer can be loaded from {tmp_path}"):
+    with pytest.raises(
+        ModelError, match=f"no tokenizer can be loaded from {tmp_path}: it holds none of tokenizer.json"
+    ):
         load_tokenizer(tmp_path)
 
 
