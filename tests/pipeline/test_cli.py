@@ -14,7 +14,7 @@ from alignpipe.cli.report import explain
 from alignpipe.errors import DataError
 from support.distributions import InstallFakePlugin, RunCommand, component_source
 
-pytestmark = pytest.mark.usefixtures("fake_pipeline")
+pytestmark = [pytest.mark.usefixtures("fake_pipeline"), pytest.mark.slow]
 
 SHORT = ("model=toy", "stages=[data,sft]", "tracker=[files]")
 

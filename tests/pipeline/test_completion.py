@@ -11,7 +11,7 @@ import pytest
 
 from support.distributions import command_environment
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+pytestmark = [pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"), pytest.mark.slow]
 
 TAB = """
 eval "$(alignpipe -sc install=bash)"

@@ -22,6 +22,8 @@ from alignpipe_plugins.ppo.players import Judge
 from support import ppo
 from support.context import FakeContext
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_random_model_learns_to_write_even_tokens(tmp_path: Path) -> None:
     _, ctx, _ = ppo.train(

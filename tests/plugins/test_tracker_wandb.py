@@ -27,6 +27,8 @@ from alignpipe_plugins.tracker_wandb.settings import (
 )
 from alignpipe_plugins.tracker_wandb.tracker import WandbTracker
 
+pytestmark = pytest.mark.slow
+
 CTX = SimpleNamespace(seed=0, device="cpu")
 
 
