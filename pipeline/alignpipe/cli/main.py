@@ -1,16 +1,13 @@
-"""The console script: subcommand or Hydra application, and the boundary where errors become messages."""
+"""The console script: subcommand or Hydra application, and the boundary where errors become messages.
+
+Only the standard library is imported at the top: Hydra takes a third of a second, and Ctrl-C may come in it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-
-import alignpipe
-from alignpipe.cli.commands import COMMANDS, is_override
-from alignpipe.cli.report import RunFailed, explain, report
-from alignpipe.errors import ConfigError
-from alignpipe.registry import did_you_mean
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -33,29 +30,45 @@ def main(argv: list[str] | None = None) -> int:
         # The reader (`| head`) has seen enough; Python would complain once more while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, RunFailed) as failure:
-        error = failure.error if isinstance(failure, RunFailed) else failure
-        if wants_traceback or explain(error) is None:
-            raise error  # noqa: B904 (it is the one being handled, or was carried by it)
-        report(error)
-        return 1
+    except SystemExit:
+        raise
+    except BaseException as failure:  # `RunFailed` is one, and cannot be named before Hydra is imported
+        return _tell(failure, wants_traceback)
     finally:
         if not wants_traceback:
             del os.environ[_FULL_ERROR]
 
 
+def _tell(failure: BaseException, wants_traceback: bool) -> int:
+    """Report an error in one message; raise what is a bug, or everything if the user wants to see it."""
+    from alignpipe.cli.report import RunFailed, explain, report
+
+    error = failure.error if isinstance(failure, RunFailed) else failure
+    if wants_traceback or explain(error) is None:
+        raise error
+    report(error)
+    return 1
+
+
 def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["--version"]:
+        import alignpipe
+
         sys.stdout.write(f"alignpipe {alignpipe.__version__}\n")
         return 0
     if _completes(argv):
         from alignpipe.cli.completion import complete
 
         return complete(argv)
+    from alignpipe.cli.commands import COMMANDS, is_override
+
     first = argv[0] if argv else ""
     if first in COMMANDS:
         return COMMANDS[first].run(argv[1:])
     if first and not is_override(first):
+        from alignpipe.errors import ConfigError
+        from alignpipe.registry import did_you_mean
+
         raise ConfigError(
             f"{first!r} is no command{did_you_mean(first, COMMANDS)}; commands: {', '.join(COMMANDS)}; "
             "an override is written key=value"

@@ -8,7 +8,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignpipe.api import Sample
+from alignpipe.dataset import Dataset, Row
+from alignpipe.training.tokens import decoder, fingerprint
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,26 @@ def episode_uniforms(seed: int, update: int, episodes: int, length: int) -> Tens
     """The uniforms [episodes, length] of one update: a function of (seed, update), indexed by episode (D28)."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + update * 7_919 + 1) % 2**63)
     return torch.rand((episodes, length), generator=generator, dtype=torch.float64)
+
+
+def as_samples(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Response],
+) -> list[Sample]:
+    """What a reward is given: lazily decoded text, the policy's own ids, the prompt row's other columns."""
+    decode, vocabulary = decoder(tokenizer), fingerprint(tokenizer)
+    return [
+        Sample(
+            row["prompt"],
+            messages=row["messages"],
+            row=Dataset.extras(row),
+            prompt_ids=ids,
+            response_ids=response.ids,
+            vocabulary=vocabulary,
+            ended=response.ended,
+            decode=decode,
+        )
+        for row, ids, response in zip(rows, prompts, responses, strict=True)
+    ]

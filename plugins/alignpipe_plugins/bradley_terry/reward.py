@@ -29,8 +29,8 @@ from alignpipe.training.models import (
     open_policy,
     save_checkpoint,
 )
-from alignpipe.training.rollouts import Rollout, episode_uniforms
-from alignpipe.training.tokens import decoder, encode_prompt, encode_response, fingerprint, fit_length, text_of
+from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
+from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint, fit_length, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import layout_mismatch, pair_loss, score_ids, tokenise
 
@@ -178,7 +178,6 @@ class BradleyTerryReward:
             )
         rows, prompts = [row for row, _ in chosen], [prompt for _, prompt in chosen]
         cast(nn.Module, policy.model).to(ctx.device)
-        decode = decoder(policy.tokenizer)
         responses = rollout.sample(
             policy.model,
             prompts,
@@ -186,18 +185,7 @@ class BradleyTerryReward:
             temperature=config.sample_temperature,
             eos_id=int(policy.tokenizer.eos_token_id),
         )
-        return [
-            Sample(
-                row["prompt"],
-                decode(response.ids),
-                messages=row["messages"],
-                prompt_ids=prompt,
-                response_ids=response.ids,
-                vocabulary=self._vocabulary,
-                ended=response.ended,
-            )
-            for row, prompt, response in zip(rows, prompts, responses, strict=True)
-        ]
+        return as_samples(policy.tokenizer, rows, prompts, responses)
 
 
 def _scorer_from(policy: Policy, source: ModelSource, artifact: Artifact | None, ctx: StageContext) -> TokenScorer:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from alignpipe.api import Reward, Sample
-from alignpipe.dataset import Dataset, Row
+from alignpipe.dataset import Row
 from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.text import distinct_n
 from alignpipe.rewarding.scoring import Scored, score
 from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response_logprobs
 from alignpipe.training.models import Policy, context_length
-from alignpipe.training.rollouts import Response, Rollout
-from alignpipe.training.tokens import decoder, encode_prompt, encode_prompts, encode_response, fingerprint, fit_length
+from alignpipe.training.rollouts import Response, Rollout, as_samples
+from alignpipe.training.tokens import encode_prompt, encode_prompts, encode_response, fit_length
 
 _BATCH = 32
 _UNKNOWN_CONTEXT = 1024
@@ -55,21 +55,7 @@ def answer(
     prompts = encode_prompts(policy.tokenizer, rows, uniforms.shape[1], context_length(policy.model), key)
     eos_id = int(policy.tokenizer.eos_token_id)
     responses = rollout.sample(policy.model, prompts, uniforms, temperature=temperature, eos_id=eos_id)
-    decode, vocabulary = decoder(policy.tokenizer), fingerprint(policy.tokenizer)
-    samples = [
-        Sample(
-            row["prompt"],
-            messages=row["messages"],
-            row=Dataset.extras(row),
-            prompt_ids=prompt,
-            response_ids=response.ids,
-            vocabulary=vocabulary,
-            ended=response.ended,
-            decode=decode,
-        )
-        for row, prompt, response in zip(rows, prompts, responses, strict=True)
-    ]
-    return Answers(name, prompts, responses, samples)
+    return Answers(name, prompts, responses, as_samples(policy.tokenizer, rows, prompts, responses))
 
 
 def swapped(samples: Sequence[Sample]) -> list[Sample]:

@@ -30,8 +30,10 @@ class Report:
         samples = [self._sample(index) for index in range(len(self.ours.samples))]
         with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-        names = [self.theirs.name if self.theirs is not None else "-", self.ours.name]
-        report = {"columns": names, "rows": self.table, "samples": samples[:shown]}
+        names, rows = [self.ours.name], [[label, own] for label, _, own in self.table]
+        if self.theirs is not None:
+            names, rows = [self.theirs.name, self.ours.name], [list(line) for line in self.table]
+        report = {"columns": names, "rows": rows, "samples": samples[:shown]}
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (folder / "report.json").write_text(text, encoding="utf-8")
 

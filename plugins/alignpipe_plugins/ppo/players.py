@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from alignpipe.api import Reward, Sample
-from alignpipe.dataset import Dataset
 from alignpipe.rewarding.scoring import Scored, score
 from alignpipe.training.models import Policy, TokenScorer
-from alignpipe.training.rollouts import Response, Rollout
-from alignpipe.training.tokens import decoder, fingerprint
+from alignpipe.training.rollouts import Response, Rollout, as_samples
 from alignpipe_plugins.ppo.episodes import Prompts
 
 
@@ -65,18 +63,5 @@ class Players:
 
 
 def make_samples(policy: Policy, prompts: Prompts, responses: Sequence[Response]) -> list[Sample]:
-    """What a reward is given: lazily decoded text, the policy's own ids, the prompt row's other columns."""
-    decode, vocabulary = decoder(policy.tokenizer), fingerprint(policy.tokenizer)
-    return [
-        Sample(
-            row["prompt"],
-            messages=row["messages"],
-            row=Dataset.extras(row),
-            prompt_ids=ids,
-            response_ids=response.ids,
-            vocabulary=vocabulary,
-            ended=response.ended,
-            decode=decode,
-        )
-        for row, ids, response in zip(prompts.rows, prompts.ids, responses, strict=True)
-    ]
+    """What the judges are given."""
+    return as_samples(policy.tokenizer, prompts.rows, prompts.ids, responses)
