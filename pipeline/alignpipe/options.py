@@ -14,6 +14,15 @@ class Schedule(Enum):
     constant = "constant"
 
 
+class Forward(Enum):
+    """How a model is run in training and sampling."""
+
+    auto = "auto"
+    """Without padding where alignpipe knows the family (Llama, Mistral, Qwen2, Qwen3), else as `general`."""
+    general = "general"
+    """By the model's own forward pass."""
+
+
 def check_at_least(config: object, least: float, *names: str) -> None:
     """Raise `ValueError` naming the first of the fields that is below `least`."""
     for name in names:

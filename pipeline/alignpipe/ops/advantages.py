@@ -1,6 +1,6 @@
 """Advantage estimators: gae (with a critic), grpo and rloo (groups per prompt), reinforce_pp (neither).
 
-None of them normalises over the batch: whitening is a visible step of the loop (`masking.whiten`, D42). Steps at masked
+None of them whitens: that is a visible step of its own (`masking.whiten`, D42). Steps at masked
 positions are skipped, as if they were cut out of the sequence: the next *kept* token follows directly, with its value
 and undiscounted by the gap (D47; tokens of a tool or a user in between are no decisions of the policy).
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from alignpipe.ops.shapes import require_dims, require_mask, require_same_shape
 
-GROUP_STD_EPS = 1e-4
-"""Added to the standard deviation of a group, as in TRL's GRPOTrainer: equal scores give advantages of about 0."""
+STD_EPS = 1e-4
+"""Added to the standard deviation of scores, as in TRL's GRPOTrainer: equal scores give advantages of about 0."""
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def reinforce_pp(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
     """REINFORCE++ before its whitening: the discounted reward-to-go, G_t = r_t + gamma * G_{t+1}.
 
-    The method is this *and* whitening over the global batch, which the loop does for every estimator alike.
+    The method is this *and* whitening over the global batch, which is a step of its own (`masking.whiten`).
 
     Args:
         rewards: Shape [B, T], KL penalty and score; what stands at masked positions does not count.
@@ -86,7 +86,8 @@ def grpo(scores: Tensor, group_size: int) -> Tensor:
     The standard deviation is Bessel-corrected, as in TRL and verl.
 
     Args:
-        scores: Shape [B], B = prompts * group_size; the samples of one prompt stand next to each other.
+        scores: Shape [B], B = prompts * group_size; the samples of one prompt stand next to each other. With a KL
+            penalty in the reward it belongs in here: the sum of the sequence's rewards.
         group_size: G, samples per prompt, at least 2.
 
     Returns:
@@ -96,11 +97,34 @@ def grpo(scores: Tensor, group_size: int) -> Tensor:
         ValueError: scores are not flat, group_size is below 2, or it does not divide B.
 
     References:
-        Shao et al. (DeepSeekMath), arXiv 2402.03300, section 4.1.2; TRL `grpo_trainer.py`.
+        Shao et al. (DeepSeekMath), arXiv 2402.03300, section 4.1.2; TRL `grpo_trainer.py`, `scale_rewards=group`.
     """
-    grouped = _grouped(scores, group_size)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
-    return (centred / (grouped.std(dim=1, keepdim=True, correction=1) + GROUP_STD_EPS)).flatten()
+    spread = _grouped(scores, group_size).std(dim=1, keepdim=True, correction=1)
+    return (_centred(scores, group_size) / (spread + STD_EPS)).flatten()
+
+
+def grpo_batch_scaled(scores: Tensor, group_size: int) -> Tensor:
+    """Group-relative advantage in units of the whole batch: (s_i - mean of the group) / (std of all scores + 1e-4).
+
+    A prompt whose answers score alike keeps its small advantages, which the group's own deviation would blow up.
+
+    Args, Returns and Raises are those of `grpo`.
+
+    References:
+        Liu et al., arXiv 2508.08221; TRL `grpo_trainer.py`, `scale_rewards=batch`.
+    """
+    return (_centred(scores, group_size) / (scores.std(correction=1) + STD_EPS)).flatten()
+
+
+def grpo_unscaled(scores: Tensor, group_size: int) -> Tensor:
+    """Group-relative advantage without a scale: s_i - mean of the group; rloo times (G - 1) / G.
+
+    Args, Returns and Raises are those of `grpo`.
+
+    References:
+        Liu et al. (Dr. GRPO), arXiv 2503.20783; TRL `grpo_trainer.py`, `scale_rewards=none`.
+    """
+    return _centred(scores, group_size).flatten()
 
 
 def rloo(scores: Tensor, group_size: int) -> Tensor:
@@ -120,8 +144,7 @@ def rloo(scores: Tensor, group_size: int) -> Tensor:
     References:
         Ahmadian et al., arXiv 2402.14740, eq. 8 (from Kool et al. 2019); TRL `rloo_trainer.py`.
     """
-    grouped = _grouped(scores, group_size)
-    return ((grouped - grouped.mean(dim=1, keepdim=True)) * (group_size / (group_size - 1))).flatten()
+    return (_centred(scores, group_size) * (group_size / (group_size - 1))).flatten()
 
 
 def over_tokens(advantages: Tensor, mask: Tensor) -> Tensor:
@@ -152,6 +175,11 @@ def _grouped(scores: Tensor, group_size: int) -> Tensor:
     if scores.shape[0] == 0 or scores.shape[0] % group_size:
         raise ValueError(f"{scores.shape[0]} scores do not make groups of {group_size}")
     return scores.reshape(-1, group_size)
+
+
+def _centred(scores: Tensor, group_size: int) -> Tensor:
+    grouped = _grouped(scores, group_size)
+    return grouped - grouped.mean(dim=1, keepdim=True)
 
 
 def _require_trajectories(*, mask: Tensor, **tensors: Tensor) -> None:

@@ -15,9 +15,17 @@ from alignpipe.ops.shapes import require_same_shape
 
 
 def clipped_policy_loss(
-    logp: Tensor, old_logp: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clipped surrogate: max(-A * ratio, -A * clamp(ratio, 1 - clip_low, 1 + clip_high)), ratio = exp(logp - old_logp).
+
+    With a dual clip c the loss of a negative A is at most -A * c: a token that has become far likelier since it was
+    sampled and turned out bad would otherwise have a loss, and a gradient, without bound.
 
     Args:
         logp: Shape [B, T], under the policy being trained; the gradient flows through it.
@@ -25,15 +33,16 @@ def clipped_policy_loss(
         advantages: Shape [B, T].
         clip_low: how far the ratio may fall below 1 and still count, in [0, 1]; usually 0.2 (D48).
         clip_high: how far it may rise above 1, at least 0; equal to clip_low unless asymmetric (D49).
+        dual_clip: c, greater than 1 + clip_high; 3 is usual; None for no bound (D49).
 
     Returns:
-        loss [B, T], and clipped [B, T], boolean, True where the clipped term is the larger: there the gradient is 0.
+        loss [B, T], and clipped [B, T], boolean, True where a bound is what counts: there the gradient is 0.
 
     Raises:
         ValueError: the shapes differ or a clip range is impossible.
 
     References:
-        Schulman et al., arXiv 1707.06347, eq. 7; N+ `ppo.py`.
+        Schulman et al., arXiv 1707.06347, eq. 7; N+ `ppo.py`. Dual clip: Ye et al., arXiv 1912.09729, eq. 5.
     """
     require_same_shape(logp=logp, old_logp=old_logp, advantages=advantages)
     if not 0.0 <= clip_low <= 1.0 or not clip_high >= 0.0:
@@ -41,7 +50,14 @@ def clipped_policy_loss(
     ratio = torch.exp(logp - old_logp)
     unclipped_loss = -advantages * ratio
     clipped_loss = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    return torch.maximum(unclipped_loss, clipped_loss), clipped_loss > unclipped_loss
+    loss, clipped = torch.maximum(unclipped_loss, clipped_loss), clipped_loss > unclipped_loss
+    if dual_clip is None:
+        return loss, clipped
+    if not dual_clip > 1.0 + clip_high:
+        raise ValueError(f"dual_clip must be greater than 1 + clip_high = {1.0 + clip_high:g}, got {dual_clip}")
+    bound = -advantages * dual_clip
+    bounded = (advantages < 0) & (bound < loss)
+    return torch.where(bounded, bound, loss), clipped | bounded
 
 
 def clipped_value_loss(

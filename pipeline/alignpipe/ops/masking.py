@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignpipe.ops.shapes import require_mask, require_same_shape
+from alignpipe.ops.shapes import require_dims, require_mask, require_same_shape
 
 MIN_WHITENED = 8
 """Fewest kept values whose standard deviation is worth dividing by (D44)."""
@@ -49,6 +49,28 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """
     total = masked_sum(values, mask)
     return total / _count(mask, at_least=1)
+
+
+def masked_row_means(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the kept positions of every row: sum_t m_bt x_bt / sum_t m_bt.
+
+    Args:
+        values: Shape [B, T], floating point.
+        mask: Shape [B, T], boolean; at least one kept position in every row.
+
+    Returns:
+        Shape [B].
+
+    Raises:
+        ValueError: the shapes differ, the mask is not a boolean matrix, or a row keeps nothing.
+    """
+    require_mask(mask)
+    require_dims(2, mask=mask)
+    require_same_shape(values=values, mask=mask)
+    counts = mask.sum(dim=1)
+    if not bool((counts > 0).all()):
+        raise ValueError(f"rows {(counts == 0).nonzero().flatten().tolist()[:8]} of the mask keep nothing")
+    return torch.where(mask, values, 0.0).sum(dim=1) / counts
 
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""From one score per sequence and a KL per token to a reward per token (D25, D30, D31)."""
+"""From one score per sequence and a KL per token to a reward per token (D25, D30, D31, D39)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from alignpipe.ops.shapes import require_dims, require_mask, require_same_shape
+from alignpipe.ops.shapes import require_dims, require_mask, require_positive, require_same_shape
 
 
 def add_score_to_kl_penalty(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
@@ -58,6 +58,23 @@ def last_kept(mask: Tensor) -> Tensor:
         raise ValueError(f"rows {empty[:8]} of the mask keep no token, so they have no last kept one")
     positions = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, positions, -1).amax(dim=1)
+
+
+def clip_scores(scores: Tensor, bound: float) -> Tensor:
+    """Keep scores within +-bound, so that single outliers do not rule an update (D39).
+
+    Args:
+        scores: any shape.
+        bound: greater than 0; DeepSpeed-Chat takes 5, OpenRLHF 10.
+
+    Returns:
+        The shape of `scores`.
+
+    Raises:
+        ValueError: the bound is not positive.
+    """
+    require_positive(bound=bound)
+    return scores.clamp(-bound, bound)
 
 
 def replace_missing_eos(scores: Tensor, ended: Tensor, penalty_score: float) -> Tensor:
