@@ -1,0 +1,32 @@
+"""Run alignpipe in this process, then write what it used: `python inside.py <report.json> <override> ...`.
+
+The matrix-product peak is measured after the run, in the same process with the same threads; the memory before that.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from flops import matmul_peak
+
+from alignpipe.cli.main import main as alignpipe
+
+
+def main(report: Path, overrides: list[str]) -> int:
+    """Run, measure, write; returns alignpipe's status."""
+    status = alignpipe(overrides)
+    if status == 0:
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        began = time.perf_counter()
+        used = {"peak_mb": memory, "matmul_gflops": matmul_peak(), "after_seconds": time.perf_counter() - began}
+        report.write_text(json.dumps(used) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
