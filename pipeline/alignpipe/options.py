@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from urllib.parse import urlsplit
 
 
 class Schedule(Enum):
@@ -21,6 +22,12 @@ class Forward(Enum):
     """Without padding where alignpipe knows the family (Llama, Mistral, Qwen2, Qwen3), else as `general`."""
     general = "general"
     """By the model's own forward pass."""
+
+
+class LinearType(Enum):
+    """The type in which linear layers multiply, if not that of their weights."""
+
+    bfloat16 = "bfloat16"
 
 
 def check_at_least(config: object, least: float, *names: str) -> None:
@@ -43,3 +50,16 @@ def check_share(config: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+
+
+def check_url(config: object, *names: str) -> None:
+    """Raise `ValueError` naming the first of the fields that is no http(s) address, or that holds a password."""
+    for name in names:
+        value = getattr(config, name)
+        parts = urlsplit(value)
+        if value == "???":  # not set, which is reported elsewhere
+            continue
+        if "@" in parts.netloc:
+            raise ValueError(f"{name} must not hold a user or a password; name an environment variable instead")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{name} must be an address like https://host/path, got {value!r}")

@@ -15,11 +15,14 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from alignpipe.errors import AlignpipeError, ConfigError, ModelError
+from alignpipe.options import Forward, LinearType
+from alignpipe.training import location
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.checkpoint import Checkpoints
+from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import Policy, open_policy, save_checkpoint
+from alignpipe.training.packed.models import packable
 from alignpipe.training.tokens import encode_prompt
-from alignpipe_plugins.model_pretrained import location
 from alignpipe_plugins.model_pretrained.config import Precision, PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource, build
 from support import tiny_models
@@ -402,3 +405,18 @@ def test_the_path_must_be_given() -> None:
 def test_values_that_cannot_be(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PretrainedConfig(**options)
+
+
+def test_how_it_is_run_is_chosen_for_every_model_it_opens() -> None:
+    folder = tiny_models.llama()
+    general = source(folder, forward=Forward.general)
+    coarse = source(folder, linear_dtype=LinearType.bfloat16)
+    tokenizer = coarse.tokenizer([])
+    for made, packed, dtype in ((general, False, torch.float32), (coarse, True, torch.bfloat16)):
+        for model in (made.base(tokenizer, 0), made.load(folder), made.load_scorer(folder)):
+            assert (packable(model, 9) is not None) == packed
+            assert multiplied_in(model) == dtype
+    with pytest.raises(ValueError, match="linear_dtype=bfloat16 is for float32 weights, but dtype=auto"):
+        PretrainedConfig(path="x", dtype=Precision.auto, linear_dtype=LinearType.bfloat16)
+    with pytest.raises(ModelError, match=r"model\.linear_dtype=bfloat16: GPT2LMHeadModel has no layers"):
+        source(tiny_models.gpt2(), linear_dtype=LinearType.bfloat16).base(tokenizer, 0)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from alignpipe.options import Forward, LinearType
+from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import context_length, save_checkpoint
+from alignpipe.training.packed.models import packable
 from alignpipe.training.tokens import check_tokenizer, decoder
 from alignpipe_plugins.model_tiny.config import TinyConfig
 from alignpipe_plugins.model_tiny.source import TinySource
@@ -78,3 +82,20 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 def test_impossible_sizes(values: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TinyConfig(**values)
+
+
+def test_how_it_is_run_is_chosen_for_the_base_model_and_for_every_checkpoint(tmp_path: Path) -> None:
+    general = TinySource(replace(CONFIG, forward=Forward.general))
+    coarse = TinySource(replace(CONFIG, linear_dtype=LinearType.bfloat16))
+    tokenizer = SOURCE.tokenizer(TEXTS)
+    save_checkpoint(coarse.base(tokenizer, 0), tokenizer, tmp_path)
+    for source, packed, dtype in (
+        (SOURCE, True, torch.float32),
+        (general, False, torch.float32),
+        (coarse, True, torch.bfloat16),
+    ):
+        for model in (source.base(tokenizer, 0), source.load(tmp_path), source.load_scorer(tmp_path)):
+            assert (packable(model, 9) is not None) == packed
+            assert multiplied_in(model) == dtype
+            assert model.dtype == torch.float32
+    assert "alignpipe" not in (tmp_path / "config.json").read_text()

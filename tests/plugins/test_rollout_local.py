@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from alignpipe.options import Forward, LinearType
+from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
+from alignpipe.training.packed.models import packable, run_by
 from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
-from alignpipe_plugins.rollout_local.sampler import LocalRollout, build
+from alignpipe_plugins.rollout_local.sampler import LocalRollout, _decode, build
 from support import tiny_models
 
 PROMPTS = [[5, 9, 20, 7], [11], [30, 31], [8, 8, 8, 8, 8, 8], [40, 5], [9, 10, 11]]
 UNIFORMS = episode_uniforms(0, 0, len(PROMPTS), 12)
 FAMILIES = {"llama": tiny_models.llama, "gpt2": tiny_models.gpt2}
+SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+GROUPED = [LlamaConfig(**SIZES), Qwen2Config(**SIZES), Qwen3Config(**SIZES, head_dim=16), MistralConfig(**SIZES)]
 
 
 def sampler(batch_size: int = 64) -> LocalRollout:
@@ -51,6 +66,61 @@ def test_it_is_the_naive_sampler_whatever_the_batch(family: str, batch_size: int
     assert drawn == expected
     assert {response.ended for response in drawn} == {True, False}  # so both ways out were taken
     assert len({len(response.ids) for response in drawn if response.ended}) > 1
+
+
+@pytest.mark.parametrize("config", GROUPED, ids=lambda config: config.model_type)
+def test_both_decoders_draw_the_same_tokens(config) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config)
+    eos = an_end(model)
+    assert packable(model, 18) is not None
+    packed = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    assert packed == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
+    run_by(model, Forward.general, None)
+    assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == packed
+
+
+def test_rows_that_have_ended_leave_and_never_come_back() -> None:
+    """A decoder whose rows would go on after their end, if they were let."""
+
+    class Script:
+        sizes: list[int]
+
+        def start(self):
+            self.sizes, self.done = [], 0
+            self.rows = torch.arange(8)
+            return self.logits()
+
+        def step(self, tokens):
+            self.sizes.append(len(tokens))
+            self.done += 1
+            return self.logits()
+
+        def select(self, rows):
+            self.rows = self.rows[rows]
+
+        def logits(self):
+            # Row r ends (token 1) in step r, and draws its own number plus 2 otherwise, also afterwards.
+            wanted = torch.where(self.rows == self.done, 1, self.rows + 2)
+            return torch.nn.functional.one_hot(wanted, 10) * 1e4
+
+    script = Script()
+    drawn = _decode(script, torch.rand((8, 7), dtype=torch.float64), 1.0, 1)
+    assert drawn == [Response([row + 2] * row + [1], True) for row in range(7)] + [Response([9] * 7, False)]
+    assert script.sizes == [7, 6, 5, 4, 3, 2]
+
+
+def test_weights_are_cast_once_for_a_sample_and_not_kept() -> None:
+    model = run_by(load_causal(tiny_models.llama()), Forward.auto, LinearType.bfloat16)
+    first = sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=-1)
+    layers = [module for module in model.modules() if isinstance(module, BFloat16Linear)]
+    assert layers
+    assert all(layer._held is None for layer in layers)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(-1)
+    assert sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=-1) != first
 
 
 def test_a_response_belongs_to_its_row_not_to_its_place() -> None:

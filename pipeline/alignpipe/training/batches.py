@@ -1,21 +1,23 @@
 """Token batches: prompt and response in one right-padded row, and the window of positions where responses lie.
 
-With right padding a causal model needs neither an attention mask nor position ids, and logits are computed only in the
-window that holds response tokens.
+With right padding a causal model needs neither an attention mask nor position ids. Models of known families are run
+without the padding (`packed`); of others logits are computed only in the window that holds response tokens.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from alignpipe.ops.logprobs import entropy, token_logprobs
 from alignpipe.training.models import TokenScorer
+from alignpipe.training.packed.forward import Layout, packed_output
+from alignpipe.training.packed.models import packable
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,21 @@ class TokenBatch:
         taken = windowed.gather(1, index.clamp(max=windowed.shape[1] - 1))
         return torch.where(self.response_mask, taken, taken.new_zeros(()))
 
+    def filled(self, values: Tensor) -> Tensor:
+        """Put values of the response tokens, one row's after the other's, to their places [B, T]; 0 off the mask."""
+        return values.new_zeros(self.response_mask.shape).masked_scatter(self.response_mask, values)
+
     @property
-    def last_positions(self) -> Tensor:
-        """[B] the position of each row's last real token."""
-        return self.prompt_lengths + self.response_mask.sum(1) - 1
+    def lengths(self) -> Tensor:
+        """[B] the real tokens of each row."""
+        return self.prompt_lengths + self.response_mask.sum(1)
+
+    @property
+    def response_tokens(self) -> Tensor:
+        """The response tokens of all rows, one row's after the other's."""
+        steps = torch.arange(self.response_mask.shape[1], device=self.input_ids.device)
+        places = (self.prompt_lengths[:, None] + steps).clamp(max=self.input_ids.shape[1] - 1)
+        return self.input_ids.gather(1, places)[self.response_mask]
 
 
 def pad_rows(
@@ -72,14 +85,57 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
+def response_logprobs(
+    model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
+    logits = _packed(model, batch.lengths - 1, batch.prompt_lengths - 1, batch.input_ids)
+    tokens, place = batch.response_tokens, cast("Callable[[Tensor], Tensor]", batch.filled)
+    if logits is None:
+        first, last = batch.window
+        logits, tokens, place = response_logits(model, batch), batch.input_ids[:, first + 1 : last + 1], batch.aligned
+    logp = place(token_logprobs(logits, tokens, temperature))
+    if not with_entropy:
+        return logp, None
+    with torch.no_grad():
+        return logp, place(entropy(logits.detach(), temperature))
+
+
+def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
+    """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
+    packed = _packed(critic, batch.lengths - 1, batch.prompt_lengths - 1, batch.input_ids)
+    if packed is not None:
+        return batch.filled(packed.squeeze(1))
+    first, last = batch.window
+    return batch.aligned(critic(batch.input_ids[:, :last])[:, first:last])
+
+
+def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
+    """Scores [B] read at each row's last real token (D11)."""
+    packed = _packed(scorer, batch.lengths, batch.lengths - 1, batch.input_ids)
+    if packed is not None:
+        return packed.squeeze(1)
+    scores: Tensor = scorer(batch.input_ids)
+    return scores.gather(1, batch.lengths[:, None] - 1).squeeze(1)
+
+
 def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
-    """Logits [B, window, V] of the positions that predict response tokens."""
+    """Logits [B, window, V] of the positions that predict response tokens, by the model's own forward."""
     first, last = batch.window
     positions = torch.arange(first, last, device=batch.input_ids.device)
     ids = batch.input_ids[:, :last]
     if _keeps_logits(model):
         return _logits(model(ids, use_cache=False, logits_to_keep=positions))
     return _logits(model(ids, use_cache=False))[:, first:last]
+
+
+def _packed(model: nn.Module, lengths: Tensor, first: Tensor, input_ids: Tensor) -> Tensor | None:
+    """The head's outputs [M, ...] at places `first` to `lengths` of every row, rows one after the other.
+
+    None for a model that is run by its own forward.
+    """
+    parts = packable(model.model if isinstance(model, TokenScorer) else model, input_ids.shape[1])
+    return None if parts is None else packed_output(parts, input_ids, Layout.of(lengths, first))
 
 
 def _logits(output: object) -> Tensor:
@@ -97,28 +153,3 @@ class _Adapted(Protocol):
 def _keeps_logits(model: nn.Module) -> bool:
     inner = model.get_base_model() if isinstance(model, _Adapted) else model
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
-
-
-def response_logprobs(
-    model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
-    first, last = batch.window
-    logits = response_logits(model, batch)
-    logp = batch.aligned(token_logprobs(logits, batch.input_ids[:, first + 1 : last + 1], temperature))
-    if not with_entropy:
-        return logp, None
-    with torch.no_grad():
-        return logp, batch.aligned(entropy(logits.detach(), temperature))
-
-
-def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
-    """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
-    first, last = batch.window
-    return batch.aligned(critic(batch.input_ids[:, :last])[:, first:last])
-
-
-def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
-    """Scores [B] read at each row's last real token (D11)."""
-    scores: Tensor = scorer(batch.input_ids)
-    return scores.gather(1, batch.last_positions[:, None]).squeeze(1)

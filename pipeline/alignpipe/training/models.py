@@ -105,15 +105,20 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder or hub name, checked (EOS there, pad distinct from it)."""
+    """The tokenizer of a policy's checkpoint folder or hub name, checked (EOS there, pad distinct from it)."""
+    tokenizer = load_plain_tokenizer(name, revision)
+    check_tokenizer(tokenizer, str(name))
+    return tokenizer
+
+
+def load_plain_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer as it was published, for a model that writes nothing."""
     try:
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(name), revision=revision or "main"))
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(name), revision=revision or "main"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         none = Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
         why = f"it holds none of {', '.join(_TOKENIZER_FILES)}" if none else _first_line(error)
         raise ModelError(f"no tokenizer can be loaded from {name}: {why}") from error
-    check_tokenizer(tokenizer, str(name))
-    return tokenizer
 
 
 def load_causal(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
@@ -127,6 +132,14 @@ def load_causal(name: str | Path, revision: str | None = None, **options: Any) -
 def load_scorer(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
     """A sequence classifier with one output and all dropout at 0 (D19); a head the checkpoint lacks is made new."""
     return _load(AutoModelForSequenceClassification, name, revision, {**options, "num_labels": 1}, new="score.")
+
+
+def load_classifier(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """A sequence classifier with the labels it was trained on and all dropout at 0.
+
+    Raises `ModelError` if `name` is neither a checkpoint folder nor a loadable hub name, or has no trained head.
+    """
+    return _load(AutoModelForSequenceClassification, name, revision, options)
 
 
 def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, Any], new: str = "") -> PreTrainedModel:

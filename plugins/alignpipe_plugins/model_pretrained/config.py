@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alignpipe.options import check_at_least, check_positive
+from alignpipe.options import Forward, LinearType, check_at_least, check_positive
 
 
 class Precision(Enum):
@@ -42,6 +42,16 @@ class PretrainedConfig:
         default=None,
         metadata={"help": "transformers' attn_implementation: eager, sdpa, flash_attention_2 ...; unset: its choice"},
     )
+    forward: Forward = field(
+        default=Forward.auto,
+        metadata={"help": "auto (without padding where the family is known) or general (transformers' own forward)"},
+    )
+    linear_dtype: LinearType | None = field(
+        default=None,
+        metadata={
+            "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"
+        },
+    )
     chat_template: str | None = field(
         default=None,
         metadata={"help": "a Jinja file in place of the tokenizer's own chat template", "fingerprint": False},
@@ -61,6 +71,11 @@ class PretrainedConfig:
             raise ValueError("path is empty; give a checkpoint folder or a hub name")
         check_at_least(self, 0, "lora_rank")
         check_positive(self, "lora_alpha")
+        if self.linear_dtype is not None and self.dtype is not Precision.float32:
+            raise ValueError(
+                f"linear_dtype={self.linear_dtype.value} is for float32 weights, but dtype={self.dtype.value}: "
+                "set dtype=float32, or leave linear_dtype unset"
+            )
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must lie in [0, 1), got {self.lora_dropout}")
 
@@ -70,7 +85,8 @@ class PretrainedConfig:
         Raises `ModelError` for a folder that is no checkpoint and a hub name that cannot be reached, `ConfigError` for
         a chat template that is not there.
         """
-        from alignpipe_plugins.model_pretrained.location import locate, template_text, text_digest
+        from alignpipe.training.location import locate
+        from alignpipe_plugins.model_pretrained.template import template_text, text_digest
 
         found = {"model": locate(self.path, self.hub_revision).fingerprint()}
         if self.chat_template is not None:

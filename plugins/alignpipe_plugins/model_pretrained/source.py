@@ -16,9 +16,11 @@ from transformers.pytorch_utils import Conv1D
 
 from alignpipe.api import BuildContext
 from alignpipe.errors import ConfigError, ModelError
+from alignpipe.training.location import Location, locate
 from alignpipe.training.models import config_context_length, load_causal, load_scorer, load_tokenizer
+from alignpipe.training.packed.models import run_by
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
-from alignpipe_plugins.model_pretrained.location import Location, locate, template_text
+from alignpipe_plugins.model_pretrained.template import template_text
 
 
 class PretrainedSource:
@@ -54,11 +56,11 @@ class PretrainedSource:
         """The model as it was published."""
         where = self._locate()
         with self._named():
-            return load_causal(where.name, where.commit, **self._options())
+            return self._ready(load_causal(where.name, where.commit, **self._options()))
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A checkpoint of an earlier stage, in this precision and attention."""
-        return load_causal(folder, **self._options())
+        return self._ready(load_causal(folder, **self._options()))
 
     def load_scorer(self, folder: Path) -> PreTrainedModel:
         """The same as a classifier with one output, in float32 whatever `dtype` says.
@@ -66,7 +68,7 @@ class PretrainedSource:
         Reward model and critic are trained whole; at their learning rates every update would round to nothing in
         bfloat16.
         """
-        return load_scorer(folder, **{**self._options(), "dtype": "float32"})
+        return self._ready(load_scorer(folder, **{**self._options(), "dtype": "float32"}))
 
     def adapt(self, model: PreTrainedModel) -> nn.Module:
         """The model itself, or with `lora_rank` the model with adapters, which alone are trained.
@@ -102,6 +104,9 @@ class PretrainedSource:
             return model
         merged = cast(Any, model).merge_and_unload()
         return cast(PreTrainedModel, merged.requires_grad_(True))
+
+    def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
+        return run_by(model, self._config.forward, self._config.linear_dtype)
 
     def _locate(self) -> Location:
         return locate(self._config.path, self._config.hub_revision)

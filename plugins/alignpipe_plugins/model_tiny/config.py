@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignpipe.options import Forward, LinearType
+
 
 @dataclass
 class TinyConfig:
@@ -15,6 +17,16 @@ class TinyConfig:
     intermediate_size: int = field(default=256, metadata={"help": "width of the feed-forward part"})
     vocabulary: int = field(default=640, metadata={"help": "most tokens of the tokenizer trained on the data"})
     context: int = field(default=1024, metadata={"help": "most tokens of prompt and response together"})
+    forward: Forward = field(
+        default=Forward.auto,
+        metadata={"help": "auto (without padding where the family is known) or general (transformers' own forward)"},
+    )
+    linear_dtype: LinearType | None = field(
+        default=None,
+        metadata={
+            "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.heads):

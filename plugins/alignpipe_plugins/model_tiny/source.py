@@ -19,6 +19,7 @@ from transformers import (
 
 from alignpipe.api import BuildContext
 from alignpipe.training.models import load_causal, load_scorer
+from alignpipe.training.packed.models import run_by
 from alignpipe.training.tokens import PAD
 from alignpipe_plugins.model_tiny.config import TinyConfig
 
@@ -72,15 +73,15 @@ class TinySource:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return LlamaForCausalLM(config)
+            return self._ready(LlamaForCausalLM(config))
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A checkpoint of an earlier stage, in float32."""
-        return load_causal(folder, dtype=torch.float32)
+        return self._ready(load_causal(folder, dtype=torch.float32))
 
     def load_scorer(self, folder: Path) -> PreTrainedModel:
         """The same as a classifier with one output."""
-        return load_scorer(folder, dtype=torch.float32)
+        return self._ready(load_scorer(folder, dtype=torch.float32))
 
     def adapt(self, model: PreTrainedModel) -> nn.Module:
         """All weights are trained."""
@@ -89,6 +90,9 @@ class TinySource:
     def merge(self, model: nn.Module) -> PreTrainedModel:
         """Nothing to fold in."""
         return cast(PreTrainedModel, model)
+
+    def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
+        return run_by(model, self._config.forward, self._config.linear_dtype)
 
 
 def build(config: TinyConfig, context: BuildContext) -> TinySource:

@@ -1,17 +1,41 @@
-"""The sampler: a left-padded decode loop over any causal LM; finished rows leave the batch."""
+"""The sampler: one token per row and step, by whichever decoder the model allows; finished rows leave the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from alignpipe.api import BuildContext
 from alignpipe.ops.sampling import inverse_cdf_sample
+from alignpipe.training.linears import weights_held
+from alignpipe.training.packed.decode import PackedDecoder
+from alignpipe.training.packed.models import packable
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
+from alignpipe_plugins.rollout_local.general import GeneralDecoder
+
+_FULL = 0.9
+"""Finished rows are computed along until fewer than this share of the batch is going on: to leave, all others move."""
+
+
+class Decoder(Protocol):
+    """Rows of tokens that grow at their ends."""
+
+    def start(self) -> Tensor:
+        """Read the prompts; returns the next token's logits [B, V]."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token [B] to every row; returns the next one's logits [B, V]."""
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows only, in this order."""
+        ...
 
 
 class LocalRollout:
@@ -35,48 +59,44 @@ class LocalRollout:
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
         responses: dict[int, Response] = {}
         model.train(False)
-        with torch.no_grad():
+        with torch.no_grad(), weights_held(model):
             for start in range(0, len(order), self._batch_size):
                 rows = order[start : start + self._batch_size]
-                drawn = _decode(model, [prompts[row] for row in rows], uniforms[rows], temperature, eos_id)
-                responses.update(zip(rows, drawn, strict=True))
+                decoder = _decoder(model, [prompts[row] for row in rows], uniforms.shape[1])
+                responses.update(zip(rows, _decode(decoder, uniforms[rows], temperature, eos_id), strict=True))
         return [responses[row] for row in range(len(prompts))]
 
 
-def _decode(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, eos_id: int
-) -> list[Response]:
-    device = next(model.parameters()).device
-    width = max(len(prompt) for prompt in prompts)
-    # Pads are masked, so any id the embedding knows will do (D01).
-    ids = torch.zeros((len(prompts), width), dtype=torch.long, device=device)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt, device=device)
-        mask[row, width - len(prompt) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    uniforms = uniforms.to(device)
-    tokens: list[list[int]] = [[] for _ in prompts]
-    alive = torch.arange(len(prompts), device=device)
-    cache = DynamicCache(config=model.config)
+def _decoder(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int) -> Decoder:
+    """The packed decoder where the model allows it for rows this long."""
+    longest = max(len(prompt) for prompt in prompts) + room
+    parts = packable(model, longest)
+    return GeneralDecoder(model, prompts) if parts is None else PackedDecoder(parts, prompts, longest)
+
+
+def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_id: int) -> list[Response]:
+    """One response per row of `uniforms` [B, T]."""
+    logits = decoder.start()
+    uniforms = uniforms.to(logits.device)
+    tokens = torch.zeros(uniforms.shape, dtype=torch.long, device=logits.device)
+    lengths = torch.zeros(len(tokens), dtype=torch.long, device=logits.device)
+    rows = torch.arange(len(tokens), device=logits.device)  # whose row each place of the batch computes
+    going = torch.ones_like(rows, dtype=torch.bool)
     for step in range(uniforms.shape[1]):
-        output = model(
-            ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        drawn = inverse_cdf_sample(output.logits[:, -1].float(), uniforms[alive, step], temperature)
-        for row, token in zip(alive.tolist(), drawn.tolist(), strict=True):
-            tokens[row].append(token)
-        going = drawn != eos_id
-        if not bool(going.any()):
+        drawn = inverse_cdf_sample(logits, uniforms[rows, step], temperature)
+        tokens[rows, step] = drawn  # what a finished row draws lies behind its end and is cut off
+        lengths[rows] += going
+        going &= drawn != eos_id  # never back to True
+        left = int(going.sum())
+        if left == 0 or step + 1 == uniforms.shape[1]:
             break
-        if not bool(going.all()):
+        if left < _FULL * len(rows):
             kept = going.nonzero().squeeze(1)
-            alive, drawn, mask, positions = alive[kept], drawn[kept], mask[kept], positions[kept]
-            cache.batch_select_indices(kept)
-        ids = drawn[:, None]
-        mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
-        positions = positions[:, -1:] + 1
-    return [Response(row, row[-1] == eos_id) for row in tokens]
+            rows, drawn, going = rows[kept], drawn[kept], going[kept]
+            decoder.select(kept)
+        logits = decoder.step(drawn)
+    cut = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    return [Response(ids, ids[-1] == eos_id) for ids in cut]
 
 
 def build(config: LocalRolloutConfig, context: BuildContext) -> LocalRollout:

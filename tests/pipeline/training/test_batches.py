@@ -140,7 +140,7 @@ def test_the_layout_says_where_things_stand() -> None:
     assert batch.input_ids.tolist() == [[1, 2, 4, 9], [3, 5, 6, 7]]
     assert batch.response_mask.tolist() == [[True, False, False], [True, True, True]]
     assert batch.prompt_lengths.tolist() == [2, 1]
-    assert batch.last_positions.tolist() == [2, 3]
+    assert batch.lengths.tolist() == [3, 4]
     assert batch.window == (0, 3)
     # What stands at the predicting positions 0, 1, 2 moves to the response tokens that they predict.
     assert batch.aligned(torch.tensor([[10, 11, 12], [20, 21, 22]])).tolist() == [[11, 0, 0], [20, 21, 22]]

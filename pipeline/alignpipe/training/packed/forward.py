@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from alignpipe.training.packed.models import Parts
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries [m, heads, d], keys and values [n, kv heads, d] -> what was seen [m, heads * d]; m <= n packed tokens."""
+Keep = Callable[[Tensor, Tensor], None]
+"""Is given a layer's keys and values [B, kv heads, W, d]."""
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where N tokens stand in B right-padded rows of W places: `places` [N] into the B * W, in order of row and place.
+    """Where N tokens stand in B right-padded rows of W places: `places` [N] into the flattened [B * W], in order.
 
-    `asked` [M] tells which of the N tokens the caller wants to know about.
+    `asked` [M] indexes those of the N tokens that the caller wants to know about.
     """
 
     places: Tensor
@@ -24,48 +30,87 @@ class Layout:
     width: int
     asked: Tensor
 
+    @staticmethod
+    def of(lengths: Tensor, first: Tensor) -> Layout:
+        """Rows of `lengths` [B] tokens, of which those from place `first` [B] on are asked for."""
+        width = int(lengths.max())
+        steps = torch.arange(width, device=lengths.device)
+        real = steps < lengths[:, None]
+        places = real.flatten().nonzero().squeeze(1)
+        asked = (steps >= first[:, None]).flatten()[places]
+        return Layout(places, len(lengths), width, asked.nonzero().squeeze(1))
+
     def spread(self, packed: Tensor, places: Tensor) -> Tensor:
-        """[n, heads, d] -> [B, heads, W, d], zero where no token stands."""
+        """[n, heads, d] -> [B, heads, W, d], zero where none of `places` [n] is."""
         grid = packed.new_zeros((self.rows * self.width, *packed.shape[1:])).index_copy(0, places, packed)
         return grid.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
 
-def packed_hidden(parts: Parts, input_ids: Tensor, layout: Layout) -> Tensor:
-    """The hidden states [M, H] of the tokens asked for, as they go into the head."""
-    backbone = parts.backbone
-    x = backbone.embed_tokens(input_ids.flatten()[layout.places])
-    rotary = [part.squeeze(0).unsqueeze(1) for part in backbone.rotary_emb(x, (layout.places % layout.width)[None])]
-    *layers, last = backbone.layers
+def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
+    """What the head says [M, outputs] at the places asked for, in float32 at least; `input_ids` [B, W or more]."""
+    x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.places])
+    angles = rotary(parts, x, layout.places % layout.width)
+    *layers, last = parts.backbone.layers
     for layer in layers:
-        x = _block(layer, x, rotary, layout, None)
-    return backbone.norm(_block(last, x, rotary, layout, layout.asked))
+        x = block(parts, layer, x, angles, _causal(layer, layout, layout.places, keep))
+    # The last layer: keys and values of all tokens, and from there on only the ones asked for.
+    attend = _causal(last, layout, layout.places[layout.asked], keep)
+    return read(parts, block(parts, last, x, angles, attend, layout.asked))
 
 
-def _block(layer: Any, x: Tensor, rotary: list[Tensor], layout: Layout, asked: Tensor | None) -> Tensor:
-    attention, places = layer.self_attn, layout.places
-    h = layer.input_layernorm(x)
-    k = rotate(by_head(attention, "k", h), rotary)
-    v = by_head(attention, "v", h)
-    if asked is not None:  # the last layer: all keys and values, but only these queries
-        h, x, places, rotary = h[asked], x[asked], places[asked], [part[asked] for part in rotary]
-    q = rotate(by_head(attention, "q", h), rotary)
-    groups = q.shape[1] // k.shape[1]
-    k, v = (layout.spread(part, layout.places).repeat_interleave(groups, 1) if groups > 1 else layout.spread(part, layout.places) for part in (k, v))
-    seen = F.scaled_dot_product_attention(layout.spread(q, places), k, v, is_causal=True, scale=attention.scaling)
-    seen = seen.transpose(1, 2).reshape(layout.rows * layout.width, -1)[places]
-    x = x + attention.o_proj(seen)
-    return x + layer.mlp(layer.post_attention_layernorm(x))
+def read(parts: Parts, x: Tensor) -> Tensor:
+    """The head's outputs of the last layer's [m, H], half precision as float32."""
+    output: Tensor = parts.head(parts.backbone.norm(x))
+    return output.float()
 
 
-def by_head(attention: Any, which: str, h: Tensor) -> Tensor:
-    """Queries, keys or values [n, heads, d] of hidden states [n, H]."""
-    made = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim)
+def block(parts: Parts, layer: Any, x: Tensor, angles: Tensor, attend: Attend, asked: Tensor | None = None) -> Tensor:
+    """One layer over packed tokens [n, H]; with `asked` [m] only these come out."""
+    attention, wide = layer.self_attn, x.dtype
+    h = layer.input_layernorm(x).to(parts.linear_dtype)  # once for all that multiply it
+    k, v = rotate(_by_head(attention, "k", h, wide), angles), _by_head(attention, "v", h, wide)
+    if asked is not None:
+        h, x, angles = h.index_select(0, asked), x.index_select(0, asked), angles.index_select(1, asked)
+    q = rotate(_by_head(attention, "q", h, wide), angles)
+    x = x + attention.o_proj(attend(q, k, v).to(parts.linear_dtype))
+    made: Tensor = layer.mlp(layer.post_attention_layernorm(x).to(parts.linear_dtype))
+    return x + made
+
+
+def _by_head(attention: Any, which: str, h: Tensor, wide: torch.dtype) -> Tensor:
+    """Queries, keys or values [n, heads, d] of [n, H]; Qwen3 has norms on queries and keys."""
+    made: Tensor = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim).to(wide)
     norm = getattr(attention, f"{which}_norm", None)
     return made if norm is None else norm(made)
 
 
-def rotate(x: Tensor, rotary: list[Tensor]) -> Tensor:
-    """Turn [n, heads, d] by the angles of its positions, `rotary` = cos, sin [n, 1, d]."""
-    cos, sin = rotary
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+def _causal(layer: Any, layout: Layout, places: Tensor, keep: Keep | None) -> Attend:
+    """Attention of the tokens at `places` to what stands before them in their rows.
+
+    Rows are padded on the right, so a causal mask is enough: pads see, but are not seen.
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = layout.spread(k, layout.places), layout.spread(v, layout.places)
+        if keep is not None:
+            keep(keys, values)
+        if q.shape[1] > k.shape[1]:  # grouped queries
+            keys, values = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (keys, values))
+        scale = layer.self_attn.scaling
+        seen = F.scaled_dot_product_attention(layout.spread(q, places), keys, values, is_causal=True, scale=scale)
+        grid: Tensor = seen.transpose(1, 2).flatten(0, 1)
+        return grid.index_select(0, places).flatten(1)
+
+    return attend
+
+
+def rotary(parts: Parts, x: Tensor, positions: Tensor) -> Tensor:
+    """Cosine and signed sine [2, n, 1, d] of the angles at `positions` [n]."""
+    cos, sin = parts.backbone.rotary_emb(x, positions[None])
+    low, high = sin.chunk(2, dim=-1)
+    return torch.cat((cos, torch.cat((-low, high), dim=-1))).unsqueeze(2)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn [n, heads, d] by its angles. A roll: faster than to negate one half and join it to the other."""
+    return x * angles[0] + x.roll(x.shape[-1] // 2, -1) * angles[1]

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from alignpipe.options import Forward
+from alignpipe.options import Forward, LinearType
+from alignpipe.training.linears import multiplied_in, multiply_in_bfloat16
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families of transformers with one shape of block; biases and norms of queries and keys are their submodules' own."""
 _ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that give a position the same values whatever the length of the row."""
-_MARK = "_alignpipe_forward"
+_CHOICE = "_alignpipe_forward"
+
+M = TypeVar("M", bound=PreTrainedModel)
 
 
-def choose_forward(model: nn.Module, forward: Forward) -> None:
-    """Say how this model is to be run from now on; one of which nobody has said it is run by `Forward.auto`."""
-    setattr(model, _MARK, forward)
+def run_by(model: M, forward: Forward, linear_dtype: LinearType | None) -> M:
+    """Choose how this model is run from now on, and in which type its linear layers but the head multiply.
+
+    A model nobody has chosen for is run by `Forward.auto`, multiplying in the type of its weights.
+
+    Raises `ModelError` if the model has no linear layers that could.
+    """
+    setattr(model, _CHOICE, forward)
+    if linear_dtype is LinearType.bfloat16:
+        multiply_in_bfloat16(model)
+    return model
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Parts:
 
     backbone: Any
     head: nn.Module
+    linear_dtype: torch.dtype
 
 
 def packable(model: nn.Module, width: int) -> Parts | None:
@@ -40,22 +54,25 @@ def packable(model: nn.Module, width: int) -> Parts | None:
     if getattr(model, "peft_type", None) == "LORA":
         inner = inner.get_base_model()
     family = next((family for family in _FAMILIES if type(inner).__name__.startswith(f"{family}For")), None)
-    backbone = getattr(inner, "model", None)
-    if family is None or type(backbone).__name__ != f"{family}Model" or getattr(inner, _MARK, None) is Forward.general:
+    backbone = cast(Any, getattr(inner, "model", None))
+    if (
+        family is None
+        or type(backbone).__name__ != f"{family}Model"
+        or getattr(inner, _CHOICE, None) is Forward.general
+    ):
         return None
-    config = inner.config
+    config, layers = inner.config, list(backbone.layers)
     window = getattr(config, "sliding_window", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    skipped = [model, inner, backbone]
-    for layer in backbone.layers:
-        skipped += [layer, layer.self_attn]
+    skipped = [model, inner, backbone, *layers, *(layer.self_attn for layer in layers)]
     if (
         config._attn_implementation != "sdpa"
         or rope.get("rope_type", "default") not in _ROPES
         or (window is not None and width > window)
         or config.attention_dropout
-        or inner.is_gradient_checkpointing
+        or any(layer.gradient_checkpointing for layer in layers)
         or any(module._forward_hooks or module._forward_pre_hooks for module in skipped)
     ):
         return None
-    return Parts(backbone, inner.lm_head if hasattr(inner, "lm_head") else inner.score)
+    head = inner.lm_head if hasattr(inner, "lm_head") else inner.score
+    return Parts(backbone, head, multiplied_in(layers[0]))

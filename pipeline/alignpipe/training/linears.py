@@ -1,0 +1,76 @@
+"""Linear layers that multiply in bfloat16 while their weights stay, and are trained, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from alignpipe.errors import ModelError
+
+_HEADS = ("lm_head", "score")
+
+
+class BFloat16Linear(nn.Linear):
+    """A float32 linear layer that multiplies in bfloat16; what comes out has the type of what went in.
+
+    The cast of the weights is part of the graph, so their gradients are float32. It is made anew in every forward pass:
+    next to the products it costs little, and a kept one could be stale.
+    """
+
+    _held: tuple[Tensor, Tensor | None] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        weight, bias = self._held or self.halved()
+        return F.linear(input.to(torch.bfloat16), weight, bias).to(input.dtype)
+
+    def halved(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in bfloat16."""
+        bias = cast("Tensor | None", self.bias)
+        return self.weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
+
+
+def multiply_in_bfloat16(model: PreTrainedModel) -> None:
+    """Turn every linear layer but the head into a `BFloat16Linear`, in place, with the very same float32 parameters.
+
+    Raises `ModelError` if there is none (GPT-2's layers are of another kind), or the weights are not float32.
+    """
+    if model.dtype != torch.float32:
+        raise ModelError(
+            f"model.linear_dtype=bfloat16 is for float32 weights; {type(model).__name__} has {model.dtype}"
+        )
+    heads = [getattr(model, name, None) for name in _HEADS]
+    layers = [module for module in model.modules() if type(module) is nn.Linear and module not in heads]
+    if not layers:
+        raise ModelError(
+            f"model.linear_dtype=bfloat16: {type(model).__name__} has no layers of the kind torch calls Linear"
+        )
+    for layer in layers:
+        layer.__class__ = BFloat16Linear
+
+
+def multiplied_in(model: nn.Module) -> torch.dtype:
+    """The type in which most products of `model` are computed: that of its linear layers, or else of its weights."""
+    if any(isinstance(module, BFloat16Linear) for module in model.modules()):
+        return torch.bfloat16
+    return next(model.parameters()).dtype
+
+
+@contextmanager
+def weights_held(model: nn.Module) -> Iterator[None]:
+    """Cast the weights once for all forward passes inside, which change no weights and take no gradients."""
+    layers = [module for module in model.modules() if isinstance(module, BFloat16Linear)]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer._held = layer.halved()
+        yield
+    finally:
+        for layer in layers:
+            layer._held = None

@@ -1,0 +1,24 @@
+"""The file of `model.chat_template`. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from alignpipe.errors import ConfigError
+
+
+def template_text(path: str) -> str:
+    """The text of `model.chat_template`.
+
+    Raises `ConfigError` if it cannot be read.
+    """
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.chat_template={path} cannot be read: {error}") from error
+
+
+def text_digest(text: str) -> str:
+    """The sha256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()

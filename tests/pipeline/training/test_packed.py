@@ -1,0 +1,218 @@
+"""The packed forward against the general one: the same numbers and gradients, and only where that is sure."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from alignpipe.options import Forward
+from alignpipe.training.batches import last_token_scores, pad_rows, response_logprobs, state_values
+from alignpipe.training.models import TokenScorer, load_causal, new_score_head
+from alignpipe.training.packed.models import packable, run_by
+from alignpipe_plugins.model_pretrained.config import PretrainedConfig
+from alignpipe_plugins.model_pretrained.source import PretrainedSource
+from support import tiny_models
+
+SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES),
+    "llama-tied": LlamaConfig(**{**SIZES, "tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "llama-biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, head_dim=12),
+    "llama-3": LlamaConfig(**SIZES, rope_parameters=LLAMA3),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    "mistral": MistralConfig(**SIZES, sliding_window=20),
+}
+PROMPTS = [[5, 9, 20, 7], [11], [30, 31], [8, 8, 8, 8, 8, 8]]
+RESPONSES = [[40, 41], [50, 51, 52, 53, 54], [60], [70, 71, 1]]
+BATCH = pad_rows(PROMPTS, RESPONSES, 0, "cpu")
+WEIGHTS = torch.randn(BATCH.response_mask.shape, generator=torch.Generator().manual_seed(0))
+
+
+def made(config, auto=AutoModelForCausalLM):
+    """A model with random weights, also where they begin as zeros and ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = auto.from_config(deepcopy(config))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias") or "norm" in name:
+                    parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model.train()
+
+
+def general(model: nn.Module) -> nn.Module:
+    """A copy that takes the model's own forward."""
+    copy = deepcopy(model)
+    run_by(copy.get_base_model() if hasattr(copy, "get_base_model") else copy, Forward.general, None)
+    return copy
+
+
+def scorer(config) -> TokenScorer:
+    config = deepcopy(config)
+    config.num_labels = 1
+    model = made(config, AutoModelForSequenceClassification)
+    new_score_head(model, torch.Generator().manual_seed(3))
+    return TokenScorer(model)
+
+
+def gradient(module: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    """All gradients in one row, in the order of the parameters; they are cleared."""
+    loss.backward()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    row = torch.cat([parameter.grad.flatten().double() for parameter in trained])
+    module.zero_grad(set_to_none=True)
+    return row
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(family: str) -> None:
+    ours = made(CONFIGS[family])
+    theirs = general(ours)
+    assert packable(ours, 9) is not None
+    assert packable(theirs, 9) is None
+    results = [response_logprobs(model, BATCH, 0.8, with_entropy=True) for model in (ours, theirs)]
+    for mine, general_one in zip(*results, strict=True):
+        assert torch.allclose(mine, general_one, atol=1e-5)
+    grads = [gradient(model, (logp * WEIGHTS).sum()) for model, (logp, _) in zip((ours, theirs), results, strict=True)]
+    assert relative(*grads) < 1e-6
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_values_and_scores_and_their_gradients_are_those_of_the_models_own_forward(family: str) -> None:
+    ours = scorer(CONFIGS[family])
+    theirs = TokenScorer(general(ours.model))
+    for read, weights in ((state_values, WEIGHTS), (last_token_scores, WEIGHTS[:, 0])):
+        results = [read(model, BATCH) for model in (ours, theirs)]
+        assert torch.allclose(*results, atol=1e-5)
+        grads = [gradient(model, (read_ * weights).sum()) for model, read_ in zip((ours, theirs), results, strict=True)]
+        assert relative(*grads) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_adapters_are_trained_alike(family: str, tmp_path) -> None:
+    made(CONFIGS[family]).save_pretrained(tmp_path)
+    source = PretrainedSource(PretrainedConfig(path=str(tmp_path), lora_rank=3), 0)
+    ours = source.adapt(source.load(tmp_path))
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    theirs = general(ours)
+    assert packable(ours, 9) is not None
+    assert packable(theirs, 9) is None
+    grads = [gradient(model, (response_logprobs(model, BATCH)[0] * WEIGHTS).sum()) for model in (ours, theirs)]
+    assert relative(*grads) < 1e-6
+
+
+def test_the_same_bits_every_time_and_whatever_fills_the_rows() -> None:
+    model = made(CONFIGS["llama"])
+    batches = [BATCH, BATCH, pad_rows(PROMPTS, RESPONSES, 33, "cpu")]
+    results = [response_logprobs(model, batch)[0] for batch in batches]
+    grads = [gradient(model, (logp * WEIGHTS).sum()) for logp in results]
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert all(torch.equal(grad, grads[0]) for grad in grads)
+
+
+def test_the_head_sees_response_places_only() -> None:
+    model = made(CONFIGS["llama"])
+    seen: list[int] = []
+    model.lm_head.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
+    model.model.layers[-1].mlp.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
+    model.model.layers[0].mlp.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
+    response_logprobs(model, BATCH)
+    responses, tokens = sum(map(len, RESPONSES)), sum(map(len, PROMPTS + RESPONSES))
+    assert seen == [tokens - len(RESPONSES), responses, responses]  # the last tokens predict nothing
+
+
+def with_config(**changes):
+    config = deepcopy(CONFIGS["llama"])
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return made(config)
+
+
+def checkpointed():
+    model = made(CONFIGS["llama"])
+    model.gradient_checkpointing_enable()
+    return model
+
+
+def hooked(pick):
+    model = made(CONFIGS["llama"])
+    pick(model).register_forward_pre_hook(lambda _module, _given: None)
+    return model
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+REFUSED = {
+    "another family": lambda: load_causal(tiny_models.gpt2()),
+    "attention": lambda: with_config(_attn_implementation="eager"),
+    "angles that move": lambda: with_config(rope_parameters=DYNAMIC),
+    "dropout": lambda: with_config(attention_dropout=0.1),
+    "checkpointing": checkpointed,
+    "a hook on the model": lambda: hooked(lambda model: model),
+    "a hook on a layer": lambda: hooked(lambda model: model.model.layers[1]),
+    "a hook on attention": lambda: hooked(lambda model: model.model.layers[1].self_attn),
+    "a subclass": lambda: type("OtherForCausalLM", (type(made(CONFIGS["llama"])),), {})(CONFIGS["llama"]),
+    "not wanted": lambda: run_by(made(CONFIGS["llama"]), Forward.general, None),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_where_it_is_not_sure_the_models_own_forward_is_taken(why: str) -> None:
+    assert packable(made(CONFIGS["llama"]), 9) is not None
+    assert packable(REFUSED[why](), 9) is None
+
+
+def test_a_sliding_window_that_bites_is_left_to_the_models_own_forward() -> None:
+    model = made(CONFIGS["mistral"])
+    assert packable(model, 20) is not None
+    assert packable(model, 21) is None
+    assert (
+        packable(made(Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)), 9) is None
+    )
+    # Longer rows are computed all the same.
+    long = pad_rows([[7] * 30], [[5, 6]], 0, "cpu")
+    assert torch.allclose(response_logprobs(model, long)[0], response_logprobs(general(model), long)[0], atol=1e-6)
+
+
+def test_half_precision_weights() -> None:
+    ours = made(CONFIGS["qwen3"]).to(torch.bfloat16)
+    logp, _ = response_logprobs(ours, BATCH)
+    assert logp.dtype == torch.float32
+    assert torch.allclose(logp, response_logprobs(general(ours), BATCH)[0], atol=0.1)
