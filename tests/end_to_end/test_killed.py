@@ -1,4 +1,4 @@
-"""Killed with -9 at many moments of sft, reward and ppo: the last attempt ends with the bytes of a run nobody touched."""
+"""Killed with -9 at many moments of sft, reward and ppo: the last attempt ends as a run that nobody touched."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def run(
         "reward/bradley_terry": lambda _: build(config, ctx),
     }
     inputs = {"dataset": data or tiny_data.write(root / "data"), **({"policy": policy} if policy else {})}
-    RewardStage(Selected("reward", "bradley_terry", config), 1).run(inputs, ctx)
+    RewardStage(Selected("reward", "bradley_terry", config), 1, "alignpipe 0.1.0").run(inputs, ctx)
     return ctx
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from alignpipe.api import Sample, Scores
-from alignpipe.errors import DataError, RewardError
+from alignpipe.api import Sample
+from alignpipe.errors import DataError
 from alignpipe.training.models import Policy, load_causal, load_tokenizer
 from alignpipe.training.rollouts import Response, episode_uniforms
-from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, scores_of, swapped
+from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, swapped
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
 from alignpipe_plugins.rollout_local.sampler import LocalRollout
 from support import ppo, tiny_models
@@ -72,23 +72,6 @@ def test_swapping_moves_the_prompt_and_keeps_the_response() -> None:
         assert sample.vocabulary == own.vocabulary
         assert (sample.prompt, sample.messages, sample.row) == (other.prompt, other.messages, other.row)
         assert sample.prompt_ids == other.prompt_ids
-
-
-def test_scores_come_in_order_whatever_the_batch() -> None:
-    batches = []
-
-    class Counted:
-        def score(self, samples: list[Sample]) -> Scores:
-            batches.append(len(samples))
-            values = [float(sample.prompt) for sample in samples]
-            return Scores(total=values, parts={"half": [value / 2 for value in values]})
-
-    found = scores_of([Sample(str(number), "") for number in range(70)], Counted(), "counted")
-    assert found.total == list(range(70))
-    assert found.parts == {"half": [number / 2 for number in range(70)]}
-    assert batches == [32, 32, 6]
-    with pytest.raises(RewardError, match="reward odd gave nan"):
-        scores_of([Sample("p", "r")], ppo.Rule(lambda sample: float("nan")), "odd")
 
 
 def test_the_kl_to_itself_is_zero_and_to_another_the_sum_over_tokens() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from alignpipe.rewarding.scoring import Scored
+from alignpipe.api import Failure
+from alignpipe.rewarding.judge import Scored
 from alignpipe_plugins.evaluation.comparison import compare, rows_of
 
 OURS = Scored([1.0, 2.0, 3.0, 0.0], {"tone": [1.0, 1.0, 0.0, 0.0]})
@@ -70,3 +71,16 @@ def test_the_lines_of_the_table() -> None:
         ["gold, prompts swapped", None, 0.5],
     ]
     assert rows_of("gold", compared(theirs=None), 0.95) == [["gold", None, 1.5]]
+
+
+def test_an_answer_without_a_score_counts_nowhere() -> None:
+    nan, failed = float("nan"), Failure("timeout", "late")
+    ours = Scored([1.0, 2.0, nan, 0.0], {"tone": [1.0, 0.0, nan, 0.5]}, failures={2: failed})
+    theirs = Scored([0.0, nan, 4.0, 1.0], failures={1: failed})
+    figures = compared(ours, theirs)
+    assert figures["mean"] == pytest.approx(1.0)
+    assert figures["part/tone"] == pytest.approx(0.5)
+    assert figures["baseline_mean"] == pytest.approx(5 / 3)
+    assert figures["win_rate"] == 0.5, "prompts 0 and 3: one won, one lost"
+    assert figures["failures"] == 2
+    assert "failures" not in compared()

@@ -56,7 +56,7 @@ def data(folder: Path, count: int = 8, *, gold: bool = True, demonstrations: boo
 
 def reward(folder: Path) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "reward.json").write_text(json.dumps({"name": "own", "version": 1, "config": {}}))
+    (folder / "reward.json").write_text(json.dumps({"name": "own", "version": 1, "offered_by": "a test", "config": {}}))
     return Artifact("reward", "reward", folder, "digest")
 
 
@@ -101,7 +101,7 @@ def test_the_files(tmp_path: Path) -> None:
     figures = ctx.metrics()
     lines = samples(ctx)
     assert [line["prompt"] for line in lines] == [row["prompt"] for row in prompts(6)]
-    both = {f"{side}_{title}" for side in ("policy", "baseline") for title in ("reward", "gold")}
+    both = {f"{side}_{title}" for side in ("policy", "baseline") for title in ("reward", "reward_own", "gold")}
     assert all(line.keys() == {"prompt", "policy", "baseline", "policy_kl", *both} for line in lines)
     assert figures["gold/mean"] == pytest.approx(sum(line["policy_gold"] for line in lines) / 6)
     assert figures["gold/baseline_mean"] == pytest.approx(sum(line["baseline_gold"] for line in lines) / 6)

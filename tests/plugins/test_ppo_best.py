@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.best import Best
 
 
@@ -37,6 +38,13 @@ def test_the_best_is_kept(tmp_path: Path) -> None:
     assert restored(best) == 2.0
 
 
+def test_what_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    best = Best(tmp_path)
+    for step, value in enumerate((float("nan"), float("inf"), -3.0), start=1):
+        best.offer(value, step, layer(float(step)))
+    assert (best.value, best.step) == (-3.0, 3)
+
+
 def test_nothing_was_offered(tmp_path: Path) -> None:
     best = Best(tmp_path)
     best.drop_others()
@@ -54,3 +62,16 @@ def test_a_killed_run_finds_the_weights_its_checkpoint_means(tmp_path: Path) -> 
     assert restored(resumed) == 1.0
     resumed.drop_others()
     assert files(tmp_path) == ["step-00000001.safetensors"]
+
+
+def test_of_several_processes_one_has_the_file_and_all_know_of_it(tmp_path: Path) -> None:
+    helper, network = Best(tmp_path, Team(1, 2)), layer(1.0)
+    helper.offer(0.1, 1, network)
+    assert (helper.value, helper.step) == (0.1, 1)
+    assert not (tmp_path / "best").exists()
+    Best(tmp_path, Team(0, 2)).offer(0.1, 1, layer(3.0))
+    helper.offer(0.2, 2, network)
+    helper.drop_others()
+    helper.restore(network)
+    assert files(tmp_path) == ["step-00000001.safetensors"]
+    assert network.weight.item() == 1.0, "its weights are nobody's result"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignpipe.errors import TrainingError
-from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio
+from alignpipe_plugins.ppo.checks import check_finite, check_first_kl, check_first_ratio
 
 
 def network(dtype: torch.dtype) -> torch.nn.Module:
@@ -45,3 +45,13 @@ def test_the_kl_of_a_copy(dtype: torch.dtype, passes: float, fails: float) -> No
     for wrong in (fails, -fails, float("nan")):
         with pytest.raises(TrainingError, match="start check D65 failed"):
             check_first_kl(torch.tensor([0.0, wrong]), network(dtype))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    good, bad = network(torch.float32), network(torch.bfloat16)
+    check_finite({"policy": good, "critic": bad}, 3)
+    with torch.no_grad():
+        bad.bias.fill_(value)
+    with pytest.raises(TrainingError, match="the critic's weights are not finite after update 3"):
+        check_finite({"policy": good, "critic": bad}, 3)

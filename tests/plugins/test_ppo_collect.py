@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from alignpipe.errors import RewardError
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.tokens import fingerprint
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect, reference_kl
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.players import Judge, Players
+from alignpipe_plugins.ppo.players import Players
 from support import ppo
 
 ROWS = 20
@@ -31,9 +32,10 @@ def players_apart() -> Players:
     return players
 
 
-def gather(players: Players, missing: float | None = None, seed: int = 0) -> Episodes:
+def gather(players: Players, missing: float | None = None, seed: int = 0, score_clip: float | None = None) -> Episodes:
     uniforms = episode_uniforms(seed, 0, ROWS, ppo.ROOM)
-    return collect(players, ppo.make_prompts(ROWS), uniforms, missing_eos_score=missing, clock=Clock())
+    prompts = ppo.make_prompts(ROWS)
+    return collect(players, prompts, uniforms, Clock(), score_clip=score_clip, missing_eos_score=missing)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,19 @@ def test_a_missing_end_replaces_the_score(players: Players, episodes: Episodes) 
         assert score == (plain if ended else -7.5)
 
 
+def test_scores_are_clipped_and_the_missing_ends_own_score_is_not(players: Players, episodes: Episodes) -> None:
+    clipped = gather(players, missing=-7.5, score_clip=0.4)
+    assert float(episodes.scores.max()) > 0.4
+    for plain, score, ended in zip(episodes.scores, clipped.scores, episodes.ended, strict=True):
+        assert score == (plain.clamp(-0.4, 0.4) if ended else -7.5)
+
+
+def test_without_a_critic_there_are_no_values(players: Players, episodes: Episodes) -> None:
+    alone = gather(replace(players, critic=None))
+    assert alone.values is None
+    assert torch.equal(alone.logprobs, episodes.logprobs)
+
+
 def test_parts_are_kept_apart(episodes: Episodes) -> None:
     assert episodes.parts.keys() == {"even", "small"}
     assert torch.equal(episodes.parts["even"], episodes.scores)
@@ -101,7 +116,7 @@ def test_what_the_reward_is_given(players: Players) -> None:
 
 def test_a_reward_without_a_number_is_named(players: Players) -> None:
     judge = Judge(ppo.Rule(lambda sample: float("nan")), "odd")
-    with pytest.raises(RewardError, match="reward odd gave nan"):
+    with pytest.raises(RewardError, match=r"odd failed on 20 of 20 samples \(nan: 20\)"):
         gather(replace(players, judge=judge))
 
 

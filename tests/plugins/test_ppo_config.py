@@ -10,20 +10,50 @@ from typing import Any
 import pytest
 
 import alignpipe_plugins.ppo
-from alignpipe_plugins.ppo.config import PPOConfig
+from alignpipe_plugins.ppo.config import GRPOConfig, LoopConfig, PPOConfig, ReinforcePPConfig, RLOOConfig
+from alignpipe_plugins.ppo.plugin import alignpipe_components
 
 SOURCES = sorted(Path(alignpipe_plugins.ppo.__file__).parent.glob("*.py"))
 
 
-def test_every_field_is_read_outside_of_the_config() -> None:
+OPTIONS: list[type[LoopConfig]] = [PPOConfig, GRPOConfig, RLOOConfig, ReinforcePPConfig]
+
+
+def test_four_options_of_one_stage() -> None:
+    components = {component.name: component for component in alignpipe_components()}
+    assert [components[name].config for name in ("ppo", "grpo", "rloo", "reinforce_pp")] == OPTIONS
+    assert {component.factory for component in components.values()} == {"alignpipe_plugins.ppo.stage:build"}
+    assert len({component.summary for component in components.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (
+            PPOConfig,
+            {"critic_lr", "gamma", "lam", "clip_range_value", "whiten_advantages", "whiten_rewards", "critic_warmup"},
+        ),
+        (GRPOConfig, {"group_size", "scale_rewards"}),
+        (RLOOConfig, {"group_size"}),
+        (ReinforcePPConfig, {"gamma"}),
+    ],
+)
+def test_an_option_that_does_nothing_does_not_exist(config: type[LoopConfig], own: set[str]) -> None:
+    assert {entry.name for entry in fields(config)} - {entry.name for entry in fields(LoopConfig)} == own
+
+
+@pytest.mark.parametrize("config", OPTIONS)
+def test_every_field_is_read_outside_of_the_config(config: type[LoopConfig]) -> None:
     text = "\n".join(path.read_text() for path in SOURCES if path.name != "config.py")
     read = set(re.findall(r"\bconfig\.(\w+)", text, flags=re.IGNORECASE))
-    assert {entry.name for entry in fields(PPOConfig)} - read == set()
+    assert {entry.name for entry in fields(config)} - read == set()
 
 
-def test_every_field_says_what_it_means() -> None:
-    assert all(len(entry.metadata["help"]) > 10 or entry.name == "max_steps" for entry in fields(PPOConfig))
-    assert [entry.name for entry in fields(PPOConfig) if not entry.metadata.get("fingerprint", True)] == ["save_every"]
+@pytest.mark.parametrize("config", OPTIONS)
+def test_every_field_says_what_it_means(config: type[LoopConfig]) -> None:
+    assert all(len(entry.metadata["help"]) > 10 or entry.name == "max_steps" for entry in fields(config))
+    unkeyed = [entry.name for entry in fields(config) if not entry.metadata.get("fingerprint", True)]
+    assert unkeyed == ["on_alarm", "save_every"]
 
 
 def test_the_defaults_are_the_references() -> None:
@@ -39,9 +69,35 @@ def test_the_defaults_are_the_references() -> None:
     assert (config.whiten_advantages, config.whiten_rewards, config.critic_warmup) == (True, False, 0)
 
 
+def test_the_defaults_of_the_others() -> None:
+    assert (GRPOConfig().group_size, GRPOConfig().scale_rewards.name, RLOOConfig().group_size) == (8, "group", 4)
+    for made in (GRPOConfig(), RLOOConfig(), ReinforcePPConfig()):
+        assert (made.epochs, made.minibatches, made.kl_coef, made.clip_range) == (1, 1, 0.05, 0.2)
+        assert (made.dual_clip, made.score_clip, made.loss_aggregation.name) == (None, None, "token_mean")
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (GRPOConfig, {"episodes": 20}, r"episodes \(20\) must be a multiple of group_size \(8\)"),
+        (RLOOConfig, {"episodes": 8, "group_size": 1}, "group_size must be at least 2, got 1"),
+        (RLOOConfig, {"episodes": 8, "minibatches": 3}, "must be a multiple of minibatches"),
+        (ReinforcePPConfig, {"episodes": 4}, "whitening needs at least 8 episodes, got 4"),
+        (ReinforcePPConfig, {"gamma": 2.0}, r"gamma must lie in \[0, 1\]"),
+        (GRPOConfig, {"lr": 0.0}, "lr must be a positive number"),
+    ],
+)
+def test_what_the_others_cannot_run(config: type[LoopConfig], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"dual_clip": 1.0}, "dual_clip must be above 1"),
+        ({"score_clip": 0.0}, "score_clip must be a positive number"),
+        ({"critic_lr": 0.0}, "critic_lr must be a positive number"),
         ({"episodes": 10, "minibatches": 4}, r"episodes \(10\) must be a multiple of minibatches \(4\)"),
         ({"episodes": 4}, "whitening needs at least 8 episodes, got 4"),
         ({"episodes": 4, "whiten_advantages": False, "whiten_rewards": True}, "whitening needs at least 8"),
@@ -76,6 +132,7 @@ def test_what_cannot_be_run_is_refused(changes: dict[str, Any], message: str) ->
         {"kl_target": 6.0},
         {"clip_range_value": None, "clip_range_high": 0.28, "missing_eos_score": None},
         {"kl_coef": 0.0},
+        {"dual_clip": 3.0, "score_clip": 5.0},
     ],
 )
 def test_what_can_be_run_is_not(changes: dict[str, Any]) -> None:

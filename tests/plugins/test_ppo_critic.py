@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows, state_values
 from alignpipe.training.models import Policy, TokenScorer, load_causal, load_tokenizer
 from alignpipe_plugins.model_tiny.config import TinyConfig
 from alignpipe_plugins.model_tiny.source import TinySource
 from alignpipe_plugins.ppo.critic import start_critic
-from alignpipe_plugins.ppo.players import Judge, make_samples
+from alignpipe_plugins.ppo.players import make_samples
 from support import ppo, tiny_models
 
 SOURCE = TinySource(TinyConfig())

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import alignpipe_plugins.ppo
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.config import Select
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.metrics import update_metrics
-from alignpipe_plugins.ppo.players import Judge
 from alignpipe_plugins.ppo.update import StepStatistics
 from support import ppo
 
@@ -33,6 +34,10 @@ def episodes() -> Episodes:
         scores=torch.tensor([3.0, 1.0]),
         ended=torch.tensor([True, False]),
         parts={"polite": torch.tensor([0.5, 1.0])},
+        samples=[],
+        token_scores=None,
+        numbers=[0, 2],
+        failures={"timeout": 1},
     )
 
 
@@ -83,11 +88,20 @@ def test_hand_numbers() -> None:
         "response_length/max": 2.0,
         "response_length/truncated_frac": 0.5,
         "reward/std": 1.0,
+        "reward_failures/timeout": 1,
         "reward/part/polite": 0.75,
         "grad_norm/policy": 1.5,
         "kl_coef": 0.1,
     }
     assert figures() == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_a_critic_its_figures_are_left_out() -> None:
+    alone = update_metrics(
+        replace(episodes(), values=None), torch.zeros(2), torch.zeros(2), torch.ones(2, 2), statistics(), 0.1
+    )
+    assert figures().keys() - alone.keys() == {"loss/value_avg", "val/clipfrac_avg", "val/explained_variance"}
+    assert alone["val/returns_mean"] == 1
 
 
 def test_what_is_not_defined_is_left_out() -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Gold, write_dataset
-from alignpipe.errors import ConfigError, DataError, ModelError, RewardError
+from alignpipe.errors import ConfigError, DataError, ModelError, RewardError, TrainingError
 from alignpipe.training.models import load_causal
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -82,6 +82,40 @@ def test_it_leaves_an_ordinary_checkpoint_that_has_learnt(tmp_path: Path) -> Non
     assert ctx.metrics()["heldout/kl"] != 0
 
 
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_pp"])
+def test_without_a_critic_none_is_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "start_critic", lambda *_: pytest.fail("no critic"))
+    ctx = run(tmp_path, replace(ppo.CONFIGS[name], max_steps=1, episodes=8))
+    saved = AutoModelForCausalLM.from_pretrained(ctx.payload)
+    assert not ppo.same(saved.state_dict(), load_causal(tiny_models.llama()).state_dict())
+    assert not (ctx.work / "critic_start").exists()
+
+
+def test_a_training_that_fails_says_what_is_left_and_calls_for_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stage.train_ppo
+
+    def fails(*arguments: Any) -> None:
+        real(*arguments)
+        raise TrainingError("the gradient is not finite")
+
+    monkeypatch.setattr(stage, "train_ppo", fails)
+    ctx = context(tmp_path, {"counting": ppo.Counting()})
+    inputs = {"dataset": data(tmp_path / "data"), "policy": policy(), "reward": reward(tmp_path / "reward")}
+    made = stage.build(replace(CONFIG, max_steps=3, save_every=2), ctx)
+    message = (
+        r"^the gradient is not finite\. The newest checkpoint, of update 2, stays in .*checkpoints; the same command "
+        r"would go on from there and come to the same point$"
+    )
+    with pytest.raises(TrainingError, match=message):
+        made.run(inputs, ctx)
+    assert ctx.alerts == [("failed", "the gradient is not finite", "error")]
+    assert list(ctx.payload.iterdir()) == []
+    with pytest.raises(TrainingError, match=r"^the gradient is not finite$"):
+        run(tmp_path / "early", replace(CONFIG, save_every=100))
+
+
 def test_the_reference_stays_what_was_given_when_its_port_is_emptied(tmp_path: Path) -> None:
     ctx = run(tmp_path, reference=None)
     assert ctx.metrics()["objective/kl"] == 0
@@ -143,7 +177,7 @@ def test_an_empty_prompt_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_reward_that_gives_no_number_publishes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RewardError, match="reward counting gave nan"):
+    with pytest.raises(RewardError, match=r"reward counting .*failed on .*\(nan: "):
         run(tmp_path, made=ppo.Rule(lambda sample: float("nan")))
     assert list((tmp_path / "payload").iterdir()) == []
 

@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from alignpipe.errors import TrainingError
+from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.episodes import Episodes
+from alignpipe_plugins.ppo.learners import Learner, critic_of
 from alignpipe_plugins.ppo.players import Players
-from alignpipe_plugins.ppo.update import Learner, StepStatistics, backward_minibatch
+from alignpipe_plugins.ppo.update import StepStatistics, backward_minibatch
 from support import ppo
 
 ROWS = [8, 1, 5, 3, 6]
+EXACT = 2e-6  # float32: products over other sets of rows round in other ways
 LOW, HIGH, VALUE = 0.2, 0.3, 0.25
 
 
 def signals(episodes: Episodes) -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(3)
-    shape = episodes.mask.shape
-    return torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+    drawn = torch.randn((2, len(episodes.responses), 7), generator=random)  # the same for tables of any width
+    return tuple(torch.nn.functional.pad(signal, (0, 9), value=99.0) for signal in drawn)
 
 
-def backward(players: Players, episodes: Episodes, micro: int = 2, **changes: Any) -> StepStatistics:
+def backward(
+    players: Players,
+    episodes: Episodes,
+    micro: int = 2,
+    *,
+    rows: list[int] = ROWS,
+    critic: bool = True,
+    given: tuple[torch.Tensor, torch.Tensor] | None = None,
+    clip_value: float | None = VALUE,
+    **changes: Any,
+) -> StepStatistics:
     statistics = StepStatistics()
-    options = {"temperature": players.temperature, "clip_low": LOW, "clip_high": HIGH, "clip_value": VALUE, **changes}
-    advantages, returns = signals(episodes)
+    options = {
+        "temperature": players.temperature,
+        "clip_low": LOW,
+        "clip_high": HIGH,
+        "dual_clip": None,
+        "sequence_mean": False,
+        "pad_id": players.pad_id,
+        **changes,
+    }
+    advantages, returns = given or signals(episodes)
     backward_minibatch(
         players.network,
-        players.critic,
+        replace(critic_of(players.critic, ppo.CONFIG), clip_range=clip_value) if critic else None,
         episodes,
         advantages,
         returns,
-        ROWS,
+        rows,
         statistics,
-        pad_id=players.pad_id,
         micro_batch_size=micro,
         **options,
     )
@@ -108,10 +129,109 @@ def test_the_micro_batch_size_changes_nothing(micro: int) -> None:
     second = backward(players, episodes, micro=micro)
     one, other = (torch.cat([gradient.flatten() for gradient in found]) for found in (gradients(players), expected))
     assert float(other.abs().max()) > 0.05
-    assert float((one - other).norm() / other.norm()) < 1e-6
+    assert gap(one, other) < EXACT
     assert second.tokens == first.tokens
     assert second.sums == pytest.approx(first.sums, abs=1e-4)
     assert second.worst_ratio == pytest.approx(first.worst_ratio, abs=1e-5)
+
+
+def flat(players: Players) -> torch.Tensor:
+    """All gradients as one vector; clears them."""
+    return torch.cat([gradient.flatten() for gradient in gradients(players)])
+
+
+def gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    """How far apart two gradients are, in shares of their length."""
+    assert float(other.abs().max()) > 0.01
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("sequence_mean", [False, True])
+def test_order_padding_and_micro_batches_change_no_gradient(sequence_mean: bool) -> None:
+    players = ppo.make_players()
+    episodes = ppo.make_episodes(players)
+    backward(players, episodes, sequence_mean=sequence_mean)
+    expected = flat(players)
+    for rows in (ROWS[::-1], sorted(ROWS)):
+        backward(players, episodes, rows=rows, sequence_mean=sequence_mean)
+        assert gap(flat(players), expected) < EXACT
+    backward(players, episodes, micro=1, sequence_mean=sequence_mean)  # no padding at all
+    assert gap(flat(players), expected) < 2 * EXACT  # products of other shapes, so other roundings
+    backward(players, episodes, pad_id=77, sequence_mean=sequence_mean)
+    assert gap(flat(players), expected) < EXACT
+    # Tables that are wider than any response of the minibatch, with nonsense in what is masked.
+    wider = {
+        entry: torch.nn.functional.pad(getattr(episodes, entry), (0, 3), value=fill)
+        for entry, fill in {"mask": 0, "logprobs": 9.0, "ref_logprobs": 9.0, "entropies": 9.0, "values": 9.0}.items()
+    }
+    long = Response([5] * wider["mask"].shape[1], True)  # of an episode that is not among the rows
+    responses = [long if row == 0 else response for row, response in enumerate(episodes.responses)]
+    wider["mask"][0] = True
+    backward(players, replace(episodes, responses=responses, **wider), sequence_mean=sequence_mean)
+    assert gap(flat(players), expected) < EXACT
+
+
+def test_the_order_of_the_whole_batch_changes_no_gradient() -> None:
+    players = ppo.make_players()
+    episodes = ppo.make_episodes(players)
+    backward(players, episodes)
+    expected = flat(players)
+    order = [4, 0, 8, 3, 7, 1, 6, 2, 5]
+    tables = {
+        entry: getattr(episodes, entry)[order]
+        for entry in ("mask", "logprobs", "ref_logprobs", "entropies", "values", "scores", "ended")
+    }
+    shuffled = replace(
+        episodes,
+        prompts=episodes.prompts.select(order),
+        responses=[episodes.responses[row] for row in order],
+        **tables,
+    )
+    advantages, returns = (signal[order] for signal in signals(episodes))
+    rows = [order.index(row) for row in ROWS]
+    backward(players, shuffled, rows=rows, given=(advantages, returns))
+    assert gap(flat(players), expected) < EXACT
+
+
+def test_the_sequence_mean_is_the_mean_of_the_responses_own_means() -> None:
+    players = ppo.make_players()
+    episodes = ppo.make_episodes(players)
+    backward(players, episodes, sequence_mean=True, critic=False)
+    found = flat_policy(players)
+    total = torch.zeros_like(found)
+    for row in ROWS:
+        backward(players, episodes, rows=[row], critic=False)
+        total += flat_policy(players) / len(ROWS)
+    assert gap(found, total) < 1e-5
+    backward(players, episodes, critic=False)
+    assert gap(flat_policy(players), found) > 0.01
+
+
+def flat_policy(players: Players) -> torch.Tensor:
+    found = torch.cat([parameter.grad.flatten() for parameter in players.network.parameters()])
+    for parameter in players.network.parameters():
+        parameter.grad = None
+    return found
+
+
+def test_without_a_critic_only_the_policy_learns_and_as_it_did() -> None:
+    players = ppo.make_players()
+    episodes = ppo.make_episodes(players)
+    statistics = backward(players, episodes, critic=False)
+    assert all(parameter.grad is None for parameter in players.critic.parameters())
+    assert not {"value_loss", "value_clipfrac"} & statistics.sums.keys()
+    alone = flat_policy(players)
+    backward(players, episodes)
+    assert torch.equal(flat_policy(players), alone)
+
+
+def test_the_dual_clip_reaches_the_loss() -> None:
+    players = ppo.make_players()
+    episodes = ppo.make_episodes(players)
+    episodes.logprobs[episodes.mask] -= 2.0  # every token has become about seven times as likely
+    plain, bounded = (backward(players, episodes, dual_clip=dual) for dual in (None, 1.5))
+    assert bounded.mean("policy_loss") < plain.mean("policy_loss") - 0.5
+    assert bounded.mean("clipfrac") > plain.mean("clipfrac")
 
 
 def test_without_value_clipping_the_critic_learns_from_every_token() -> None:
@@ -146,8 +266,8 @@ def test_statistics_merge_by_tokens() -> None:
 
 def learner(rate: float = 0.1, norm: float = 1.0) -> tuple[torch.nn.Linear, Learner]:
     layer = torch.nn.Linear(2, 1, bias=False)
-    made = Learner(layer, torch.optim.SGD(layer.parameters(), lr=0.0), norm)
-    made.set_rate(rate)
+    made = Learner(layer, torch.optim.SGD(layer.parameters(), lr=0.0), 2 * rate, norm)
+    made.set_rate(0.5)
     return layer, made
 
 

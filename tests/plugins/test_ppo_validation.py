@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignpipe.errors import RewardError
-from alignpipe_plugins.ppo.players import Judge
+from alignpipe.rewarding.judge import Judge
 from support import ppo
 
 
@@ -47,6 +47,13 @@ def test_a_missing_end_costs_what_it_costs_in_training_but_not_in_gold() -> None
     assert figures["heldout/gold"] == 2
 
 
+def test_the_reward_is_clipped_as_in_training_and_gold_is_not() -> None:
+    rule = ppo.Rule(lambda sample: 9.0)
+    validation = replace(ppo.make_validation(8, Judge(rule, "gold")), score_clip=4.0)
+    figures = validation.run(ppo.make_players(rule))
+    assert (figures["heldout/reward"], figures["heldout/gold"]) == (4, 9)
+
+
 def test_it_answers_the_same_way_twice_and_takes_no_part_in_training() -> None:
     players = ppo.make_players()
     before = ppo.weights(players.network)
@@ -66,5 +73,5 @@ def test_a_judge_without_a_number_is_named(who: str) -> None:
     players = ppo.make_players()
     if who == "reward":
         players = replace(players, judge=broken)
-    with pytest.raises(RewardError, match=f"reward broken_{who} gave nan"):
+    with pytest.raises(RewardError, match=f"broken_{who} failed on .*the total is nan"):
         ppo.make_validation(gold=broken if who == "gold" else None).run(players)

@@ -11,7 +11,7 @@ import pytest
 from alignpipe.api import Sample
 from alignpipe.dataset import Dataset
 from alignpipe.errors import DataError, RewardError
-from alignpipe.rewarding.scoring import score
+from alignpipe.rewarding.judge import Judge
 from alignpipe_plugins.support import world as world_module
 from alignpipe_plugins.support.config import SupportConfig, SupportGoldConfig
 from alignpipe_plugins.support.gold import RANGE, WEIGHTS, build, judge
@@ -36,7 +36,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def gold_of(rows, column: str) -> list[float]:
-    return score(GOLD, [Sample(row["prompt"], row[column], row=Dataset.extras(row)) for row in rows], "gold").total
+    samples = [Sample(row["prompt"], row[column], row=Dataset.extras(row)) for row in rows]
+    return Judge(GOLD, "gold").score(samples).total
 
 
 def mean(values) -> float:
@@ -158,7 +159,7 @@ def test_values_that_cannot_be(options, message: str) -> None:
     ],
 )
 def test_gold_by_hand(answer: str, parts: tuple[int, ...]) -> None:
-    found = score(GOLD, [Sample("p", answer, row=FACTS)], "support_gold")
+    found = Judge(GOLD, "support_gold").score([Sample("p", answer, row=FACTS)])
     assert {name: values[0] for name, values in found.parts.items()} == dict(
         zip(("name", "product", "remedy", "tone", "focus"), parts, strict=True)
     )

@@ -47,8 +47,12 @@ def alignpipe(cwd: Path, *arguments: str, **changes: str) -> Done:
 
 def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start `alignpipe <arguments>` in `cwd`."""
+    return start_command(cwd, [str(SCRIPT), *arguments])
+
+
+def start_command(cwd: Path, command: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a command in `cwd`."""
     cwd.mkdir(parents=True, exist_ok=True)
-    command = [str(SCRIPT), *arguments]
     return subprocess.Popen(
         command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

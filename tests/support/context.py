@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import Selected
+from alignpipe.api import Scoring, Selected
 
 
 @dataclass
@@ -22,12 +22,16 @@ class FakeContext:
     seed: int = 0
     device: str = "cpu"
     stage: str = "stage"
+    scoring: Scoring = field(default_factory=Scoring)
     slots: Mapping[str, Selected] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
     builders: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     stop_after: int | None = None
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     timings: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)
     shown: list[tuple[int, int, dict[str, float], str]] = field(default_factory=list)
     built: list[Selected] = field(default_factory=list)
 
@@ -57,6 +61,9 @@ class FakeContext:
 
     def say(self, message: str) -> None:
         self.said.append(message)
+
+    def alert(self, title: str, text: str, level: str = "warn") -> None:
+        self.alerts.append((title, text, level))
 
     def stop_requested(self) -> bool:
         if self.stop_after is None:

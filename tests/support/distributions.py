@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 InstallFakePlugin = Callable[..., Path]
 
+InstallReward = Callable[[str], None]
+
 RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

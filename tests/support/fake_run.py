@@ -157,6 +157,9 @@ class RecordingTracker:
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         self._note("log", stage, dict(metrics), step)
 
+    def alert(self, title: str, text: str, level: str) -> None:
+        self._note("alert", title, text, level)
+
     def artifact(self, artifact: Artifact) -> None:
         self._note("artifact", artifact.stage, artifact.digest)
 
@@ -166,6 +169,15 @@ class RecordingTracker:
     def finish(self, status: str) -> str:
         self._note("finish", status)
         return "look there"
+
+
+class QuietTracker:
+    """A tracker written before there were alerts."""
+
+    def __init__(self, config: TrackerConfig, ctx: Any) -> None:
+        told = RecordingTracker(config, ctx)
+        self.start, self.log, self.artifact = told.start, told.log, told.artifact
+        self.summary, self.finish = told.summary, told.finish
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,8 @@ class Curious:
         ctx.say(f"{other.config.rows} rows on {ctx.device} with seed {ctx.seed}")
         ctx.log({"a": 1}, 5)
         ctx.log({"b": float("nan")})
+        ctx.alert("odd", "look at it")
+        ctx.alert("broken", "it fails", level="error")
         (ctx.payload / "slots").write_text(" ".join(ctx.slots))
 
 

@@ -16,13 +16,14 @@ from transformers import LlamaForSequenceClassification
 from alignpipe.api import Sample, Scores
 from alignpipe.errors import StageInterrupted
 from alignpipe.options import Schedule
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import Policy, TokenScorer, load_causal, load_scorer, load_tokenizer, save_checkpoint
 from alignpipe.training.rollouts import Response, episode_uniforms
-from alignpipe_plugins.ppo.config import PPOConfig
+from alignpipe_plugins.ppo.config import GRPOConfig, LoopConfig, PPOConfig, ReinforcePPConfig, RLOOConfig
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.loop import train_ppo
-from alignpipe_plugins.ppo.players import Judge, Players
+from alignpipe_plugins.ppo.players import Players, make_samples
 from alignpipe_plugins.ppo.validation import Validation
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
 from alignpipe_plugins.rollout_local.sampler import LocalRollout
@@ -31,21 +32,24 @@ from support.context import FakeContext
 
 EOS = 1
 ROOM = 6
-CONFIG = PPOConfig(
-    max_steps=4,
-    episodes=16,
-    epochs=2,
-    minibatches=2,
-    micro_batch_size=5,
-    max_response_tokens=ROOM,
-    lr=3e-3,
-    critic_lr=3e-3,
-    schedule=Schedule.linear,
-    eval_every=2,
-    eval_prompts=8,
-    save_every=100,
-    missing_eos_score=None,
-)
+COMMON: dict[str, Any] = {
+    "max_steps": 4,
+    "episodes": 16,
+    "epochs": 2,
+    "minibatches": 2,
+    "micro_batch_size": 5,
+    "max_response_tokens": ROOM,
+    "lr": 3e-3,
+    "schedule": Schedule.linear,
+    "eval_every": 2,
+    "eval_prompts": 8,
+    "save_every": 100,
+    "missing_eos_score": None,
+}
+CONFIG = PPOConfig(**COMMON, critic_lr=3e-3)
+GRPO, RLOO = GRPOConfig(**COMMON, group_size=4), RLOOConfig(**COMMON)
+REINFORCE_PP = ReinforcePPConfig(**COMMON)
+CONFIGS: dict[str, LoopConfig] = {"ppo": CONFIG, "grpo": GRPO, "rloo": RLOO, "reinforce_pp": REINFORCE_PP}
 
 
 def even(token: int) -> bool:
@@ -124,14 +128,16 @@ def _loaded() -> tuple[Policy, TokenScorer]:
     return Policy(load_causal(tiny_models.llama()), load_tokenizer(tiny_models.llama())), scorer()
 
 
-def make_players(reward: Any = None, *, temperature: float = 0.7, starts_as_reference: bool = True) -> Players:
-    loaded, critic = _loaded()
+def make_players(
+    reward: Any = None, *, temperature: float = 0.7, starts_as_reference: bool = True, critic: bool = True
+) -> Players:
+    loaded, scorer = _loaded()
     policy = Policy(deepcopy(loaded.model), loaded.tokenizer)
     return Players(
         policy=policy,
         network=policy.model,
         reference=deepcopy(loaded.model).eval().requires_grad_(False),
-        critic=deepcopy(critic),
+        critic=deepcopy(scorer) if critic else None,
         judge=Judge(reward or Counting(), "counting"),
         rollout=LocalRollout(LocalRolloutConfig()),
         temperature=temperature,
@@ -142,7 +148,7 @@ def make_players(reward: Any = None, *, temperature: float = 0.7, starts_as_refe
 
 def make_validation(count: int = 8, gold: Judge | None = None, missing_eos_score: float | None = None) -> Validation:
     prompts = make_prompts(50).select(range(50 - count, 50))
-    return Validation(prompts, episode_uniforms(0, -1, count, ROOM), gold, missing_eos_score)
+    return Validation(prompts, episode_uniforms(0, -1, count, ROOM), gold, None, missing_eos_score)
 
 
 def train(
@@ -150,14 +156,15 @@ def train(
     players: Players | None = None,
     validation: Validation | None = None,
     stop_after: int | None = None,
+    config: LoopConfig = CONFIG,
     **changes: Any,
 ) -> tuple[Players, FakeContext, StageInterrupted | None]:
     """Train under `root`, from the checkpoint that is there; `changes` are fields of the config."""
-    players = players or make_players()
+    players = players or make_players(critic=isinstance(config, PPOConfig))
     ctx = FakeContext(root, stage="ppo", stop_after=stop_after)
     interrupted = None
     try:
-        train_ppo(players, make_prompts(), validation, replace(CONFIG, **changes), ctx)
+        train_ppo(players, make_prompts(), validation, replace(config, **changes), ctx)
     except StageInterrupted as error:
         interrupted = error
     return players, ctx, interrupted
@@ -186,7 +193,20 @@ def make_episodes(players: Players, seed: int = 0, *, noise: float = 0.3) -> Epi
     scores = torch.randn(9, generator=random)
     parts = {"half": scores / 2}
     return Episodes(
-        prompts, responses, mask, logprobs, ref_logprobs, torch.where(mask, 1.5, 0.0), values, scores, ended, parts
+        prompts=prompts,
+        responses=responses,
+        samples=make_samples(players.policy, prompts, responses),
+        mask=mask,
+        logprobs=logprobs,
+        ref_logprobs=ref_logprobs,
+        entropies=torch.where(mask, 1.5, 0.0),
+        values=values,
+        scores=scores,
+        ended=ended,
+        parts=parts,
+        token_scores=None,
+        numbers=range(9),
+        failures={},
     )
 
 

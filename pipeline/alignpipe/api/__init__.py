@@ -4,13 +4,15 @@ from alignpipe.api.artifacts import Artifact
 from alignpipe.api.components import API_VERSION, SLOTS, Component, Kind, Port, Selected
 from alignpipe.api.hooks import ENTRY_POINT_GROUP, HookSpecs, hookimpl
 from alignpipe.api.rewards import Failure, Reward, Sample, Scores, TrainableReward
+from alignpipe.api.scoring import Scoring
 from alignpipe.api.stages import BuildContext, Stage, StageContext
-from alignpipe.api.tracking import RunInfo, Tracker
+from alignpipe.api.tracking import AlertingTracker, RunInfo, Tracker
 
 __all__ = [
     "API_VERSION",
     "ENTRY_POINT_GROUP",
     "SLOTS",
+    "AlertingTracker",
     "Artifact",
     "BuildContext",
     "Component",
@@ -22,6 +24,7 @@ __all__ = [
     "RunInfo",
     "Sample",
     "Scores",
+    "Scoring",
     "Selected",
     "Stage",
     "StageContext",

@@ -43,7 +43,8 @@ class Component:
     `config` is a dataclass whose fields are the options (defaults included); `factory` is `"module:attribute"`, called
     as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`; `version` is raised whenever the
     result for the same config changes; `needs` are the input ports; `makes` is the kind of the artifact; `uses` are the
-    other slots whose config the component reads (they enter the stage's key).
+    other slots whose config the component reads (they enter the stage's key); `parallel` says that its stage is written
+    to be run by all processes of a launch together (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone.
 
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
     (the option's name is put there), and a factory that is not `module:attribute`.
@@ -59,6 +60,7 @@ class Component:
     needs: Mapping[str, Port] = field(default_factory=dict)
     makes: Kind | None = None
     uses: tuple[str, ...] = ()
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         for what, value in (("group", self.group), ("name", self.name)):

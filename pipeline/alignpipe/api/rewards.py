@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -88,7 +88,9 @@ class Failure:
 class Scores:
     """What a reward says of a batch: one number per sample, and per sample the named parts it was made of.
 
-    A sample listed in `failures` has no score: its entry in `total` is ignored and never counted as 0.
+    `per_token` splits each total over the tokens of the response (`response_ids`): every row adds up to its total, and
+    PPO places it token by token instead of on the last one. A sample listed in `failures` (by its place in the batch)
+    has no score: its entries elsewhere are ignored, and it is never counted as 0.
     """
 
     total: Sequence[float]
@@ -97,12 +99,20 @@ class Scores:
     failures: Mapping[int, Failure] = field(default_factory=dict)
 
 
+Answer = Scores | Sequence[float]
+"""What `score` gives."""
+
+
 @runtime_checkable
 class Reward(Protocol):
-    """Scores a batch of samples; one finite float per sample, or :class:`Scores` for parts and failures."""
+    """Scores a batch of samples; one finite float per sample, or :class:`Scores` for parts and failures.
 
-    def score(self, samples: Sequence[Sample]) -> Scores | Sequence[float]:
-        """Score `samples`, in their order."""
+    An attribute `columns`, if there is one, names the columns of the prompt row that it reads. `save(folder)` and
+    `load(folder)`, if there are both, keep something in the artifact, from which later stages open the reward.
+    """
+
+    def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
+        """Score `samples`, in their order; may be `async def`."""
         ...
 
 
@@ -110,8 +120,8 @@ class Reward(Protocol):
 class TrainableReward(Protocol):
     """A reward that is trained by the reward stage, saved into the artifact and loaded from it."""
 
-    def score(self, samples: Sequence[Sample]) -> Scores | Sequence[float]:
-        """Score `samples`, in their order."""
+    def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
+        """Score `samples`, in their order; may be `async def`."""
         ...
 
     def fit(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from alignpipe.api.artifacts import Artifact
 from alignpipe.api.components import Selected
+from alignpipe.api.scoring import Scoring
+from alignpipe.api.tracking import Level
 
 
 class BuildContext(Protocol):
@@ -34,6 +36,12 @@ class StageContext(BuildContext, Protocol):
     """A folder that outlives a killed attempt: checkpoints belong here."""
     slots: Mapping[str, Selected]
     """The slots the component's `uses` names (`model`, `rollout` ...)."""
+    scoring: Scoring
+    """How the run asks its rewards."""
+    rank: int
+    """This process's number among those that run the stage together; rank 0 alone writes to `payload` and `work`."""
+    world_size: int
+    """How many processes run the stage together: 1, unless its component is `parallel`."""
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics at `step`, by default the step last logged (0 if none was).
@@ -56,6 +64,14 @@ class StageContext(BuildContext, Protocol):
 
     def say(self, message: str) -> None:
         """Tell the user one line, above the progress bar."""
+        ...
+
+    def alert(self, title: str, text: str, level: Level = "warn") -> None:
+        """Call for attention: one line on the terminal, and an alert in the trackers that can give one.
+
+        The title is given without the stage's name. With `error` the line is left out: the stage is about to raise what
+        will be shown.
+        """
         ...
 
     def stop_requested(self) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from alignpipe.api.artifacts import Artifact
 
 Status = Literal["finished", "failed", "interrupted"]
+Level = Literal["warn", "error"]
+"""How bad an alert is: something looks wrong, or the stage has failed."""
 
 
 @dataclass(frozen=True)
@@ -52,4 +54,13 @@ class Tracker(Protocol):
 
     def finish(self, status: Status) -> str | None:
         """Close the run; returns a line for the user (where to look, how to sync), if there is one."""
+        ...
+
+
+@runtime_checkable
+class AlertingTracker(Tracker, Protocol):
+    """A tracker that can also call for attention; one without `alert` is simply not asked."""
+
+    def alert(self, title: str, text: str, level: Level) -> None:
+        """Call for attention: a mail, a message, a mark on the run. Replayed results raise none."""
         ...

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import Selected
+from alignpipe.api import Scoring, Selected
 
 
 class CodeChange(Enum):
@@ -37,6 +37,9 @@ class RunSettings:
     outputs: str = field(default="outputs", metadata={"help": "folder of the runs and of the stage store"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:<n> or mps"})
     threads: int | None = field(default=None, metadata={"help": "torch threads; unset: torch's own choice"})
+    scoring: Scoring = field(
+        default_factory=Scoring, metadata={"help": "how rewards are asked: deadline, retries, failure_budget"}
+    )
     code_change: CodeChange = field(
         default=CodeChange.auto, metadata={"help": "cached stage, changed code: warn, rerun, ignore, or auto"}
     )

@@ -66,11 +66,42 @@ def _run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunCon
     )
 
 
+def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
+    """The run settings of a composed config in which every key is known.
+
+    Raises `ConfigError` naming the key.
+    """
+    try:
+        settings = _settings(cfg)
+        check_keys(cfg, settings.stages, registry)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    return settings
+
+
+def chosen_reward(cfg: DictConfig, registry: Registry) -> Selected:
+    """The reward of a composed config, checked as for a run; nothing else need be complete.
+
+    Raises `ConfigError` naming the key for anything that cannot be used.
+    """
+    try:
+        node = cfg._get_node("reward")
+        if not is_typed(node):
+            raise ConfigError(f"reward: choose an option with reward=<{'|'.join(registry.options('reward'))}>")
+        check_complete({"reward": node})
+        return selected(node, "reward", registry)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
 def _settings(cfg: DictConfig) -> RunSettings:
     """The run settings, typed once more: a config composed without our source may hold anything."""
     names = [entry.name for entry in fields(RunSettings)]
     given = {name: cfg[name] for name in names if name in cfg}
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunSettings), given))
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunSettings), given))
+    except ValueError as error:  # only `scoring` has checks of its own
+        raise ConfigError(f"scoring.{error}") from error
     assert isinstance(settings, RunSettings)
     if not settings.outputs.strip():
         raise ConfigError("outputs is empty: name a folder, for example outputs=outputs")

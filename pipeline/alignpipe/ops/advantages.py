@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from alignpipe.ops.shapes import require_dims, require_mask, require_same_shape
 
@@ -80,30 +81,30 @@ def reinforce_pp(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
     return returns
 
 
-def grpo(scores: Tensor, group_size: int) -> Tensor:
+def grpo(scores: Tensor, groups: Tensor) -> Tensor:
     """Group-relative advantage: (s_i - mean of the group) / (std of the group + 1e-4).
 
     The standard deviation is Bessel-corrected, as in TRL and verl.
 
     Args:
-        scores: Shape [B], B = prompts * group_size; the samples of one prompt stand next to each other. With a KL
-            penalty in the reward it belongs in here: the sum of the sequence's rewards.
-        group_size: G, samples per prompt, at least 2.
+        scores: Shape [B]. With a KL penalty in the reward it belongs in here: the sum of the sequence's rewards.
+        groups: Shape [B], int64: which group (0, 1, ...) a sample belongs to. One that is alone gets 0.
 
     Returns:
         Shape [B], one advantage per sequence; `over_tokens` spreads it.
 
     Raises:
-        ValueError: scores are not flat, group_size is below 2, or it does not divide B.
+        ValueError: scores or groups are not flat, or differ in length, or groups are not int64.
 
     References:
         Shao et al. (DeepSeekMath), arXiv 2402.03300, section 4.1.2; TRL `grpo_trainer.py`, `scale_rewards=group`.
     """
-    spread = _grouped(scores, group_size).std(dim=1, keepdim=True, correction=1)
-    return (_centred(scores, group_size) / (spread + STD_EPS)).flatten()
+    centred, count = _centred(scores, groups)
+    spread = (_group_sums(centred**2, groups) / (count - 1).clamp(min=1)).sqrt()
+    return centred / (spread + STD_EPS)
 
 
-def grpo_batch_scaled(scores: Tensor, group_size: int) -> Tensor:
+def grpo_batch_scaled(scores: Tensor, groups: Tensor) -> Tensor:
     """Group-relative advantage in units of the whole batch: (s_i - mean of the group) / (std of all scores + 1e-4).
 
     A prompt whose answers score alike keeps its small advantages, which the group's own deviation would blow up.
@@ -113,10 +114,10 @@ def grpo_batch_scaled(scores: Tensor, group_size: int) -> Tensor:
     References:
         Liu et al., arXiv 2508.08221; TRL `grpo_trainer.py`, `scale_rewards=batch`.
     """
-    return (_centred(scores, group_size) / (scores.std(correction=1) + STD_EPS)).flatten()
+    return _centred(scores, groups)[0] / (scores.std(correction=1) + STD_EPS)
 
 
-def grpo_unscaled(scores: Tensor, group_size: int) -> Tensor:
+def grpo_unscaled(scores: Tensor, groups: Tensor) -> Tensor:
     """Group-relative advantage without a scale: s_i - mean of the group; rloo times (G - 1) / G.
 
     Args, Returns and Raises are those of `grpo`.
@@ -124,27 +125,27 @@ def grpo_unscaled(scores: Tensor, group_size: int) -> Tensor:
     References:
         Liu et al. (Dr. GRPO), arXiv 2503.20783; TRL `grpo_trainer.py`, `scale_rewards=none`.
     """
-    return _centred(scores, group_size).flatten()
+    return _centred(scores, groups)[0]
 
 
-def rloo(scores: Tensor, group_size: int) -> Tensor:
+def rloo(scores: Tensor, groups: Tensor) -> Tensor:
     """Leave-one-out advantage: s_i minus the mean of the group's other scores = (s_i - mean) * G / (G - 1).
 
     Args:
-        scores: Shape [B], B = prompts * group_size; the samples of one prompt stand next to each other. With a KL
-            penalty it belongs in here: the sum of the sequence's rewards.
-        group_size: G, samples per prompt, at least 2.
+        scores: Shape [B]. With a KL penalty in the reward it belongs in here: the sum of the sequence's rewards.
+        groups: Shape [B], int64: which group (0, 1, ...) a sample belongs to. One that is alone gets 0.
 
     Returns:
         Shape [B], one advantage per sequence; `over_tokens` spreads it.
 
     Raises:
-        ValueError: scores are not flat, group_size is below 2, or it does not divide B.
+        ValueError: scores or groups are not flat, or differ in length, or groups are not int64.
 
     References:
         Ahmadian et al., arXiv 2402.14740, eq. 8 (from Kool et al. 2019); TRL `rloo_trainer.py`.
     """
-    return (_centred(scores, group_size) * (group_size / (group_size - 1))).flatten()
+    centred, count = _centred(scores, groups)
+    return centred * count / (count - 1).clamp(min=1)
 
 
 def over_tokens(advantages: Tensor, mask: Tensor) -> Tensor:
@@ -168,18 +169,20 @@ def over_tokens(advantages: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, advantages.unsqueeze(1), 0.0)
 
 
-def _grouped(scores: Tensor, group_size: int) -> Tensor:
+def _centred(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """s_i minus the mean of its group, and the size of that group, both [B]."""
     require_dims(1, scores=scores)
-    if group_size < 2:
-        raise ValueError(f"group_size must be at least 2, a sample has no group to be compared with; got {group_size}")
-    if scores.shape[0] == 0 or scores.shape[0] % group_size:
-        raise ValueError(f"{scores.shape[0]} scores do not make groups of {group_size}")
-    return scores.reshape(-1, group_size)
+    require_same_shape(scores=scores, groups=groups)
+    if groups.dtype != torch.int64 or groups.numel() == 0:
+        raise ValueError(f"groups must be int64 and not empty, got {groups.dtype} of shape {tuple(groups.shape)}")
+    count = _group_sums(torch.ones_like(scores), groups)
+    return scores - _group_sums(scores, groups) / count, count
 
 
-def _centred(scores: Tensor, group_size: int) -> Tensor:
-    grouped = _grouped(scores, group_size)
-    return grouped - grouped.mean(dim=1, keepdim=True)
+def _group_sums(values: Tensor, groups: Tensor) -> Tensor:
+    """The sum over each entry's group [B]; as a product of matrices, since GPUs add by index in no fixed order."""
+    member = one_hot(groups).double()
+    return (member @ (member.T @ values.double())).to(values.dtype)
 
 
 def _require_trajectories(*, mask: Tensor, **tensors: Tensor) -> None:

@@ -33,7 +33,7 @@ def clipped_policy_loss(
         advantages: Shape [B, T].
         clip_low: how far the ratio may fall below 1 and still count, in [0, 1]; usually 0.2 (D48).
         clip_high: how far it may rise above 1, at least 0; equal to clip_low unless asymmetric (D49).
-        dual_clip: c, greater than 1 + clip_high; 3 is usual; None for no bound (D49).
+        dual_clip: c, greater than 1; 3 is usual; None for no bound (D49).
 
     Returns:
         loss [B, T], and clipped [B, T], boolean, True where a bound is what counts: there the gradient is 0.
@@ -53,8 +53,8 @@ def clipped_policy_loss(
     loss, clipped = torch.maximum(unclipped_loss, clipped_loss), clipped_loss > unclipped_loss
     if dual_clip is None:
         return loss, clipped
-    if not dual_clip > 1.0 + clip_high:
-        raise ValueError(f"dual_clip must be greater than 1 + clip_high = {1.0 + clip_high:g}, got {dual_clip}")
+    if not dual_clip > 1.0:
+        raise ValueError(f"dual_clip must be greater than 1, or None for no bound, got {dual_clip}")
     bound = -advantages * dual_clip
     bounded = (advantages < 0) & (bound < loss)
     return torch.where(bounded, bound, loss), clipped | bounded

@@ -1,28 +1,50 @@
 """The reward artifact: which reward it is, with its options, and what a trained one saved.
 
-<payload>/reward.json            {"name", "version", "config"}
-<payload>/...                    what `save` of a trainable reward wrote
+<payload>/reward.json            {"name", "version", "offered_by", "config"[, "revisions"]}
+<payload>/...                    what `save` of a reward that has one wrote
+
+`revisions` says in which state the files were that the config names (`revision()` of the config dataclass, of nested
+rewards too): without it another state of them would give the same bytes, and whatever follows would count as a hit.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from alignpipe.api import BuildContext, Reward, Selected, TrainableReward
+from alignpipe.api import BuildContext, Reward, Selected, StageContext
+from alignpipe.dataset import Dataset
 from alignpipe.errors import RewardError
+from alignpipe.rewarding.judge import Judge
 
 _FILE = "reward.json"
 
 
-def save_reward(folder: Path, reward: Reward, selected: Selected, version: int) -> None:
-    """Write the reward's identity, and its state if it is a trained one."""
-    if isinstance(reward, TrainableReward):
+@runtime_checkable
+class _Kept(Protocol):
+    """A reward that keeps something in its artifact: what it was trained to, or a file it was made of."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, offered_by: str) -> None:
+    """Write the reward's identity, and what it keeps (`save`).
+
+    `version` is the component's, `offered_by` the distribution with its version.
+    """
+    if isinstance(reward, _Kept):
         reward.save(folder)
-    record = {"name": selected.name, "version": version, "config": plain(selected.config)}
+    config = plain(selected.config)
+    record = {"name": selected.name, "version": version, "offered_by": offered_by, "config": config}
+    revisions = dict(_revisions(selected.config, ""))
+    if revisions:
+        record["revisions"] = revisions
     (folder / _FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
@@ -34,11 +56,35 @@ def reward_name(folder: Path) -> str:
     return str(_record(folder)["name"])
 
 
+def open_judge(folder: Path, ctx: StageContext) -> Judge:
+    """The reward a folder holds, as stages ask it."""
+    record = _record(folder)
+    return Judge(
+        open_reward(folder, ctx), label(record["name"], record.get("offered_by", "of an earlier version")), ctx.scoring
+    )
+
+
+def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
+    """The reward that knows the truth about the data, if the data names one."""
+    if data.gold is None:
+        return None
+    gold = ctx.build(Selected("reward", data.gold.name, dict(data.gold.config)))
+    return Judge(gold, f"the data's gold reward {data.gold.name}", ctx.scoring)
+
+
+def label(name: str, offered_by: str) -> str:
+    """How messages name a reward."""
+    return f"reward {name} ({offered_by})"
+
+
 def open_reward(folder: Path, context: BuildContext) -> Reward:
-    """Build the reward a folder holds, its trained state loaded."""
+    """Build the reward a folder holds, what it kept loaded.
+
+    Raises `RewardError` if the folder is no reward artifact.
+    """
     record = _record(folder)
     reward: Reward = context.build(Selected("reward", record["name"], record["config"]))
-    if isinstance(reward, TrainableReward):
+    if isinstance(reward, _Kept):
         reward.load(folder)
     return reward
 
@@ -49,6 +95,24 @@ def _record(folder: Path) -> dict[str, Any]:
         raise RewardError(f"{folder} is no reward artifact: it has no {_FILE}")
     record: dict[str, Any] = json.loads(path.read_text())
     return record
+
+
+def _revisions(value: Any, where: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where, revision) of a config and of everything in it that has a `revision()`."""
+    if isinstance(value, Selected):
+        yield from _revisions(value.config, where)
+    elif is_dataclass(value) and not isinstance(value, type):
+        ask = getattr(value, "revision", None)
+        if callable(ask):
+            yield where, {str(name): str(state) for name, state in ask().items()}
+        for entry in fields(value):
+            yield from _revisions(getattr(value, entry.name), f"{where}.{entry.name}".strip("."))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _revisions(item, f"{where}.{name}".strip("."))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _revisions(item, f"{where}.{number}".strip("."))
 
 
 def plain(value: Any) -> Any:

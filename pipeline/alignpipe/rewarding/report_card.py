@@ -8,26 +8,37 @@ from typing import Any
 
 import torch
 
-from alignpipe.api import Reward, Sample
+from alignpipe.api import Sample
 from alignpipe.dataset import Dataset, Row
 from alignpipe.ops.calibration import expected_calibration_error
 from alignpipe.ops.correlation import spearman
 from alignpipe.ops.intervals import wilson_interval
 from alignpipe.ops.pairs import wins
-from alignpipe.rewarding.scoring import score
+from alignpipe.rewarding.judge import Judge, Scored
 
-_BATCH = 128
 _GROUPINGS = ("source", "confidence")
 """Columns of the pairs by which accuracy is given apart (D18): where a pair came from, how sure its labeller was."""
 _MOST_GROUPS = 12
 
 
-def report_card(reward: Reward, rows: Sequence[Row], name: str) -> dict[str, float]:
-    """Figures on held-out preference rows; see the README's table for what each one means.
+def report_card(judge: Judge, rows: Sequence[Row]) -> dict[str, float]:
+    """Figures on held-out preference rows; a pair counts if both its sides have a score, `failures` is the rest.
 
-    Raises `RewardError` as `score` does.
+    Raises `RewardError` as the judge does.
     """
-    chosen, rejected = (_score_column(reward, rows, column, name) for column in ("chosen", "rejected"))
+    chosen, rejected = (
+        judge.score([preference_sample(row, column) for row in rows]) for column in ("chosen", "rejected")
+    )
+    return card_of(rows, chosen, rejected)
+
+
+def card_of(rows: Sequence[Row], preferred: Scored, other: Scored) -> dict[str, float]:
+    """The figures from the scores of both sides of each pair; at least one pair must have both."""
+    kept = [index for index in preferred.kept if index not in other.failures]
+    failures = len(rows) - len(kept)
+    rows = [rows[index] for index in kept]
+    sides = (preferred, other)
+    chosen, rejected = (torch.tensor([side.total[index] for index in kept], dtype=torch.float64) for side in sides)
     right = wins(chosen, rejected)
     low, high = wilson_interval(float(right.sum()), len(rows))
     both = torch.cat([chosen, rejected])
@@ -41,6 +52,7 @@ def report_card(reward: Reward, rows: Sequence[Row], name: str) -> dict[str, flo
         "score_mean": float(both.mean()),
         "score_std": float(both.std(correction=0)),
         "pairs": float(len(rows)),
+        "failures": float(failures),
     }
     correlation = spearman(both, lengths)
     if not math.isnan(correlation):  # undefined where all scores, or all lengths, are equal
@@ -48,16 +60,6 @@ def report_card(reward: Reward, rows: Sequence[Row], name: str) -> dict[str, flo
     for column in _GROUPINGS:
         card.update(_accuracy_by(column, rows, right))
     return card
-
-
-def _score_column(reward: Reward, rows: Sequence[Row], column: str, name: str) -> torch.Tensor:
-    samples = [preference_sample(row, column) for row in rows]
-    scores = [
-        value
-        for start in range(0, len(samples), _BATCH)
-        for value in score(reward, samples[start : start + _BATCH], name).total
-    ]
-    return torch.tensor(scores, dtype=torch.float64)
 
 
 def preference_sample(row: Row, column: str) -> Sample:

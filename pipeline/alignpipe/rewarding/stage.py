@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from alignpipe.api import Artifact, Reward, Selected, StageContext, TrainableReward
-from alignpipe.dataset import Dataset
-from alignpipe.errors import PluginError
-from alignpipe.rewarding.artifact import save_reward
+from alignpipe.dataset import Dataset, Row
+from alignpipe.errors import DataError, PluginError
+from alignpipe.rewarding.artifact import label, save_reward
+from alignpipe.rewarding.judge import Judge
 from alignpipe.rewarding.report_card import report_card
 
 
 class RewardStage:
     """Builds a reward, trains it if it can be trained, writes its report card, and saves it."""
 
-    def __init__(self, selected: Selected, version: int) -> None:
+    def __init__(self, selected: Selected, version: int, offered_by: str) -> None:
         self._selected = selected
         self._version = version
+        self._offered_by = offered_by
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Leave `reward.json`, `report_card.json` and a trained reward's files in the payload.
+
+        Several processes train a reward together; rank 0 does the rest.
 
         Raises `PluginError` if the component builds something that cannot score.
         """
@@ -32,12 +36,26 @@ class RewardStage:
             )
         if isinstance(reward, TrainableReward):
             reward.fit(inputs, ctx)
-        data = Dataset(inputs["dataset"].folder)
-        card: dict[str, float] = {}
-        if data.count("preferences", "heldout"):
-            card = report_card(reward, data.rows("preferences", "heldout"), name)
+        if ctx.rank > 0:
+            return
+        judge = Judge(reward, label(name, self._offered_by), ctx.scoring)
+        rows = _pairs(judge, Dataset(inputs["dataset"].folder), ctx)
+        card = report_card(judge, rows) if rows else {}
+        if card:
             ctx.log({f"heldout/{figure}": value for figure, value in card.items()})
-        else:
-            ctx.say("no held-out preferences, so no report card")
-        save_reward(ctx.payload, reward, self._selected, self._version)
+        save_reward(ctx.payload, reward, self._selected, self._version, self._offered_by)
         (ctx.payload / "report_card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+
+
+def _pairs(judge: Judge, data: Dataset, ctx: StageContext) -> Sequence[Row]:
+    """The held-out pairs for the report card; none, and a word why, if there are none that the reward could read."""
+    if not data.count("preferences", "heldout"):
+        ctx.say("no held-out preferences, so no report card")
+        return []
+    rows = data.rows("preferences", "heldout")
+    try:
+        judge.check_columns(rows, "held-out preferences", "so there is no report card")
+    except DataError as lacking:  # what is practised on may have the column all the same
+        ctx.say(str(lacking))
+        return []
+    return rows

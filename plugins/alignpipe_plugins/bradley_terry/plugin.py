@@ -20,4 +20,5 @@ def alignpipe_components() -> Iterable[Component]:
         needs={"dataset": Port("dataset"), "policy": Port("policy", default="nearest_or_base", required=False)},
         makes="reward",
         uses=("model", "rollout"),
+        parallel=True,
     )

@@ -29,6 +29,7 @@ from alignpipe.training.models import (
     open_policy,
     save_checkpoint,
 )
+from alignpipe.training.parallel import Team, join
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
 from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint, fit_length, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
@@ -55,14 +56,14 @@ class BradleyTerryReward:
 
         Raises `DataError` if there are no pairs, or a prompt is too long.
         """
-        config = self._config
+        config, team = self._config, join(ctx)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("preferences", "train")
         source: ModelSource = ctx.build(ctx.slots["model"])
         policy = open_policy(
             source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed
         )
-        scorer = _scorer_from(policy, source, inputs.get("policy"), ctx)
+        scorer = _scorer_from(policy, source, inputs.get("policy"), ctx, team)
         self._use(scorer, policy.tokenizer)
         pad_id = int(policy.tokenizer.pad_token_id)
         train_set = tokenise(rows, policy.tokenizer, self._length)
@@ -77,13 +78,14 @@ class BradleyTerryReward:
         def evaluate() -> dict[str, float]:
             if not heldout:
                 return {}
-            means = supervised.mean_over(heldout, config.micro_batch_size, loss, scorer)
+            means = supervised.mean_over(heldout, config.micro_batch_size, loss, scorer, team)
             return {f"eval_{name}": value for name, value in means.items()}
 
-        supervised.train(
-            scorer, train_set, loss, evaluate, _loop_options(config, steps), ctx, ("loss", "accuracy", "eval_accuracy")
-        )
+        watch = ("loss", "accuracy", "eval_accuracy")
+        supervised.train(scorer, train_set, loss, evaluate, _loop_options(config, steps), ctx, watch, team)
         scorer.eval()
+        if not team.leads:
+            return
         self._normalise(policy, data, rows, ctx)
         with torch.no_grad():
             mismatch = layout_mismatch(scorer, (heldout or train_set)[:_BATCH], pad_id, ctx.device)
@@ -188,11 +190,14 @@ class BradleyTerryReward:
         return as_samples(policy.tokenizer, rows, prompts, responses)
 
 
-def _scorer_from(policy: Policy, source: ModelSource, artifact: Artifact | None, ctx: StageContext) -> TokenScorer:
+def _scorer_from(
+    policy: Policy, source: ModelSource, artifact: Artifact | None, ctx: StageContext, team: Team
+) -> TokenScorer:
     """The policy's backbone with a new head (D09, D10)."""
     folder = artifact.folder if artifact is not None and artifact.stage != "base" else ctx.work / "base"
-    if not (folder / "config.json").is_file() or folder == ctx.work / "base":
+    if team.leads and (not (folder / "config.json").is_file() or folder == ctx.work / "base"):
         save_checkpoint(policy.model, policy.tokenizer, folder)
+    team.wait()
     model = source.load_scorer(folder)
     fit_tokenizer(model, policy.tokenizer)
     new_score_head(model, torch.Generator().manual_seed(ctx.seed))

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignpipe.api import Reward, Sample
+from alignpipe.api import Sample
 from alignpipe.dataset import Row
 from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.text import distinct_n
-from alignpipe.rewarding.scoring import Scored, score
 from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response_logprobs
 from alignpipe.training.models import Policy, context_length
 from alignpipe.training.rollouts import Response, Rollout, as_samples
@@ -73,18 +72,6 @@ def swapped(samples: Sequence[Sample]) -> list[Sample]:
         )
         for own, other in zip(samples, [*samples[1:], *samples[:1]], strict=True)
     ]
-
-
-def scores_of(samples: Sequence[Sample], reward: Reward, name: str) -> Scored:
-    """All scores, in batches; raises `RewardError` as `score` does."""
-    total: list[float] = []
-    parts: dict[str, list[float]] = {}
-    for start in range(0, len(samples), _BATCH):
-        batch = score(reward, samples[start : start + _BATCH], name)
-        total += batch.total
-        for part, values in batch.parts.items():
-            parts.setdefault(part, []).extend(values)
-    return Scored(total, parts)
 
 
 def kl_to(policy: Policy, other: Policy, answers: Answers, temperature: float, device: str) -> list[float]:

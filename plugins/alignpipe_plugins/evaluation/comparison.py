@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from alignpipe.ops.intervals import bootstrap_interval
 from alignpipe.ops.pairs import wins
-from alignpipe.rewarding.scoring import Scored
+from alignpipe.rewarding.judge import Scored
 
 Line = list[str | float | None]
 """A line of the report's table: label, baseline, policy."""
@@ -25,16 +26,21 @@ def compare(
 ) -> dict[str, float]:
     """Mean, parts and, against `theirs`, the win rate with its bootstrap interval over prompts (ties count half).
 
-    `mismatched` are the scores of our answers to other prompts than their own.
+    `mismatched` are the scores of our answers to other prompts than their own. An answer without a score counts
+    nowhere, its prompt not in the win rate; `failures` is how many there are.
     """
-    scores = torch.tensor(ours.total, dtype=torch.float64)
+    scores = _numbers(ours.total, ours.kept)
     figures = {"mean": float(scores.mean()), "std": float(scores.std(correction=0))}
     figures.update({f"part/{name}": _mean(values) for name, values in ours.parts.items()})
+    failures = sum(len(side.failures) for side in (ours, theirs, mismatched) if side is not None)
+    if failures:
+        figures["failures"] = float(failures)
     if mismatched is not None:
         figures["mismatched_mean"] = _mean(mismatched.total)
     if theirs is None:
         return figures
-    outcome = wins(scores, torch.tensor(theirs.total, dtype=torch.float64))
+    both = [index for index in ours.kept if index not in theirs.failures]
+    outcome = wins(_numbers(ours.total, both), _numbers(theirs.total, both))
     low, high = bootstrap_interval(outcome, torch.Generator().manual_seed(seed), confidence, resamples)
     return {
         **figures,
@@ -57,5 +63,10 @@ def rows_of(title: str, figures: Mapping[str, float], confidence: float) -> list
     return lines
 
 
+def _numbers(values: Sequence[float], kept: Sequence[int]) -> Tensor:
+    return torch.tensor([values[index] for index in kept], dtype=torch.float64)
+
+
 def _mean(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).mean())
+    """The mean of those that are there; NaN stands for a missing one."""
+    return float(torch.tensor(values, dtype=torch.float64).nanmean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,12 @@ class Report:
         if self.theirs is not None:
             line["baseline"] = self.theirs.samples[index].response
         for title, (own, other) in self.columns.items():
-            line[f"policy_{title}"] = own[index]
+            line[f"policy_{title}"] = _or_null(own[index])
             if other is not None:
-                line[f"baseline_{title}"] = other[index]
+                line[f"baseline_{title}"] = _or_null(other[index])
         return line
+
+
+def _or_null(value: float) -> float | None:
+    """A number for JSON, which has no NaN: what an answer without a score has."""
+    return None if math.isnan(value) else value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, BuildContext, Reward, Selected, StageContext
+from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row, Split
-from alignpipe.rewarding.artifact import open_reward, reward_name
+from alignpipe.rewarding.artifact import open_gold, open_judge
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.models import ModelSource, Policy, open_policy
 from alignpipe.training.rollouts import Rollout, episode_uniforms
 from alignpipe.training.tokens import fingerprint, text_of
-from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, scores_of, swapped
+from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, swapped
 from alignpipe_plugins.evaluation.comparison import compare, rows_of
 from alignpipe_plugins.evaluation.config import EvalConfig
 from alignpipe_plugins.evaluation.report import Report
@@ -48,8 +49,9 @@ class EvalStage:
         ctx.progress(2, 3, unit="part")
 
         report = Report(ours, theirs)
-        for title, (name, reward) in _judges(inputs, data, ctx).items():
-            self._judge(title, name, reward, report, ctx.seed)
+        for title, judge in _judges(inputs, data, ctx).items():
+            judge.check_columns(rows, "held-out prompts")
+            self._judge(title, judge, report, ctx.seed)
         self._measure_kl(policy, baseline, report, ctx)
         _describe(report)
         self._perplexities(data, policy, baseline, report, ctx)
@@ -71,15 +73,15 @@ class EvalStage:
         key = f"{ctx.stage}.max_response_tokens"
         return answer(policy, name, rows, rollout, uniforms, self._config.temperature, key)
 
-    def _judge(self, title: str, name: str, reward: Reward, report: Report, seed: int) -> None:
+    def _judge(self, title: str, judge: Judge, report: Report, seed: int) -> None:
         """Score both sides, and our answers to each other's prompts."""
         config, ours, theirs = self._config, report.ours.samples, report.theirs
-        our_scores = scores_of(ours, reward, name)
-        their_scores = scores_of(theirs.samples, reward, name) if theirs is not None else None
+        our_scores = judge.score(ours)
+        their_scores = judge.score(theirs.samples) if theirs is not None else None
         compared = compare(
             our_scores,
             their_scores,
-            scores_of(swapped(ours), reward, name) if len(ours) > 1 else None,
+            judge.score(swapped(ours)) if len(ours) > 1 else None,
             seed=seed,
             confidence=config.confidence,
             resamples=config.resamples,
@@ -87,6 +89,8 @@ class EvalStage:
         report.figures.update({f"{title}/{key}": value for key, value in compared.items()})
         report.table += rows_of(title, compared, config.confidence)
         report.columns[title] = (our_scores.total, their_scores.total if their_scores is not None else None)
+        for part, values in our_scores.parts.items():
+            report.columns[f"{title}_{part}"] = (values, their_scores.parts.get(part) if their_scores else None)
 
     def _measure_kl(self, policy: Policy, baseline: Policy | None, report: Report, ctx: StageContext) -> None:
         if baseline is None:
@@ -121,16 +125,13 @@ def _describe(report: Report) -> None:
     report.table += [[label, other.get(name), own[name]] for name, label in _LABELS.items()]
 
 
-def _judges(inputs: Mapping[str, Artifact], data: Dataset, ctx: StageContext) -> dict[str, tuple[str, Reward]]:
+def _judges(inputs: Mapping[str, Artifact], data: Dataset, ctx: StageContext) -> dict[str, Judge]:
     """The rewards to score with: the run's, and the data's gold one."""
-    judges: dict[str, tuple[str, Reward]] = {}
-    if "reward" in inputs:
-        folder = inputs["reward"].folder
-        judges["reward"] = (reward_name(folder), open_reward(folder, ctx))
-    if data.gold is not None:
-        gold = ctx.build(Selected("reward", data.gold.name, dict(data.gold.config)))
-        judges["gold"] = (data.gold.name, gold)
-    return judges
+    gold = open_gold(data, ctx)
+    return {
+        **({"reward": open_judge(inputs["reward"].folder, ctx)} if "reward" in inputs else {}),
+        **({"gold": gold} if gold is not None else {}),
+    }
 
 
 def build(config: EvalConfig, context: BuildContext) -> EvalStage:

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from safetensors.torch import load_model, save_model
 from torch import nn
+
+from alignpipe.training.parallel import ALONE, Team
 
 
 class Best:
     """The best weights so far, kept in the work folder, one file per step.
 
     A checkpoint remembers `value` and `step` only, so the file it means must stay until the next checkpoint is there:
-    `drop_others` is called then.
+    `drop_others` is called then. Of the processes of `team` rank 0 has the file; all know value and step.
     """
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, team: Team = ALONE) -> None:
         self._folder = work / "best"
+        self._leads = team.leads
         self.value: float | None = None
         self.step: int | None = None
 
     def offer(self, value: float, step: int, network: nn.Module) -> None:
-        """Keep the network's weights if `value` beats the best."""
-        if self.value is not None and not value > self.value:
+        """Keep the network's weights if `value` beats the best; a value that is not finite never does."""
+        if not math.isfinite(value) or (self.value is not None and value <= self.value):
             return
-        self._folder.mkdir(exist_ok=True)
-        draft = self._folder / "draft"
-        save_model(network, str(draft))
-        draft.replace(self._file(step))
+        if self._leads:
+            self._folder.mkdir(exist_ok=True)
+            draft = self._folder / "draft"
+            save_model(network, str(draft))
+            draft.replace(self._file(step))
         self.value, self.step = value, step
 
     def drop_others(self) -> None:
         """Delete the weights that have been beaten."""
+        if not self._leads:
+            return
         for path in self._folder.glob("step-*"):
             if self.step is None or path != self._file(self.step):
                 path.unlink()
 
     def restore(self, network: nn.Module) -> None:
-        """Load the kept weights; raises `ValueError` if none were kept."""
+        """Load the kept weights, on rank 0; raises `ValueError` if none were kept."""
         if self.step is None:
             raise ValueError("no weights were kept: nothing was offered")
-        load_model(network, str(self._file(self.step)))
+        if self._leads:
+            load_model(network, str(self._file(self.step)))
 
     def _file(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}.safetensors"

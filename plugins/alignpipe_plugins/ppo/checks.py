@@ -1,10 +1,14 @@
-"""The checks every training makes before it trusts its own first update (D64, D65)."""
+"""The checks every training makes: before it trusts its own first update (D64, D65), and before it keeps weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
 from alignpipe.errors import TrainingError
+from alignpipe.training.linears import multiplied_in
 
 _WORST_RATIO = 1e-3
 """How far any first ratio may be from 1 in float32: the same forward pass in another batch rounds to about 1e-5."""
@@ -44,5 +48,15 @@ def check_first_kl(kl: Tensor, network: nn.Module) -> None:
         )
 
 
+def check_finite(networks: Mapping[str, nn.Module], update: int) -> None:
+    """Weights that are not finite are never kept, neither as a checkpoint nor as the result.
+
+    Raises `TrainingError` with the network's name.
+    """
+    for name, network in networks.items():
+        if not all(bool(torch.isfinite(value).all()) for value in network.parameters()):
+            raise TrainingError(f"the {name}'s weights are not finite after update {update}; lower its learning rate")
+
+
 def _dtype(network: nn.Module) -> str:
-    return str(next(network.parameters()).dtype).removeprefix("torch.")
+    return str(multiplied_in(network)).removeprefix("torch.")

@@ -8,61 +8,111 @@ import torch
 from torch import Tensor
 
 from alignpipe.ops.kl import kl_k1
-from alignpipe.ops.shaping import replace_missing_eos
+from alignpipe.ops.shaping import clip_scores, last_kept, replace_missing_eos
 from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response_logprobs, state_values
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.players import Players, make_samples
+from alignpipe_plugins.ppo.together import score_together
 
 _SCORING_BATCH = 32
 """Rows of a forward pass without gradients, which holds no activations."""
 
 
 def collect(
-    players: Players, prompts: Prompts, uniforms: Tensor, *, missing_eos_score: float | None, clock: Clock
+    players: Players,
+    prompts: Prompts,
+    uniforms: Tensor,
+    clock: Clock,
+    *,
+    score_clip: float | None,
+    missing_eos_score: float | None,
 ) -> Episodes:
     """Collect one update's episodes; `uniforms` [B, most response tokens] are its random stream (D28).
 
     The log-probabilities of the sampled tokens come from a fresh forward pass in the layout of the training (D27).
 
-    Raises `RewardError` if the reward does not give one finite score per sample.
+    An episode that the reward fails on is left out, and counted.
+
+    Raises `RewardError` if it fails on more than `scoring.failure_budget` allows.
     """
     # 1. sample, stopping at the end-of-sequence token (D22, D23)
     responses = players.sample(prompts, uniforms)
     clock.lap("generate")
     # 2. the frozen models, once each, over rows of like length
     size = (len(responses), max(len(response.ids) for response in responses))
-    mask = torch.zeros(size, dtype=torch.bool, device=players.device)
-    logprobs, ref_logprobs, entropies, values = (torch.zeros(size, device=players.device) for _ in range(4))
+    lengths = torch.tensor([len(response.ids) for response in responses], device=players.device)
+    mask = torch.arange(size[1], device=players.device) < lengths[:, None]
+    logprobs, ref_logprobs, entropies = (torch.zeros(size, device=players.device) for _ in range(3))
+    values = None if players.critic is None else torch.zeros(size, device=players.device)
     temperature = players.temperature
     with torch.no_grad():
         for rows, batch in token_batches(players, prompts, responses):
             width = batch.response_mask.shape[1]
-            mask[rows, :width] = batch.response_mask
             logp, entropy = response_logprobs(players.network, batch, temperature, with_entropy=True)
             assert entropy is not None  # it was asked for
             logprobs[rows, :width], entropies[rows, :width] = logp, entropy
             ref_logprobs[rows, :width] = response_logprobs(players.reference, batch, temperature)[0]
-            values[rows, :width] = state_values(players.critic, batch)
+            if players.critic is not None and values is not None:
+                values[rows, :width] = state_values(players.critic, batch)
+    logprobs, ref_logprobs, entropies = (players.team.sum(table) for table in (logprobs, ref_logprobs, entropies))
+    values = None if values is None else players.team.sum(values)
     clock.lap("forward")
     # 3. the reward
-    scored = players.judge.score(make_samples(players.policy, prompts, responses))
+    samples = make_samples(players.policy, prompts, responses)
+    scored = score_together(players.team, players.judge, samples)
     ended = torch.tensor([response.ended for response in responses], device=players.device)
-    scores = torch.tensor(scored.total, device=players.device)
-    if missing_eos_score is not None:
-        scores = replace_missing_eos(scores, ended, missing_eos_score)
+    scores = shape_scores(torch.tensor(scored.total, device=players.device), ended, score_clip, missing_eos_score)
     clock.lap("score")
-    parts = {name: torch.tensor(column) for name, column in scored.parts.items()}
-    return Episodes(prompts, responses, mask, logprobs, ref_logprobs, entropies, values, scores, ended, parts)
+    episodes = Episodes(
+        prompts,
+        responses,
+        samples,
+        mask,
+        logprobs,
+        ref_logprobs,
+        entropies,
+        values,
+        scores,
+        ended,
+        parts={name: torch.tensor(column) for name, column in scored.parts.items()},
+        token_scores=_over_tokens(scored.per_token, scores, mask),
+        numbers=range(len(responses)),
+        failures=scored.failure_counts(),
+    )
+    return episodes.select(scored.kept) if scored.failures else episodes
+
+
+def _over_tokens(per_token: Sequence[Sequence[float]] | None, scores: Tensor, mask: Tensor) -> Tensor | None:
+    """Scores split over tokens [B, T]; what clipping or a missing end changed in a score, on the last token."""
+    if per_token is None:
+        return None
+    split = torch.zeros(mask.shape, device=mask.device)
+    for row, values in enumerate(per_token):
+        split[row, : len(values)] = torch.tensor(values, device=mask.device)
+    last = last_kept(mask).unsqueeze(1)
+    return split.scatter_add(1, last, (scores.to(split.dtype) - split.sum(1)).unsqueeze(1))
+
+
+def shape_scores(scores: Tensor, ended: Tensor, score_clip: float | None, missing_eos_score: float | None) -> Tensor:
+    """The scores that are trained on: the reward's, clipped (D39), a missing end replaced (D25); both [B]."""
+    if score_clip is not None:
+        scores = clip_scores(scores, score_clip)
+    return scores if missing_eos_score is None else replace_missing_eos(scores, ended, missing_eos_score)
 
 
 def token_batches(
     players: Players, prompts: Prompts, responses: Sequence[Response]
 ) -> Iterator[tuple[list[int], TokenBatch]]:
-    """Rows of like length with their token batch, for forward passes without gradients."""
+    """Rows of like length with their token batch, for forward passes without gradients; each process gets its share.
+
+    Tables that are filled so hold zeros in the rows of the other processes: their sum over the team is whole.
+    """
     lengths = [len(ids) + len(response.ids) for ids, response in zip(prompts.ids, responses, strict=True)]
-    for rows in by_length(lengths, _SCORING_BATCH):
+    own = players.team.share(lengths)
+    for group in by_length([lengths[row] for row in own], _SCORING_BATCH):
+        rows = [own[index] for index in group]
         ids = [prompts.ids[row] for row in rows]
         yield rows, pad_rows(ids, [responses[row].ids for row in rows], players.pad_id, players.device)
 
@@ -75,4 +125,4 @@ def reference_kl(players: Players, prompts: Prompts, responses: Sequence[Respons
             ours, _ = response_logprobs(players.network, batch, players.temperature)
             theirs, _ = response_logprobs(players.reference, batch, players.temperature)
             kl[rows] = kl_k1(ours, theirs).sum(1)
-    return kl
+    return players.team.sum(kl)

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from alignpipe.ops.correlation import pearson
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import ModelSource, Policy, TokenScorer, load_tokenizer, save_checkpoint
+from alignpipe.training.parallel import ALONE, Team
 from alignpipe.training.rollouts import Response
 from alignpipe.training.tokens import fingerprint
 from alignpipe_plugins.ppo.episodes import Prompts
-from alignpipe_plugins.ppo.players import Judge, make_samples
+from alignpipe_plugins.ppo.players import make_samples
+from alignpipe_plugins.ppo.together import score_together
 
 _PROBES = 32
 _SAME = 0.99
@@ -22,7 +25,14 @@ _SAME = 0.99
 
 
 def start_critic(
-    policy: Policy, source: ModelSource, judge: Judge, folder: Path, prompts: Prompts, work: Path, device: str
+    policy: Policy,
+    source: ModelSource,
+    judge: Judge,
+    folder: Path,
+    prompts: Prompts,
+    work: Path,
+    device: str,
+    team: Team = ALONE,
 ) -> TokenScorer:
     """The critic before training; `folder` is the reward's payload, `work` a folder for intermediate files.
 
@@ -30,10 +40,12 @@ def start_critic(
     """
     if _reads_tokens_of(policy, folder):
         critic = TokenScorer(source.load_scorer(folder)).to(device).eval()
-        if _read_as_reward(critic, policy, judge, prompts, device):
+        if _read_as_reward(critic, policy, judge, prompts, device, team):
             return critic
     start = work / "critic_start"
-    save_checkpoint(policy.model, policy.tokenizer, start)
+    if team.leads:
+        save_checkpoint(policy.model, policy.tokenizer, start)
+    team.wait()
     critic = TokenScorer(source.load_scorer(start)).to(device).eval()
     for parameter in cast(nn.Module, critic.model.score).parameters():
         nn.init.zeros_(parameter)
@@ -47,7 +59,9 @@ def _reads_tokens_of(policy: Policy, folder: Path) -> bool:
     return fingerprint(load_tokenizer(folder)) == fingerprint(policy.tokenizer)
 
 
-def _read_as_reward(critic: TokenScorer, policy: Policy, judge: Judge, prompts: Prompts, device: str) -> bool:
+def _read_as_reward(
+    critic: TokenScorer, policy: Policy, judge: Judge, prompts: Prompts, device: str, team: Team
+) -> bool:
     """Scale and shift the critic's head until it gives the reward's own scores; False if it never would.
 
     A reward may normalise what its head says (D15, D16) and a critic must predict the normalised score: it is clipped
@@ -58,7 +72,10 @@ def _read_as_reward(critic: TokenScorer, policy: Policy, judge: Judge, prompts: 
     if len(probes.ids) < 2:
         return False
     ends = [Response([int(policy.tokenizer.eos_token_id)], ended=True) for _ in probes.ids]
-    wanted = torch.tensor(judge.score(make_samples(policy, probes, ends)).total, dtype=torch.float64)
+    scored = score_together(team, judge, make_samples(policy, probes, ends))
+    if scored.failures:
+        return False
+    wanted = torch.tensor(scored.total, dtype=torch.float64)
     batch = pad_rows(probes.ids, [end.ids for end in ends], int(policy.tokenizer.pad_token_id), device)
     with torch.no_grad():
         raw = last_token_scores(critic, batch).double().cpu()

@@ -6,12 +6,13 @@ B episodes, T the longest response of the update. Masks are True where a respons
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alignpipe.api import Sample
 from alignpipe.training.batches import TokenBatch, pad_rows
 from alignpipe.training.rollouts import Response
 
@@ -35,16 +36,21 @@ class Episodes:
     # what was sampled
     prompts: Prompts
     responses: Sequence[Response]
+    samples: Sequence[Sample]  # the same as a reward sees it
     mask: Tensor  # [B, T] bool
     # before the update, of the sampled tokens; 0 where the mask is False
     logprobs: Tensor  # [B, T] under the policy that sampled them
     ref_logprobs: Tensor  # [B, T] under the reference
     entropies: Tensor  # [B, T] of the policy, nats
-    values: Tensor  # [B, T] the critic's, of the states the tokens were chosen in
+    values: Tensor | None  # [B, T] the critic's, of the states the tokens were chosen in; None without a critic
     # outcomes
-    scores: Tensor  # [B] the reward's, a missing end replaced (D25)
+    scores: Tensor  # [B] the reward's, clipped (D39), a missing end replaced (D25)
     ended: Tensor  # [B] bool
-    parts: Mapping[str, Tensor]  # each [B]
+    parts: Mapping[str, Tensor]  # each [B], NaN where a sample does not have the part
+    token_scores: Tensor | None  # [B, T] the scores split over tokens, where the reward does that
+    # which of the update's episodes these are: all, but for those that the reward failed on
+    numbers: Sequence[int]
+    failures: Mapping[str, int]  # how many it failed on, by kind
 
     def __post_init__(self) -> None:
         shape = (len(self.responses), max(len(response.ids) for response in self.responses))
@@ -54,6 +60,27 @@ class Episodes:
             value = getattr(self, entry.name)
             if isinstance(value, Tensor) and value.shape not in (shape, shape[:1]):
                 raise ValueError(f"{entry.name} has shape {tuple(value.shape)}, expected {shape} or {shape[:1]}")
+
+    def select(self, rows: Sequence[int]) -> Episodes:
+        """Some of the episodes, as an update of their own."""
+        width = max(len(self.responses[row].ids) for row in rows)
+        index = torch.tensor(rows, device=self.mask.device)
+
+        def cut(value: Tensor) -> Tensor:
+            return value[index, :width] if value.dim() > 1 else value[index.to(value.device)]
+
+        tensors: dict[str, Any] = {
+            entry.name: cut(value) for entry in fields(self) if isinstance(value := getattr(self, entry.name), Tensor)
+        }
+        return replace(
+            self,
+            **tensors,
+            prompts=self.prompts.select(rows),
+            responses=[self.responses[row] for row in rows],
+            samples=[self.samples[row] for row in rows],
+            parts={name: cut(values) for name, values in self.parts.items()},
+            numbers=[self.numbers[row] for row in rows],
+        )
 
     def batch(self, rows: Sequence[int], pad_id: int) -> TokenBatch:
         """The token batch of some episodes."""

@@ -23,14 +23,14 @@ def update_metrics(
     """The figures of one update.
 
     `sequence_kl` [B] in nats by k1, `penalty_kl` [B] by the estimator the penalty uses, `returns` [B, T]. A figure that
-    is not defined is left out: the explained variance of returns that do not vary, the norm of a gradient not taken.
+    is not defined is left out: what belongs to a critic where there is none, the explained variance of returns that do
+    not vary, the norm of a gradient not taken.
     """
     mask = episodes.mask
     lengths = mask.sum(1).float()
     scores = float(episodes.scores.mean())
     non_score_reward = -kl_coef * float(penalty_kl.mean())
     ratio = statistics.mean("ratio")
-    explained = float(explained_variance(episodes.values, returns, mask))
     return {
         "objective/kl": float(sequence_kl.mean()),
         "objective/entropy": float(-episodes.logprobs.sum(1).mean()),
@@ -41,19 +41,29 @@ def update_metrics(
         "policy/clipfrac_avg": statistics.mean("clipfrac"),
         "policy/entropy_avg": float(masked_mean(episodes.entropies, mask)),
         "loss/policy_avg": statistics.mean("policy_loss"),
-        "loss/value_avg": statistics.mean("value_loss"),
-        "val/clipfrac_avg": statistics.mean("value_clipfrac"),
+        **_of_the_critic(episodes, returns, statistics),
         "val/ratio": ratio,
         "val/ratio_var": max(0.0, statistics.mean("ratio_squared") - ratio**2),
         "val/num_eos_tokens": float(episodes.ended.sum()),
-        **({} if math.isnan(explained) else {"val/explained_variance": explained}),
         "val/returns_mean": float(masked_mean(returns, mask)),
         "val/returns_var": float(masked_var(returns, mask)),
         "response_length/mean": float(lengths.mean()),
         "response_length/max": float(lengths.max()),
         "response_length/truncated_frac": 1.0 - float(episodes.ended.float().mean()),
         "reward/std": float(episodes.scores.std(correction=0)),
-        **{f"reward/part/{name}": float(values.mean()) for name, values in episodes.parts.items()},
+        **{f"reward/part/{name}": float(values.nanmean()) for name, values in episodes.parts.items()},
+        **{f"reward_failures/{kind}": float(count) for kind, count in episodes.failures.items()},
         **{f"grad_norm/{name}": sum(norms) / len(norms) for name, norms in statistics.norms.items()},
         "kl_coef": kl_coef,
+    }
+
+
+def _of_the_critic(episodes: Episodes, returns: Tensor, statistics: StepStatistics) -> dict[str, float]:
+    if episodes.values is None:
+        return {}
+    explained = float(explained_variance(episodes.values, returns, episodes.mask))
+    return {
+        "loss/value_avg": statistics.mean("value_loss"),
+        "val/clipfrac_avg": statistics.mean("value_clipfrac"),
+        **({} if math.isnan(explained) else {"val/explained_variance": explained}),
     }

@@ -1,4 +1,4 @@
-"""Who takes part in a PPO training: the models, the reward, and how responses are sampled."""
+"""Who takes part in a training: the models, the reward, and how responses are sampled."""
 
 from __future__ import annotations
 
@@ -7,42 +7,34 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from alignpipe.api import Reward, Sample
-from alignpipe.rewarding.scoring import Scored, score
+from alignpipe.api import Sample
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.models import Policy, TokenScorer
+from alignpipe.training.parallel import ALONE, Team
 from alignpipe.training.rollouts import Response, Rollout, as_samples
 from alignpipe_plugins.ppo.episodes import Prompts
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A reward with its option's name, for messages."""
-
-    reward: Reward
-    name: str
-
-    def score(self, samples: Sequence[Sample]) -> Scored:
-        """One finite score per sample; raises `RewardError` naming the reward if it does not give that."""
-        return score(self.reward, samples, self.name)
-
-
-@dataclass(frozen=True)
 class Players:
-    """The models, the reward and the sampler of a PPO training.
+    """The models, the reward and the sampler of a training.
 
     `network` is what is trained in the policy's place: `policy.model` itself, or that model with adapters in it.
-    `starts_as_reference` says that policy and reference come from the same checkpoint, so that D65 applies.
+    `critic` is None for an estimator without one. `starts_as_reference` says that policy and reference come from the
+    same checkpoint, so that D65 applies.
     """
 
     policy: Policy
     network: nn.Module
     reference: nn.Module
-    critic: TokenScorer
+    critic: TokenScorer | None
     judge: Judge
     rollout: Rollout
     temperature: float
     device: str
     starts_as_reference: bool
+    team: Team = ALONE
+    """The processes that train together: each samples, scores and learns from its share."""
 
     @property
     def pad_id(self) -> int:
@@ -50,16 +42,23 @@ class Players:
         return int(self.policy.tokenizer.pad_token_id)
 
     def sample(self, prompts: Prompts, uniforms: Tensor) -> list[Response]:
-        """One response per prompt by the network as it is now; `uniforms` [B, most response tokens]."""
+        """One response per prompt by the network as it is now; `uniforms` [B, most response tokens].
+
+        A response depends on its own row of uniforms only, so that it does not matter which process samples it (D28).
+        """
         self.network.eval()
         eos_id = int(self.policy.tokenizer.eos_token_id)
-        return self.rollout.sample(
-            self.network,  # type: ignore[arg-type]  # with adapters it is no PreTrainedModel, but is called as one
-            prompts.ids,
-            uniforms,
-            temperature=self.temperature,
-            eos_id=eos_id,
-        )
+
+        def sample(rows: Sequence[int]) -> list[Response]:
+            return self.rollout.sample(
+                self.network,  # type: ignore[arg-type]  # with adapters it is no PreTrainedModel, but is called as one
+                [prompts.ids[row] for row in rows],
+                uniforms[rows],
+                temperature=self.temperature,
+                eos_id=eos_id,
+            )
+
+        return self.team.spread([len(ids) for ids in prompts.ids], sample)
 
 
 def make_samples(policy: Policy, prompts: Prompts, responses: Sequence[Response]) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""The stage of ppo=ppo: loads the players, trains, leaves an ordinary checkpoint."""
+"""The stage of every ppo option: loads the players, trains, leaves an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from alignpipe.api import Artifact, BuildContext, Selected, StageContext
+from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
-from alignpipe.errors import ConfigError, ModelError
-from alignpipe.rewarding.artifact import open_reward, reward_name
+from alignpipe.errors import ConfigError, ModelError, TrainingError
+from alignpipe.rewarding.artifact import open_gold, open_judge
+from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
+from alignpipe.training.parallel import join
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
-from alignpipe_plugins.ppo.config import PPOConfig, Select
+from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig, Select
 from alignpipe_plugins.ppo.critic import start_critic
 from alignpipe_plugins.ppo.episodes import Prompts
+from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.loop import train_ppo
-from alignpipe_plugins.ppo.players import Judge, Players
+from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.validation import Validation
 
 _VALIDATION_STREAM = -1
@@ -27,7 +30,7 @@ _VALIDATION_STREAM = -1
 class PPOStage:
     """Trains the policy port's model against the reward port's reward."""
 
-    def __init__(self, config: PPOConfig) -> None:
+    def __init__(self, config: LoopConfig) -> None:
         self._config = config
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
@@ -37,7 +40,7 @@ class PPOStage:
         with other tokens than the policy, `ConfigError` for `select=best` without held-out prompts, and what
         `train_ppo` raises.
         """
-        config = self._config
+        config, team = self._config, join(ctx)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("prompts", "train")
         source: ModelSource = ctx.build(ctx.slots["model"])
@@ -53,9 +56,12 @@ class PPOStage:
                 "name a checkpoint with the policy's own tokens"
             )
         folder = inputs["reward"].folder
-        judge = Judge(open_reward(folder, ctx), reward_name(folder))
+        judge = open_judge(folder, ctx)
+        judge.check_columns(rows, "training prompts")
         # Before `adapt`, which may put adapters into the policy's model.
-        critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device)
+        critic = None
+        if isinstance(config, PPOConfig):
+            critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
         players = Players(
             policy=policy,
             network=_without_dropout(source.adapt(policy.model)).to(ctx.device),
@@ -66,9 +72,16 @@ class PPOStage:
             temperature=config.temperature,
             device=ctx.device,
             starts_as_reference=start == kept,
+            team=team,
         )
-        train_ppo(players, prompts, validation, config, ctx)
-        save_checkpoint(source.merge(players.network), policy.tokenizer, ctx.payload)
+        try:
+            train_ppo(players, prompts, validation, config, ctx)
+        except TrainingError as error:
+            ctx.alert("failed", str(error), level="error")
+            raise TrainingError(f"{error}{what_is_left(ctx)}") from error
+        if team.leads:
+            KeptEpisodes(ctx.work).write(ctx.payload)
+            save_checkpoint(source.merge(players.network), policy.tokenizer, ctx.payload)
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
         room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"
@@ -83,14 +96,18 @@ class PPOStage:
             return None
         prompts = self._prompts(data.rows("prompts", "heldout")[: config.eval_prompts], policy, ctx)
         uniforms = episode_uniforms(ctx.seed, _VALIDATION_STREAM, len(prompts.ids), config.max_response_tokens)
-        return Validation(prompts, uniforms, open_gold(data, ctx), config.missing_eos_score)
+        return Validation(prompts, uniforms, open_gold(data, ctx), config.score_clip, config.missing_eos_score)
 
 
-def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
-    """The reward that knows the truth about the data, if the data names one."""
-    if data.gold is None:
-        return None
-    return Judge(ctx.build(Selected("reward", data.gold.name, dict(data.gold.config))), data.gold.name)
+def what_is_left(ctx: StageContext) -> str:
+    """What a training that failed leaves, as the end of its message."""
+    step = latest_step(ctx.work)
+    if step is None:
+        return ""
+    return (
+        f". The newest checkpoint, of update {step}, stays in {ctx.work / 'checkpoints'}; the same command would go on "
+        "from there and come to the same point"
+    )
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:
@@ -101,6 +118,6 @@ def _without_dropout(network: nn.Module) -> nn.Module:
     return network
 
 
-def build(config: PPOConfig, context: BuildContext) -> PPOStage:
+def build(config: LoopConfig, context: BuildContext) -> PPOStage:
     """The component's factory."""
     return PPOStage(config)

@@ -1,4 +1,4 @@
-"""One optimiser step of PPO: the policy's clipped surrogate and the critic's clipped regression over a minibatch."""
+"""The gradients of one minibatch: the policy's clipped surrogate and, with a critic, its clipped regression."""
 
 from __future__ import annotations
 
@@ -8,47 +8,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from alignpipe.errors import TrainingError
 from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_loss
-from alignpipe.ops.masking import masked_sum
+from alignpipe.ops.masking import masked_row_means, masked_sum
 from alignpipe.training.batches import by_length, response_logprobs, state_values
-from alignpipe.training.models import TokenScorer
+from alignpipe.training.parallel import ALONE, Team
 from alignpipe_plugins.ppo.episodes import Episodes
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A network, its optimiser, and where its gradient is clipped."""
-
-    network: nn.Module
-    optimizer: Optimizer
-    max_grad_norm: float
-
-    def set_rate(self, lr: float) -> None:
-        """Set the learning rate of the steps to come."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def step(self) -> float:
-        """Clip, step, clear; returns the gradient's norm before clipping (D59).
-
-        Raises `TrainingError` if the gradient is not finite; the weights are then as before.
-        """
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        if not norm < float("inf"):
-            raise TrainingError(
-                f"the gradient of the {type(self.network).__name__} is not finite; lower the learning rate"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def clear(self) -> None:
-        """Drop the gradient without a step."""
-        self.optimizer.zero_grad(set_to_none=True)
+from alignpipe_plugins.ppo.learners import Critic
 
 
 @dataclass
@@ -92,7 +58,7 @@ def _larger(first: float, second: float) -> float:
 
 def backward_minibatch(
     policy: nn.Module,
-    critic: TokenScorer,
+    critic: Critic | None,
     episodes: Episodes,
     advantages: Tensor,
     returns: Tensor,
@@ -104,43 +70,60 @@ def backward_minibatch(
     temperature: float,
     clip_low: float,
     clip_high: float,
-    clip_value: float | None,
+    dual_clip: float | None,
+    sequence_mean: bool,
+    team: Team = ALONE,
 ) -> None:
     """Accumulate the gradients of one minibatch, episodes `rows`; `advantages` and `returns` are [B, T].
 
-    Every micro-batch is divided by the tokens of the whole minibatch before its backward pass, so that the micro size
-    changes nothing (D55, D63).
+    The policy's loss is the mean over all tokens of the minibatch, or with `sequence_mean` that of each response's own
+    mean (D63); the critic's is the mean over tokens. Every micro-batch is divided by the tokens or responses of the
+    whole minibatch before its backward pass, so that the micro size changes nothing (D55). Each process of `team`
+    computes its share; gradients and statistics are those of all.
     """
     tokens = int(episodes.mask[list(rows)].sum())
     lengths = episodes.lengths
-    for group in by_length([lengths[row] for row in rows], micro_batch_size):
-        picked = [rows[index] for index in group]
+    own = [rows[index] for index in team.share([lengths[row] for row in rows])]
+    seen = StepStatistics()
+    for group in by_length([lengths[row] for row in own], micro_batch_size):
+        picked = [own[index] for index in group]
         batch = episodes.batch(picked, pad_id)
         mask = batch.response_mask
         width = mask.shape[1]
 
         logp, _ = response_logprobs(policy, batch, temperature)
         old_logp = episodes.logprobs[picked, :width]
-        policy_loss, clipped = clipped_policy_loss(logp, old_logp, advantages[picked, :width], clip_low, clip_high)
-        torch.autograd.backward(masked_sum(policy_loss, mask) / tokens)
-
-        values = state_values(critic, batch)
-        old_values = episodes.values[picked, :width]
-        value_loss, value_clipped = clipped_value_loss(values, old_values, returns[picked, :width], clip_value)
-        torch.autograd.backward(masked_sum(value_loss, mask) / tokens)
+        policy_loss, clipped = clipped_policy_loss(
+            logp, old_logp, advantages[picked, :width], clip_low, clip_high, dual_clip
+        )
+        if sequence_mean:
+            torch.autograd.backward(masked_row_means(policy_loss, mask).sum() / len(rows))
+        else:
+            torch.autograd.backward(masked_sum(policy_loss, mask) / tokens)
 
         with torch.no_grad():
             ratio = torch.exp(logp - old_logp)
             gap = (ratio - 1).abs()
-            statistics.worst_ratio = _larger(statistics.worst_ratio, float(gap[mask].max()))
-            statistics.add(
-                mask,
-                ratio_gap=gap,
-                approxkl=approx_kl(logp, old_logp),
-                clipfrac=clipped,
-                policy_loss=policy_loss,
-                value_loss=value_loss,
-                value_clipfrac=value_clipped,
-                ratio=ratio,
-                ratio_squared=ratio**2,
+            seen.worst_ratio = _larger(seen.worst_ratio, float(gap[mask].max()))
+            figures = {
+                "ratio_gap": gap,
+                "approxkl": approx_kl(logp, old_logp),
+                "clipfrac": clipped,
+                "policy_loss": policy_loss,
+                "ratio": ratio,
+                "ratio_squared": ratio**2,
+            }
+
+        if critic is not None:
+            assert episodes.values is not None  # they are the critic's
+            values = state_values(critic.scorer, batch)
+            old_values = episodes.values[picked, :width]
+            value_loss, value_clipped = clipped_value_loss(
+                values, old_values, returns[picked, :width], critic.clip_range
             )
+            torch.autograd.backward(masked_sum(value_loss, mask) / tokens)
+            figures |= {"value_loss": value_loss, "value_clipfrac": value_clipped}
+        seen.add(mask, **figures)
+    team.sum_gradients([*policy.parameters(), *(() if critic is None else critic.scorer.parameters())])
+    for share in team.gather(seen):
+        statistics.merge(share)

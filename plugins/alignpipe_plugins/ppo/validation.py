@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignpipe.ops.shaping import replace_missing_eos
-from alignpipe_plugins.ppo.collect import reference_kl
+from alignpipe.rewarding.judge import Judge
+from alignpipe_plugins.ppo.collect import reference_kl, shape_scores
 from alignpipe_plugins.ppo.episodes import Prompts
-from alignpipe_plugins.ppo.players import Judge, Players, make_samples
+from alignpipe_plugins.ppo.players import Players, make_samples
+from alignpipe_plugins.ppo.together import score_together
 
 
 @dataclass(frozen=True)
@@ -20,26 +21,28 @@ class Validation:
     prompts: Prompts
     uniforms: Tensor
     gold: Judge | None
+    score_clip: float | None
     missing_eos_score: float | None
 
     def run(self, players: Players) -> dict[str, float]:
         """Held-out reward, gold and KL of the network as it is now; KL in nats per sequence.
 
-        The reward is the one that is trained on, a missing end replaced (D25); gold is the judge's own word.
+        The reward is the one that is trained on, clipped (D39) and a missing end replaced (D25); gold is the judge's
+        own word. What a judge could not score does not count.
         """
         responses = players.sample(self.prompts, self.uniforms)
         samples = make_samples(players.policy, self.prompts, responses)
-        scores = torch.tensor(players.judge.score(samples).total, dtype=torch.float64)
+        scored = score_together(players.team, players.judge, samples)
+        scores = torch.tensor(scored.total, dtype=torch.float64)
         ended = torch.tensor([response.ended for response in responses])
-        if self.missing_eos_score is not None:
-            scores = replace_missing_eos(scores, ended, self.missing_eos_score)
+        scores = shape_scores(scores, ended, self.score_clip, self.missing_eos_score)
         figures = {
-            "heldout/reward": float(scores.mean()),
+            "heldout/reward": float(scores[scored.kept].mean()),
             "heldout/kl": float(reference_kl(players, self.prompts, responses).mean()),
             "heldout/length": sum(len(response.ids) for response in responses) / len(responses),
             "heldout/eos_rate": float(ended.double().mean()),
         }
         if self.gold is not None:
-            gold = self.gold.score(samples).total
-            figures["heldout/gold"] = sum(gold) / len(gold)
+            gold = score_together(players.team, self.gold, samples)
+            figures["heldout/gold"] = sum(gold.total[index] for index in gold.kept) / len(gold.kept)
         return figures

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignpipe.ops.advantages import gae, grpo, over_tokens, reinforce_pp, rloo
+from alignpipe.ops.advantages import (
+    gae,
+    grpo,
+    grpo_batch_scaled,
+    grpo_unscaled,
+    over_tokens,
+    reinforce_pp,
+    rloo,
+)
 
 UNIT = st.floats(0, 1)
 SIZES = (st.integers(1, 4), st.integers(1, 8), st.integers(0, 999))
@@ -117,16 +125,29 @@ def test_reinforce_pp_hand_numbers():
     torch.testing.assert_close(reinforce_pp(rewards, mask, 0.5), expected, rtol=1e-6, atol=0)
 
 
+def even(size, count):
+    """Which group each of `count` samples belongs to, `size` standing next to each other."""
+    return torch.arange(count) // size
+
+
 def test_grpo_hand_numbers():
     # group 1: mean 2, sample std sqrt((1 + 0 + 1) / 2) = 1; group 2: mean 0, std 3
-    advantages = grpo(torch.tensor([1.0, 2.0, 3.0, -3.0, 0.0, 3.0]), 3)
+    advantages = grpo(torch.tensor([1.0, 2.0, 3.0, -3.0, 0.0, 3.0]), even(3, 6))
     one, three = 1 / (1 + 1e-4), 3 / (3 + 1e-4)
     torch.testing.assert_close(advantages, torch.tensor([-one, 0.0, one, -three, 0.0, three]), rtol=1e-6, atol=0)
 
 
+def test_grpo_scales_hand_numbers():
+    scores = torch.tensor([1.0, 2.0, 3.0, -3.0, 0.0, 3.0])  # all six: mean 1, sample std sqrt(26 / 5)
+    assert grpo_unscaled(scores, even(3, 6)).tolist() == [-1.0, 0.0, 1.0, -3.0, 0.0, 3.0]
+    spread = 5.2**0.5 + 1e-4
+    expected = torch.tensor([-1.0, 0.0, 1.0, -3.0, 0.0, 3.0]) / spread
+    torch.testing.assert_close(grpo_batch_scaled(scores, even(3, 6)), expected, rtol=1e-6, atol=0)
+
+
 def test_rloo_hand_numbers():
     # each score minus the mean of the other two
-    advantages = rloo(torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0]), 3)
+    advantages = rloo(torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0]), even(3, 6))
     torch.testing.assert_close(advantages, torch.tensor([-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]), rtol=1e-6, atol=1e-7)
 
 
@@ -134,9 +155,9 @@ def test_rloo_hand_numbers():
 @settings(deadline=None, max_examples=40)
 def test_groups_agree_with_loops(groups, size, seed):
     scores = torch.randn(groups * size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    listed = scores.tolist()
+    listed, which = scores.tolist(), even(size, groups * size)
     for index, (relative, left_out) in enumerate(
-        zip(grpo(scores, size).tolist(), rloo(scores, size).tolist(), strict=True)
+        zip(grpo(scores, which).tolist(), rloo(scores, which).tolist(), strict=True)
     ):
         start = index // size * size
         group = listed[start : start + size]
@@ -147,9 +168,66 @@ def test_groups_agree_with_loops(groups, size, seed):
         assert left_out == pytest.approx(listed[index] - sum(others) / len(others), abs=1e-9)
 
 
+@pytest.mark.parametrize("estimator", [grpo, grpo_unscaled, grpo_batch_scaled, rloo])
+@given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 999), st.floats(-5, 5))
+@settings(deadline=None, max_examples=25)
+def test_group_estimators_are_fair(estimator, groups, size, seed, shift):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(groups, size, generator=generator, dtype=torch.float64)
+    which = even(size, groups * size)
+    advantages = estimator(scores.flatten(), which).reshape(groups, size)
+    # nothing is given to a group as a whole, the order of scores is kept, and what all of them get does not count
+    torch.testing.assert_close(advantages.sum(1), torch.zeros(groups, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert torch.equal(advantages.argsort(1), scores.argsort(1))
+    moved = estimator((scores + shift).flatten(), which).reshape(groups, size)
+    torch.testing.assert_close(moved, advantages, rtol=1e-6, atol=1e-9)
+    order, groups_order = (torch.randperm(count, generator=generator) for count in (size, groups))
+    shuffled = estimator(scores[groups_order][:, order].flatten(), which).reshape(groups, size)
+    torch.testing.assert_close(shuffled, advantages[groups_order][:, order], rtol=1e-6, atol=1e-9)
+
+
+@given(*SIZES, UNIT, st.integers(0, 3), st.integers(0, 3))
+@settings(deadline=None, max_examples=40)
+def test_reinforce_pp_is_the_sum_of_what_comes_whatever_the_padding(rows, columns, seed, gamma, left, right):
+    rewards, _, mask = rollout(rows, columns, seed)
+    returns = reinforce_pp(rewards, mask, gamma)
+    for row in range(rows):
+        steps = [t for t in range(columns) if mask[row, t]]
+        for place, t in enumerate(steps):
+            expected = sum(gamma**ahead * float(rewards[row, later]) for ahead, later in enumerate(steps[place:]))
+            assert float(returns[row, t]) == pytest.approx(expected, abs=1e-9)
+    assert returns[~mask].eq(0).all()
+    padded = reinforce_pp(
+        torch.nn.functional.pad(rewards, (left, right), value=9.0), torch.nn.functional.pad(mask, (left, right)), gamma
+    )
+    assert torch.equal(padded[:, left : left + columns], returns)
+
+
+@given(*SIZES)
+@settings(deadline=None, max_examples=30)
+def test_over_tokens_gives_kept_tokens_their_row_and_others_nothing(rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    advantages = torch.randn(rows, generator=generator)
+    mask = torch.rand(rows, columns, generator=generator) < 0.6
+    spread = over_tokens(advantages, mask)
+    assert spread.shape == mask.shape
+    assert torch.equal(spread, advantages[:, None] * mask)
+
+
 def test_equal_scores_give_no_group_advantage():
-    assert grpo(torch.full((4,), 0.1), 4).abs().max() < 1e-3
-    assert rloo(torch.full((4,), 0.1), 4).abs().max() < 1e-6
+    assert grpo(torch.full((4,), 0.1), even(4, 4)).abs().max() < 1e-3
+    assert rloo(torch.full((4,), 0.1), even(4, 4)).abs().max() < 1e-6
+
+
+def test_groups_may_have_lost_members_and_stand_in_any_order():
+    # group 0: 1, 3; group 1: 7 alone; group 2: 0, 2, 4
+    scores = torch.tensor([0.0, 1.0, 7.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    groups = torch.tensor([2, 0, 1, 2, 0, 2])
+    assert grpo_unscaled(scores, groups).tolist() == [-2.0, -1.0, 0.0, 0.0, 1.0, 2.0]
+    assert rloo(scores, groups).tolist() == [-3.0, -2.0, 0.0, 0.0, 2.0, 3.0]
+    two = 2**0.5
+    expected = [-2 / (2 + 1e-4), -1 / (two + 1e-4), 0.0, 0.0, 1 / (two + 1e-4), 2 / (2 + 1e-4)]
+    torch.testing.assert_close(grpo(scores, groups).tolist(), expected)
 
 
 def test_over_tokens():
@@ -171,14 +249,14 @@ def test_refusals():
         gae(ones, ones, mask, 1.5, 1.0)
     with pytest.raises(ValueError, match=r"lam must be in \[0, 1\], got -0.1"):
         gae(ones, ones, mask, 1.0, -0.1)
-    for estimator in (grpo, rloo):
-        with pytest.raises(ValueError, match="at least 2"):
-            estimator(torch.ones(4), 1)
-        with pytest.raises(ValueError, match="5 scores do not make groups of 2"):
-            estimator(torch.ones(5), 2)
-        with pytest.raises(ValueError, match="0 scores"):
-            estimator(torch.ones(0), 2)
+    for estimator in (grpo, grpo_unscaled, grpo_batch_scaled, rloo):
+        with pytest.raises(ValueError, match="must be int64"):
+            estimator(torch.ones(4), torch.zeros(4))
+        with pytest.raises(ValueError, match="not empty"):
+            estimator(torch.ones(0), even(2, 0))
         with pytest.raises(ValueError, match="1 dimension"):
-            estimator(torch.ones(2, 2), 2)
+            estimator(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int64))
+        with pytest.raises(ValueError, match="shapes must be equal"):
+            estimator(torch.ones(3), even(2, 4))
     with pytest.raises(ValueError, match="3 advantages for 2 rows"):
         over_tokens(torch.ones(3), mask)

@@ -93,6 +93,18 @@ def test_sequence_kl_sums_the_kept_tokens():
     torch.testing.assert_close(sequence_kl(kl, mask), torch.tensor([1.25, 2.0, 0.0]), rtol=1e-6, atol=0)
 
 
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 999), st.integers(0, 3))
+def test_sequence_kl_minds_neither_padding_nor_order(rows, columns, seed, pads):
+    generator = torch.Generator().manual_seed(seed)
+    kl = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    mask = torch.rand(rows, columns, generator=generator) < 0.6
+    expected = [sum(kl[row][mask[row]].tolist()) for row in range(rows)]
+    order = torch.randperm(rows, generator=generator)
+    padded = torch.nn.functional.pad(kl, (0, pads), value=torch.nan), torch.nn.functional.pad(mask, (0, pads))
+    found = sequence_kl(padded[0][order], padded[1][order])
+    assert found.tolist() == pytest.approx([expected[row] for row in order], abs=1e-9)
+
+
 def test_refuses_shapes_that_do_not_fit():
     for estimator in (kl_k1, kl_k2, kl_k3, kl_k3_clamped):
         with pytest.raises(ValueError, match=r"logp \(2, 1\), ref_logp \(1, 2\)"):

@@ -14,10 +14,10 @@ from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_l
 from alignpipe.ops.masking import masked_mean, masked_sum
 
 
-def policy_loss(ratios, advantages, clip_low=0.2, clip_high=0.2):
+def policy_loss(ratios, advantages, clip_low=0.2, clip_high=0.2, dual_clip=None):
     logp = torch.log(torch.tensor([ratios], dtype=torch.float64)).requires_grad_()
     advantage = torch.tensor([advantages], dtype=torch.float64)
-    loss, clipped = clipped_policy_loss(logp, torch.zeros_like(logp), advantage, clip_low, clip_high)
+    loss, clipped = clipped_policy_loss(logp, torch.zeros_like(logp), advantage, clip_low, clip_high, dual_clip)
     loss.sum().backward()
     return loss.detach()[0].tolist(), clipped[0].tolist(), logp.grad[0].tolist()
 
@@ -37,6 +37,23 @@ def test_policy_clip_is_asymmetric():
     loss, clipped, _ = policy_loss([1.25, 1.4, 0.85, 0.95], [1.0, 1.0, -1.0, -1.0], clip_low=0.1, clip_high=0.3)
     assert loss == pytest.approx([-1.25, -1.3, 0.9, 0.95], rel=1e-6)
     assert clipped == [False, True, True, False]
+
+
+def test_dual_clip_hand_numbers():
+    # Bad tokens: 2.9 is left alone, 4 counts as 3 and has no gradient. Good ones are not its business.
+    loss, clipped, gradient = policy_loss([2.9, 4.0, 4.0, 0.5], [-2.0, -2.0, 2.0, -2.0], dual_clip=3.0)
+    assert loss == pytest.approx([5.8, 6.0, -2.4, 1.6], rel=1e-6)
+    assert clipped == [False, True, True, True]
+    assert gradient == pytest.approx([5.8, 0.0, 0.0, 0.0], rel=1e-6)
+    assert policy_loss([4.0], [-2.0])[0] == pytest.approx([8.0])
+
+
+@given(st.floats(0.05, 9.0), st.floats(-3, 3), st.floats(1.01, 5))
+def test_dual_clip_bounds_the_loss_and_never_raises_it(ratio, advantage, dual_clip):
+    (plain,), _, _ = policy_loss([ratio], [advantage])
+    (bounded,), _, (gradient,) = policy_loss([ratio], [advantage], dual_clip=dual_clip)
+    assert bounded == pytest.approx(min(plain, dual_clip * abs(advantage)) if advantage < 0 else plain, rel=1e-9)
+    assert abs(gradient) <= max(dual_clip, 1.2) * abs(advantage) + 1e-9
 
 
 def test_ratio_one_gives_the_policy_gradient():
@@ -180,6 +197,8 @@ def test_refusals():
         clipped_policy_loss(two, one, two, 0.2, 0.2)
     with pytest.raises(ValueError, match=r"clip_low must be in \[0, 1\]"):
         clipped_policy_loss(two, two, two, 1.2, 0.2)
+    with pytest.raises(ValueError, match="dual_clip must be greater than 1, or None"):
+        clipped_policy_loss(two, two, two, 0.2, 0.2, 1.0)
     with pytest.raises(ValueError, match="clip_high at least 0"):
         clipped_policy_loss(two, two, two, 0.2, -0.1)
     with pytest.raises(ValueError, match="shapes must be equal"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignpipe.ops.masking import masked_mean, masked_sum, masked_var, scale_only, whiten
+from alignpipe.ops.masking import masked_mean, masked_row_means, masked_sum, masked_var, scale_only, whiten
 
 VALUES = torch.tensor([[1.0, 2.0, 100.0], [4.0, -50.0, 5.0]])
 MASK = torch.tensor([[True, True, False], [True, False, True]])
@@ -20,6 +20,30 @@ def test_hand_numbers():
     torch.testing.assert_close(masked_sum(VALUES, MASK), torch.tensor(12.0), rtol=1e-6, atol=0)
     torch.testing.assert_close(masked_mean(VALUES, MASK), torch.tensor(3.0), rtol=1e-6, atol=0)
     torch.testing.assert_close(masked_var(VALUES, MASK), torch.tensor(2.5), rtol=1e-6, atol=0)  # biased: / 4, not / 3
+
+
+def test_row_means_hand_numbers():
+    assert masked_row_means(VALUES, MASK).tolist() == [1.5, 4.5]
+    with pytest.raises(ValueError, match=r"rows \[1\] of the mask keep nothing"):
+        masked_row_means(VALUES, torch.tensor([[True, True, True], [False, False, False]]))
+    with pytest.raises(ValueError, match="2 dimension"):
+        masked_row_means(VALUES[0], MASK[0])
+    with pytest.raises(ValueError, match="shapes must be equal"):
+        masked_row_means(VALUES[:, :2], MASK)
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 999), st.integers(0, 3))
+@settings(deadline=None, max_examples=40)
+def test_row_means_agree_with_plain_python_whatever_the_padding(rows, columns, seed, pads):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    mask = torch.rand(rows, columns, generator=generator) < 0.6
+    mask[:, 0] = True
+    values[~mask] = torch.nan
+    padded = torch.nn.functional.pad(values, (0, pads), value=torch.inf), torch.nn.functional.pad(mask, (0, pads))
+    for row, found in enumerate(masked_row_means(*padded).tolist()):
+        kept = values[row][mask[row]].tolist()
+        assert found == pytest.approx(sum(kept) / len(kept), abs=1e-12)
 
 
 def test_whiten_hand_numbers():

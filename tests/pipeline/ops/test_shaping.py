@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignpipe.ops.shaping import add_score_to_kl_penalty, last_kept, replace_missing_eos
+from alignpipe.ops.shaping import add_score_to_kl_penalty, clip_scores, last_kept, replace_missing_eos
 
 
 def test_hand_numbers():
@@ -67,6 +67,10 @@ def test_missing_eos_replaces_the_score():
     assert replace_missing_eos(scores, ended, -1.0).tolist() == [3.0, -1.0, -1.0]
 
 
+def test_clipped_scores_stay_within_the_bound():
+    assert clip_scores(torch.tensor([7.0, 1.5, -0.5, -9.0]), 2.0).tolist() == [2.0, 1.5, -0.5, -2.0]
+
+
 def test_refusals():
     mask = torch.tensor([[True, False], [False, False]])
     with pytest.raises(ValueError, match=r"rows \[1\] of the mask keep no token"):
@@ -79,6 +83,8 @@ def test_refusals():
         add_score_to_kl_penalty(torch.zeros(2), torch.zeros(2, 2), torch.ones(2, 1, dtype=torch.bool), 0.1)
     with pytest.raises(ValueError, match="boolean"):
         last_kept(torch.ones(1, 2))
+    with pytest.raises(ValueError, match="bound must be greater than 0"):
+        clip_scores(torch.zeros(2), 0.0)
     with pytest.raises(ValueError, match="2 dimension"):
         last_kept(torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match="boolean"):

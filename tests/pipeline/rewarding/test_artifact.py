@@ -11,7 +11,7 @@ import pytest
 
 from alignpipe.api import Sample, Selected
 from alignpipe.errors import RewardError
-from alignpipe.rewarding.artifact import open_reward, plain, reward_name, save_reward
+from alignpipe.rewarding.artifact import open_judge, open_reward, plain, save_reward
 from support.context import FakeContext
 
 
@@ -59,20 +59,23 @@ def test_what_was_saved_is_opened(made: type[Written], tmp_path: Path) -> None:
         reward.fit({}, FakeContext(tmp_path))
     folder = tmp_path / "reward"
     folder.mkdir()
-    save_reward(folder, reward, CHOICE, 3)
-    assert reward_name(folder) == "acme"
+    save_reward(folder, reward, CHOICE, 3, "acme-reward 1.2")
     ctx = FakeContext(tmp_path, builders={"reward/acme": lambda _: made()})
     opened = open_reward(folder, ctx)
     assert opened.score([Sample("p", "r")]) == reward.score([Sample("p", "r")])
     assert (ctx.built[0].group, ctx.built[0].name) == ("reward", "acme")
+    judge = open_judge(folder, ctx)
+    assert judge.label == "reward acme (acme-reward 1.2)"
+    assert judge.score([Sample("p", "r")]).total == list(reward.score([Sample("p", "r")]))
 
 
 def test_the_options_are_kept_as_plain_data(tmp_path: Path) -> None:
-    save_reward(tmp_path, Written(), CHOICE, 3)
+    save_reward(tmp_path, Written(), CHOICE, 3, "acme-reward 1.2")
     other = {"scale": 1.0, "mode": "fast", "words": ["a"], "members": {}}
     assert json.loads((tmp_path / "reward.json").read_text()) == {
         "name": "acme",
         "version": 3,
+        "offered_by": "acme-reward 1.2",
         "config": {
             "scale": 1.0,
             "mode": "slow",
@@ -89,3 +92,34 @@ def test_plain_leaves_plain_data_alone() -> None:
 def test_a_folder_that_is_no_reward(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=r"is no reward artifact: it has no reward\.json"):
         open_reward(tmp_path, FakeContext(tmp_path))
+
+
+def test_the_state_of_files_is_kept_with_the_options(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class FromFile:
+        state: str
+
+        def revision(self):
+            return {"file": self.state}
+
+    def saved(state: str) -> dict[str, object]:
+        inner = Selected("reward", "inner", FromFile(state))
+        save_reward(tmp_path, Written(), Selected("reward", "mix", Options(members={"one": inner})), 1, "acme 1")
+        return json.loads((tmp_path / "reward.json").read_text())["revisions"]
+
+    assert saved("a") == {"members.one": {"file": "a"}}
+    assert saved("b") != saved("a")
+
+
+def test_what_is_kept_without_training_is_opened(tmp_path: Path) -> None:
+    class Kept(Written):
+        kept = "nothing"
+
+        def save(self, folder: Path) -> None:
+            (folder / "kept").write_text("something")
+
+        def load(self, folder: Path) -> None:
+            self.kept = (folder / "kept").read_text()
+
+    save_reward(tmp_path, Kept(), Selected("reward", "acme", {}), 1, "acme 1")
+    assert open_reward(tmp_path, FakeContext(tmp_path, builders={"reward/acme": lambda _: Kept()})).kept == "something"

@@ -6,8 +6,14 @@ import math
 
 import pytest
 
+from alignpipe.api import Scoring
 from alignpipe.errors import RewardError
-from alignpipe.rewarding.report_card import report_card
+from alignpipe.rewarding import report_card as module
+from alignpipe.rewarding.judge import Judge
+
+
+def report_card(reward, rows, name: str = "reward lookup", scoring: Scoring | None = None) -> dict[str, float]:
+    return module.report_card(Judge(reward, name, scoring), rows)
 
 
 class Lookup:
@@ -27,7 +33,7 @@ def pair(chosen: str, rejected: str, **extra):
 
 def test_figures_by_hand() -> None:
     rows = [pair("2 a b", "0"), pair("1", "1 a"), pair("-1 a", "1"), pair("3", "0 a b c")]
-    card = report_card(Lookup(), rows, "lookup")
+    card = report_card(Lookup(), rows)
     margins = [2.0, 0.0, -2.0, 3.0]
     assert card["accuracy"] == pytest.approx(2.5 / 4)
     assert card["margin"] == pytest.approx(sum(margins) / 4)
@@ -50,20 +56,20 @@ def test_length_correlation_sees_a_reward_that_counts_words() -> None:
             return [self.sign * len(sample.response.split()) for sample in samples]
 
     rows = [pair("a b c", "a"), pair("a b c d e", "a b"), pair("a b c d", "a b c d e f")]
-    assert report_card(Counting(1.0), rows, "n")["length_correlation"] == pytest.approx(1)
-    assert report_card(Counting(-1.0), rows, "n")["length_correlation"] == pytest.approx(-1)
+    assert report_card(Counting(1.0), rows)["length_correlation"] == pytest.approx(1)
+    assert report_card(Counting(-1.0), rows)["length_correlation"] == pytest.approx(-1)
 
 
 def test_a_constant_reward_is_half_right_and_correlates_with_nothing() -> None:
-    card = report_card(Lookup(), [pair("1 a", "1"), pair("1 b c", "1 d")], "constant")
+    card = report_card(Lookup(), [pair("1 a", "1"), pair("1 b c", "1 d")])
     assert card["accuracy"] == 0.5
     assert "length_correlation" not in card
     assert all(math.isfinite(value) for value in card.values())
 
 
 def test_calibration_of_certain_mistakes() -> None:
-    assert report_card(Lookup(), [pair("50", "-50")], "sure")["calibration_error"] == pytest.approx(0)
-    assert report_card(Lookup(), [pair("-50", "50")], "sure")["calibration_error"] == pytest.approx(1)
+    assert report_card(Lookup(), [pair("50", "-50")])["calibration_error"] == pytest.approx(0)
+    assert report_card(Lookup(), [pair("-50", "50")])["calibration_error"] == pytest.approx(1)
 
 
 def test_accuracy_apart_by_source_and_confidence() -> None:
@@ -72,7 +78,7 @@ def test_accuracy_apart_by_source_and_confidence() -> None:
         pair("0", "1", source="web", confidence=2),
         pair("1", "0", source="shop", confidence=2),
     ]
-    card = report_card(Lookup(), rows, "lookup")
+    card = report_card(Lookup(), rows)
     by = {name: value for name, value in card.items() if "_by_" in name}
     assert by == {
         "accuracy_by_source/web": 0.5,
@@ -87,13 +93,13 @@ def test_no_groups_where_there_is_one_or_too_many_or_a_gap() -> None:
     many = [pair("1", "0", source=str(index)) for index in range(13)]
     gap = [pair("1", "0", source="web"), pair("1", "0", source="shop"), pair("1", "0", source=None)]
     for rows in (one, many, gap):
-        assert not [name for name in report_card(Lookup(), rows, "n") if "_by_" in name]
+        assert not [name for name in report_card(Lookup(), rows) if "_by_" in name]
 
 
 def test_batches_are_bounded_and_cover_everything() -> None:
     reward = Lookup()
-    report_card(reward, [pair("1", "0")] * 130, "n")
-    assert reward.batches == [128, 2, 128, 2]
+    report_card(reward, [pair("1", "0")] * 600)
+    assert reward.batches == [512, 88, 512, 88]
 
 
 def test_samples_carry_the_rows_own_columns_and_messages() -> None:
@@ -105,7 +111,7 @@ def test_samples_carry_the_rows_own_columns_and_messages() -> None:
             return [0.0] * len(samples)
 
     messages = [{"role": "user", "content": "hi"}]
-    report_card(Looking(), [{**pair("1", "0", answer="42"), "messages": messages}], "n")
+    report_card(Looking(), [{**pair("1", "0", answer="42"), "messages": messages}])
     assert [(sample.response, sample.row, list(sample.messages)) for sample in seen] == [
         ("1", {"answer": "42"}, messages),
         ("0", {"answer": "42"}, messages),
@@ -113,5 +119,12 @@ def test_samples_carry_the_rows_own_columns_and_messages() -> None:
 
 
 def test_a_broken_reward_is_named() -> None:
-    with pytest.raises(RewardError, match="reward lookup raised ValueError"):
-        report_card(Lookup(), [pair("x", "0")], "lookup")
+    with pytest.raises(RewardError, match=r"^reward lookup failed on 1 of 1 samples[^$]*ValueError"):
+        report_card(Lookup(), [pair("x", "0")])
+
+
+def test_a_pair_with_a_side_that_has_no_score_counts_nowhere() -> None:
+    rows = [pair("2", "0"), pair("0", "1", source="b"), pair("x", "9"), pair("9", "x")]
+    card = report_card(Lookup(), rows, scoring=Scoring(failure_budget=0.5))
+    assert (card["accuracy"], card["pairs"], card["failures"]) == (0.5, 2, 2)
+    assert card["score_mean"] == pytest.approx(3 / 4)

@@ -40,7 +40,7 @@ def run(root: Path, reward: object, heldout: int = 2) -> FakeContext:
     write_dataset(root / "data", tables)
     ctx = FakeContext(root / "stage", stage="reward", builders={"reward/acme": lambda _: reward})
     artifact = Artifact("dataset", "data", root / "data", "digest")
-    RewardStage(Selected("reward", "acme", {"a": 1}), 2).run({"dataset": artifact}, ctx)
+    RewardStage(Selected("reward", "acme", {"a": 1}), 2, "acme-reward 1.2").run({"dataset": artifact}, ctx)
     return ctx
 
 
@@ -50,7 +50,12 @@ def test_a_written_reward_gets_a_report_card_and_is_saved(tmp_path: Path) -> Non
     card = json.loads((ctx.payload / "report_card.json").read_text())
     assert card["accuracy"] == 1.0
     assert ctx.logged == [(0, {f"heldout/{name}": value for name, value in card.items()})]
-    assert json.loads((ctx.payload / "reward.json").read_text()) == {"name": "acme", "version": 2, "config": {"a": 1}}
+    assert json.loads((ctx.payload / "reward.json").read_text()) == {
+        "name": "acme",
+        "version": 2,
+        "offered_by": "acme-reward 1.2",
+        "config": {"a": 1},
+    }
 
 
 def test_a_trained_reward_is_fitted_first(tmp_path: Path) -> None:
@@ -66,6 +71,18 @@ def test_without_heldout_pairs_it_says_so(tmp_path: Path) -> None:
     assert (ctx.payload / "reward.json").is_file()
 
 
+def test_pairs_without_a_column_the_reward_reads_give_no_card(tmp_path: Path) -> None:
+    class Comparing(Longer):
+        columns = ("answer",)
+
+    ctx = run(tmp_path, Comparing())
+    assert ctx.said == [
+        "reward acme (acme-reward 1.2) reads the column 'answer', which 2 of 2 held-out preferences do not have "
+        "(their other columns: chosen, rejected); so there is no report card"
+    ]
+    assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
+
+
 def test_what_cannot_score_is_the_plugins_fault(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"factory of reward/acme built a dict, which has no score\(samples\)"):
         run(tmp_path, {})
@@ -76,6 +93,6 @@ def test_nothing_is_saved_of_a_reward_that_gives_nan(tmp_path: Path) -> None:
         def score(self, samples):
             return [float("nan")] * len(samples)
 
-    with pytest.raises(RewardError, match="reward acme gave nan"):
+    with pytest.raises(RewardError, match=r"reward acme \(acme-reward 1\.2\) failed on 2 of 2 samples \(nan: 2\)"):
         run(tmp_path, Nan())
     assert not list((tmp_path / "stage" / "payload").iterdir())

@@ -1,0 +1,154 @@
+"""Asking a reward for scores: checked, within a deadline, and with every sample that got none accounted for."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignpipe.api import Failure, Reward, Sample, Scores, Scoring
+from alignpipe.errors import AlignpipeError, DataError, RewardError
+from alignpipe.rewarding.tally import Tally, WrongAnswer
+from alignpipe.rewarding.worker import Overdue, Worker
+
+_BATCH = 512
+"""Samples a reward is given at once, at most: the deadline is theirs."""
+_TRIED_AGAIN = ("timeout", "exception", "nan", "count")
+"""What may go well the next time; who refused will refuse again."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a reward says of some samples.
+
+    `total` and every part hold one number per sample, NaN for those in `failures`; `per_token` holds each total split
+    over the response's tokens (nothing for a failed one), where the reward gives that.
+    """
+
+    total: list[float]
+    parts: Mapping[str, list[float]] = field(default_factory=dict)
+    per_token: list[list[float]] | None = None
+    failures: Mapping[int, Failure] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> list[int]:
+        """The samples that have a score."""
+        return [index for index in range(len(self.total)) if index not in self.failures]
+
+    def failure_counts(self) -> dict[str, int]:
+        """How many samples failed, by kind."""
+        return dict(sorted(Counter(failure.kind for failure in self.failures.values()).items()))
+
+
+class Judge:
+    """A reward as the stages ask it.
+
+    `label` names it in messages: its option, distribution and version. What goes wrong with a batch is traced to the
+    samples at fault by halving it; they are asked about again (`scoring.retries`), then listed as failures.
+    """
+
+    def __init__(self, reward: Reward, label: str, scoring: Scoring | None = None) -> None:
+        self.reward = reward
+        self.label = label
+        self._scoring = scoring or Scoring()
+        self._worker: Worker | None = None
+
+    def check_columns(
+        self, rows: Sequence[Mapping[str, Any]], what: str, hint: str = "data.columns renames columns"
+    ) -> None:
+        """Raise `DataError` if `rows` (of the table `what`) lack a column the reward says it reads (`columns`).
+
+        `hint` says what to do about it.
+        """
+        for column in getattr(self.reward, "columns", ()):
+            lacking = sum(row.get(column) is None for row in rows)
+            if lacking:
+                others = ", ".join(sorted(name for name in rows[0] if name not in ("prompt", "messages"))) or "none"
+                raise DataError(
+                    f"{self.label} reads the column {column!r}, which {lacking} of {len(rows)} {what} do not have "
+                    f"(their other columns: {others}); {hint}"
+                )
+
+    def score(self, samples: Sequence[Sample], of: int | None = None) -> Scored:
+        """Scores of `samples`, in their order; `of` says how many there are in all, where these are a process's share.
+
+        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, of all of them.
+        """
+        tally, count = Tally(samples), of or len(samples)
+        for start in range(0, len(samples), _BATCH):
+            self._settle(range(start, min(start + _BATCH, len(samples))), tally, self._budget(count))
+            self.check_failures(tally.failures, samples, count)
+        return Scored(tally.total, tally.parts, tally.per_token, dict(sorted(tally.failures.items())))
+
+    def check_failures(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> None:
+        """Raise `RewardError` if more of the `count` samples failed than `scoring.failure_budget` allows."""
+        if len(failures) > self._budget(count):
+            raise RewardError(self._over_budget(failures, samples, count))
+
+    def _settle(self, batch: Sequence[int], tally: Tally, budget: float) -> None:
+        """Ask about one batch, and again about what failed, until the deadline."""
+        deadline = self._scoring.deadline
+        ends = None if deadline is None else time.monotonic() + deadline
+        rows = list(batch)
+        for _ in range(1 + self._scoring.retries):
+            self._ask(rows, tally, ends, budget)
+            rows = [row for row in rows if row in tally.failures and tally.failures[row].kind in _TRIED_AGAIN]
+            if not rows or _left(ends) == 0:
+                break
+
+    def _ask(self, rows: Sequence[int], tally: Tally, ends: float | None, budget: float) -> None:
+        """Ask about some samples; a batch that goes wrong is halved until the samples at fault are found."""
+        batches = [list(rows)] if rows else []
+        while batches:
+            batch = batches.pop()
+            try:
+                tally.take(batch, self._call([tally.samples[row] for row in batch], ends))
+            except AlignpipeError:
+                raise  # the reward says itself, in words, that it cannot work
+            except Overdue as error:
+                tally.fail(batch, Failure("timeout", str(error)))
+            except Exception as error:
+                # Past the budget the run is lost unless another try mends it all: no need to know who it was.
+                if len(batch) == 1 or len(tally.failures) > budget:
+                    tally.fail(batch, _failure(error))
+                else:
+                    batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+
+    def _call(self, samples: Sequence[Sample], ends: float | None) -> Scores:
+        seconds = _left(ends)
+        if seconds == 0:
+            raise Overdue(f"not asked any more: scoring.deadline={self._scoring.deadline:g} s are over")
+        if self._worker is None or not self._worker.idle:
+            self._worker = Worker()
+        answer = self._worker.call(lambda: self.reward.score(samples), seconds)
+        return answer if isinstance(answer, Scores) else Scores(total=answer)
+
+    def _budget(self, count: int) -> float:
+        return self._scoring.failure_budget * count
+
+    def _over_budget(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> str:
+        index, first = min(failures.items())
+        budget = self._scoring.failure_budget
+        counts = Counter(failure.kind for failure in failures.values())
+        listed = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
+        sample = samples[index]
+        return (
+            f"{self.label} failed on {len(failures)} of {count} samples ({listed}), more than "
+            f"scoring.failure_budget={budget:g} allows. The first ({first.kind}), where the prompt "
+            f"ends {sample.prompt[-60:]!r} and the response begins {sample.response[:80]!r}: {first.message}"
+        )
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, WrongAnswer):
+        return Failure("count", str(error))
+    lines = traceback.format_exception(error)
+    return Failure("exception", f"{type(error).__name__}: {error}\n{''.join(lines).rstrip()}")
+
+
+def _left(ends: float | None) -> float | None:
+    """Seconds until a moment of the monotonic clock, 0 if it is past; None if there is none."""
+    return None if ends is None else max(0.0, ends - time.monotonic())

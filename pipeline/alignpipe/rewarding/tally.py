@@ -1,0 +1,88 @@
+"""The scores of a batch as they come in, checked: numbers where they are numbers, failures where they are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from alignpipe.api import Failure, Sample, Scores
+from alignpipe.api.rewards import is_finite
+
+_SPLIT_TOLERANCE = 1e-3
+"""How far the tokens' scores may be from the total they add up to, in units of it (of 1, if it is smaller)."""
+
+
+class WrongAnswer(Exception):
+    """An answer that cannot be matched with the samples asked about."""
+
+
+class Tally:
+    """One entry per sample; a sample that is asked about again is entered anew."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.total = [math.nan] * len(samples)
+        self.parts: dict[str, list[float]] = {}
+        self.per_token: list[list[float]] | None = None
+        self.failures: dict[int, Failure] = {}
+
+    def take(self, rows: Sequence[int], scores: Scores) -> None:
+        """Enter what the reward said of the samples `rows`.
+
+        Raises `WrongAnswer`, before anything is entered, if there is not one number per sample.
+        """
+        total = _numbers(scores.total, len(rows), "total")
+        parts = {name: _numbers(values, len(rows), f"part {name!r}") for name, values in scores.parts.items()}
+        split = scores.per_token
+        if split is not None and len(split) != len(rows):
+            raise WrongAnswer(f"per_token has {len(split)} rows for {len(rows)} samples; there must be one each")
+        for place, row in enumerate(rows):
+            own = {name: values[place] for name, values in parts.items()}
+            tokens = None if split is None else [float(value) for value in split[place]]
+            failure = (
+                scores.failures.get(place)
+                or _unusable(total[place], own)
+                or _unlike(tokens, total[place], self.samples[row])
+            )
+            if failure is not None:
+                self.fail([row], failure)
+                continue
+            self.failures.pop(row, None)
+            self.total[row] = total[place]
+            for name, value in own.items():
+                self.parts.setdefault(name, [math.nan] * len(self.samples))[row] = value
+            if tokens is not None:
+                self.per_token = self.per_token or [[] for _ in self.samples]
+                self.per_token[row] = tokens
+
+    def fail(self, rows: Iterable[int], failure: Failure) -> None:
+        """Enter the same failure for several samples."""
+        self.failures.update(dict.fromkeys(rows, failure))
+
+
+def _numbers(values: Sequence[float], count: int, what: str) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise WrongAnswer(f"its {what} is {values!r:.80}, which are no numbers: {error}") from error
+    if len(numbers) != count:
+        raise WrongAnswer(f"its {what} has {len(numbers)} scores for {count} samples; it must give one each, in order")
+    return numbers
+
+
+def _unusable(total: float, parts: Mapping[str, float]) -> Failure | None:
+    for what, number in [("the total", total), *((f"part {name!r}", value) for name, value in parts.items())]:
+        if not is_finite(number):
+            return Failure("nan", f"{what} is {number}, which is no finite number")
+    return None
+
+
+def _unlike(tokens: Sequence[float] | None, total: float, sample: Sample) -> Failure | None:
+    """A split over tokens that are not the response's, or that does not add up."""
+    if tokens is None:
+        return None
+    if sample.response_ids is not None and len(tokens) != len(sample.response_ids):
+        return Failure("count", f"per_token has {len(tokens)} entries for {len(sample.response_ids)} response tokens")
+    if not abs(sum(tokens) - total) <= _SPLIT_TOLERANCE * max(1.0, abs(total)):
+        return Failure("nan", f"per_token adds up to {sum(tokens):g}, not to the total {total:g}")
+    return None

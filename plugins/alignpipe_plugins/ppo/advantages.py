@@ -1,0 +1,85 @@
+"""What the estimators do differently: how many responses a prompt gets, and how rewards become advantages.
+
+The formulas are in `alignpipe/ops/advantages.py`; here each is fed from an update's episodes. Rewards [B, T] hold the
+KL penalty on every token and the score on the last (D30, D31), for every estimator alike (D33).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alignpipe.ops.advantages import gae, grpo, grpo_batch_scaled, grpo_unscaled, over_tokens, reinforce_pp, rloo
+from alignpipe.ops.masking import scale_only, whiten
+from alignpipe_plugins.ppo.config import (
+    GroupedConfig,
+    GRPOConfig,
+    LoopConfig,
+    PPOConfig,
+    ReinforcePPConfig,
+    RLOOConfig,
+    ScaleRewards,
+)
+from alignpipe_plugins.ppo.episodes import Episodes
+
+_SCALED = {ScaleRewards.group: grpo, ScaleRewards.batch: grpo_batch_scaled, ScaleRewards.none: grpo_unscaled}
+
+
+def group_size(config: LoopConfig) -> int:
+    """How many responses a prompt gets in one update; they stand next to each other."""
+    return config.group_size if isinstance(config, GroupedConfig) else 1
+
+
+def estimate(config: LoopConfig, episodes: Episodes, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, both [B, T] and 0 off the mask.
+
+    A return is what a token is credited with before anything is subtracted: the critic's target where there is one.
+    """
+    if isinstance(config, PPOConfig):
+        return ppo_advantages(episodes, rewards, config)
+    if isinstance(config, GRPOConfig):
+        return grpo_advantages(episodes, rewards, config)
+    if isinstance(config, RLOOConfig):
+        return rloo_advantages(episodes, rewards, config)
+    if isinstance(config, ReinforcePPConfig):
+        return reinforce_pp_advantages(episodes, rewards, config)
+    raise TypeError(f"there is no estimator for a {type(config).__name__}")
+
+
+def groups_of(episodes: Episodes, size: int) -> Tensor:
+    """The group of each episode, 0, 1, ...: what the reward failed on is missing from its group."""
+    numbers = torch.tensor(list(episodes.numbers), device=episodes.mask.device)
+    groups: Tensor = torch.unique(numbers // size, return_inverse=True)[1]
+    return groups
+
+
+def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> tuple[Tensor, Tensor]:
+    """GAE with the critic's values, whitened over the whole update; returns are taken before that (D41, D42)."""
+    assert episodes.values is not None  # ppo has a critic
+    if config.whiten_rewards:
+        rewards = scale_only(rewards, episodes.mask)
+    advantages, returns = gae(rewards, episodes.values, episodes.mask, config.gamma, config.lam)
+    if config.whiten_advantages:
+        advantages = whiten(advantages, episodes.mask)
+    return advantages, returns
+
+
+def grpo_advantages(episodes: Episodes, rewards: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]:
+    """A response's whole reward, KL penalty included, relative to its group's; the same for all its tokens."""
+    whole = rewards.sum(1)
+    advantages = _SCALED[config.scale_rewards](whole, groups_of(episodes, config.group_size))
+    return over_tokens(advantages, episodes.mask), over_tokens(whole, episodes.mask)
+
+
+def rloo_advantages(episodes: Episodes, rewards: Tensor, config: RLOOConfig) -> tuple[Tensor, Tensor]:
+    """A response's whole reward, KL penalty included, minus the mean of its group's other ones."""
+    whole = rewards.sum(1)
+    return over_tokens(rloo(whole, groups_of(episodes, config.group_size)), episodes.mask), over_tokens(
+        whole, episodes.mask
+    )
+
+
+def reinforce_pp_advantages(episodes: Episodes, rewards: Tensor, config: ReinforcePPConfig) -> tuple[Tensor, Tensor]:
+    """The reward from each token on, whitened over the whole update (D42), which is the method's baseline and scale."""
+    returns = reinforce_pp(rewards, episodes.mask, config.gamma)
+    return whiten(returns, episodes.mask), returns

@@ -1,0 +1,76 @@
+"""Who learns: the policy, and the critic where the estimator has one, each with an optimiser of its own (D51)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from alignpipe.errors import TrainingError
+from alignpipe.training.models import TokenScorer
+from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network, its optimiser, its peak learning rate, and where its gradient is clipped."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    lr: float
+    max_grad_norm: float
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rate of the steps to come, as a factor of the peak."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+
+    def step(self) -> float:
+        """Clip, step, clear; returns the gradient's norm before clipping (D59).
+
+        Raises `TrainingError` if the gradient is not finite; the weights are then as before.
+        """
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        if not norm < float("inf"):
+            raise TrainingError(
+                f"the gradient of the {type(self.network).__name__} is not finite; lower the learning rate"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def clear(self) -> None:
+        """Drop the gradient without a step."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class Critic:
+    """How the critic learns: values move within `clip_range` (D50), alone in the first `warmup` updates (D46)."""
+
+    scorer: TokenScorer
+    learner: Learner
+    clip_range: float | None
+    warmup: int
+
+
+def policy_learner(network: nn.Module, config: LoopConfig) -> Learner:
+    """The policy's learner."""
+    return Learner(network, _adamw(network, config), config.lr, config.max_grad_norm)
+
+
+def critic_of(scorer: TokenScorer | None, config: LoopConfig) -> Critic | None:
+    """The critic's learner; None for an estimator without a critic."""
+    if scorer is None or not isinstance(config, PPOConfig):
+        return None
+    learner = Learner(scorer, _adamw(scorer, config), config.critic_lr, config.max_grad_norm)
+    return Critic(scorer, learner, config.clip_range_value, config.critic_warmup)
+
+
+def _adamw(network: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW in PyTorch's form, epsilon outside the bias correction's root (D56, D57); every update sets its rate."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, eps=config.adam_eps, weight_decay=config.weight_decay)

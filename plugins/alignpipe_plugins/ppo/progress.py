@@ -1,0 +1,49 @@
+"""All of a training that changes from update to update, and its checkpoints.
+
+Random streams are functions of (seed, update), so an update's number stands for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from alignpipe.training.checkpoint import Checkpoints
+from alignpipe.training.parallel import Team
+from alignpipe_plugins.ppo.alarms import Watch
+from alignpipe_plugins.ppo.best import Best
+from alignpipe_plugins.ppo.checks import check_finite
+from alignpipe_plugins.ppo.learners import Learner
+
+
+class Progress:
+    """Networks, optimisers, the KL coefficient, the best policy so far and what the alarms have seen."""
+
+    def __init__(self, work: Path, learners: Mapping[str, Learner], kl_coef: float, team: Team) -> None:
+        self.kl_coef = kl_coef
+        self.best = Best(work, team)
+        self.watch = Watch()
+        self._checkpoints = Checkpoints(work, team)
+        self._networks = {name: learner.network for name, learner in learners.items()}
+        self._optimizers = {name: learner.optimizer for name, learner in learners.items()}
+
+    def load(self) -> int:
+        """Take up the newest checkpoint, if there is one; gives the updates that are done."""
+        if self._checkpoints.latest() is None:
+            return 0
+        done, extra = self._checkpoints.load(self._networks, self._optimizers)
+        self.kl_coef = extra["kl_coef"]
+        self.best.value, self.best.step = extra["best_value"], extra["best_step"]
+        self.watch.restore(extra["alarms"])
+        return done
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint; raises `TrainingError` instead if a weight is not finite."""
+        self.check(done)
+        extra = {"kl_coef": self.kl_coef, "best_value": self.best.value, "best_step": self.best.step}
+        self._checkpoints.save(done, self._networks, self._optimizers, {**extra, "alarms": self.watch.state()})
+        self.best.drop_others()
+
+    def check(self, done: int) -> None:
+        """Raise `TrainingError` if a weight is not finite."""
+        check_finite(self._networks, done)

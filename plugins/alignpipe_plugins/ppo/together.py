@@ -1,0 +1,37 @@
+"""Scoring by several processes: each asks the reward about its share, and all get every score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from alignpipe.api import Sample
+from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.training.parallel import Team
+
+
+def score_together(team: Team, judge: Judge, samples: Sequence[Sample]) -> Scored:
+    """What the judge says of `samples`, as if one process had asked it.
+
+    Raises `RewardError` as `Judge.score` does.
+    """
+    if team.size == 1:
+        return judge.score(samples)
+    rows = team.share([len(sample.response_ids or ()) for sample in samples])
+    own = judge.score([samples[row] for row in rows], of=len(samples)) if rows else Scored([])
+    shares = team.gather((rows, own))
+    names = list(dict.fromkeys(name for _, share in shares for name in share.parts))
+    total = [math.nan] * len(samples)
+    parts = {name: [math.nan] * len(samples) for name in names}
+    per_token: list[list[float]] = [[] for _ in samples]
+    for places, share in shares:
+        for place, row in enumerate(places):
+            total[row] = share.total[place]
+            for name, column in share.parts.items():
+                parts[name][row] = column[place]
+            if share.per_token is not None:
+                per_token[row] = share.per_token[place]
+    failures = {places[place]: failure for places, share in shares for place, failure in share.failures.items()}
+    judge.check_failures(failures, samples, len(samples))
+    split = any(share.per_token is not None for _, share in shares)
+    return Scored(total, parts, per_token if split else None, dict(sorted(failures.items())))

@@ -1,0 +1,244 @@
+"""Asking a reward: what is checked, what is asked again, who is at fault, and when it is too much."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+
+import pytest
+
+from alignpipe.api import Failure, Sample, Scores, Scoring
+from alignpipe.errors import DataError, RewardError
+from alignpipe.rewarding.judge import Judge, Scored
+
+SAMPLES = [Sample("a prompt", str(index)) for index in range(40)]
+NAN = float("nan")
+PATIENT = Scoring(retries=0, failure_budget=0.5)
+
+
+class Rule:
+    """Answers with a function of the batch; remembers the batches it was asked about."""
+
+    def __init__(self, function) -> None:
+        self.function = function
+        self.batches: list[list[int]] = []
+
+    def score(self, samples):
+        self.batches.append([int(sample.response) for sample in samples])
+        return self.function(samples)
+
+
+def ask(function, scoring: Scoring = PATIENT, samples=SAMPLES) -> Scored:
+    return Judge(Rule(function), "reward acme (acme-reward 1.2)", scoring).score(samples)
+
+
+def numbers(samples) -> list[float]:
+    return [float(sample.response) for sample in samples]
+
+
+def test_plain_floats_and_scores_with_parts() -> None:
+    plain = ask(numbers)
+    assert plain == Scored([float(index) for index in range(40)], {}, None, {})
+    rich = ask(lambda samples: Scores(total=numbers(samples), parts={"tone": [1] * len(samples)}))
+    assert rich.parts == {"tone": [1.0] * 40}
+
+
+def test_one_bad_sample_does_not_spoil_its_batch() -> None:
+    def picky(samples):
+        if any(sample.response in ("7", "31") for sample in samples):
+            raise KeyError("answer_key")
+        return Scores(numbers(samples), parts={"size": numbers(samples)})
+
+    scored = ask(picky)
+    assert set(scored.failures) == {7, 31}
+    assert scored.kept == [index for index in range(40) if index not in (7, 31)]
+    assert [scored.total[index] for index in scored.kept] == scored.kept
+    assert math.isnan(scored.total[7])
+    assert math.isnan(scored.parts["size"][31])
+    assert scored.failure_counts() == {"exception": 2}
+    assert "KeyError: 'answer_key'" in scored.failures[7].message
+    assert "test_judge.py" in scored.failures[7].message, "the traceback is there"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (lambda samples: [NAN if sample.response == "3" else 1.0 for sample in samples], "nan", "the total is nan"),
+        (lambda samples: [math.inf if sample.response == "3" else 1.0 for sample in samples], "nan", "total is inf"),
+        (
+            lambda samples: Scores(
+                [1.0] * len(samples), {"tone": [NAN if s.response == "3" else 0.0 for s in samples]}
+            ),
+            "nan",
+            "part 'tone' is nan",
+        ),
+        (lambda samples: [1.0 for sample in samples if sample.response != "3"], "count", "0 scores for 1 samples"),
+        (lambda samples: ["a" if sample.response == "3" else 1.0 for sample in samples], "count", "no numbers"),
+        (
+            lambda samples: Scores(
+                [1.0] * len(samples),
+                failures={place: Failure("refused", "fork") for place, s in enumerate(samples) if s.response == "3"},
+            ),
+            "refused",
+            "fork",
+        ),
+    ],
+    ids=["nan", "inf", "part", "count", "text", "typed"],
+)
+def test_failures_are_typed(answer, kind: str, message: str) -> None:
+    scored = ask(answer)
+    assert {index: failure.kind for index, failure in scored.failures.items()} == {3: kind}
+    assert message in scored.failures[3].message
+    assert scored.kept == [index for index in range(40) if index != 3]
+
+
+def test_past_the_budget_the_run_stops_with_the_first_failure_and_who_it_was() -> None:
+    def odd(samples):
+        if any(int(sample.response) % 2 for sample in samples):
+            raise ValueError("odd ones out")
+        return numbers(samples)
+
+    with pytest.raises(RewardError) as caught:
+        ask(odd, Scoring(retries=0, failure_budget=0.1))
+    said = str(caught.value)
+    assert said.startswith("reward acme (acme-reward 1.2) failed on ")
+    assert "of 40 samples (exception: " in said
+    assert "scoring.failure_budget=0.1" in said
+    assert "the response begins '1': ValueError: odd ones out\nTraceback" in said
+
+
+def test_exactly_the_budget_is_allowed() -> None:
+    few = {"0", "1", "2", "3"}
+    answer = lambda samples: [NAN if sample.response in few else 1.0 for sample in samples]  # noqa: E731
+    assert len(ask(answer, Scoring(retries=0, failure_budget=0.1)).failures) == 4
+    with pytest.raises(RewardError, match="failed on 4 of 40"):
+        ask(answer, Scoring(retries=0, failure_budget=0.09))
+
+
+def test_a_reward_that_is_down_is_not_asked_about_every_sample() -> None:
+    def down(samples):
+        raise ConnectionError("refused")
+
+    rule = Rule(down)
+    with pytest.raises(RewardError, match="ConnectionError"):
+        Judge(rule, "acme", Scoring(retries=0, failure_budget=0.1)).score(SAMPLES)
+    assert len(rule.batches) < 20
+
+
+def test_what_went_wrong_is_tried_again() -> None:
+    seen: set[str] = set()
+
+    def shaky(samples):
+        new = {sample.response for sample in samples if sample.response in ("5", "6")} - seen
+        seen.update(new)
+        return [NAN if sample.response in new else float(sample.response) for sample in samples]
+
+    rule = Rule(shaky)
+    scored = Judge(rule, "acme", Scoring(retries=1, failure_budget=0.0)).score(SAMPLES)
+    assert scored.total == [float(index) for index in range(40)]
+    assert not scored.failures
+    assert rule.batches[1:] == [[5, 6]], "only they are asked about again"
+
+
+def test_a_refusal_is_not_tried_again() -> None:
+    rule = Rule(lambda samples: Scores([0.0] * len(samples), failures={0: Failure("refused", "no")}))
+    Judge(rule, "acme", Scoring(retries=3, failure_budget=0.5)).score(SAMPLES)
+    assert len(rule.batches) == 1
+
+
+def test_a_hanging_reward_is_cut_at_its_deadline_and_told_where_it_was() -> None:
+    gate = threading.Event()
+    began = time.monotonic()
+    try:
+        with pytest.raises(RewardError) as caught:
+            ask(lambda samples: gate.wait(60), Scoring(deadline=0.3, retries=2, failure_budget=0.5))
+    finally:
+        gate.set()
+    assert time.monotonic() - began < 10
+    assert "(timeout: 40)" in str(caught.value)
+    assert "threading.py" in str(caught.value)
+
+
+def test_a_reward_that_hung_once_is_asked_again_in_a_fresh_thread() -> None:
+    gate, calls = threading.Event(), []
+
+    def once(samples):
+        calls.append(threading.current_thread())
+        if len(calls) == 1:
+            gate.wait(60)
+        return numbers(samples)
+
+    judge = Judge(Rule(once), "acme", Scoring(deadline=0.2, retries=0, failure_budget=0.0))
+    try:
+        with pytest.raises(RewardError, match="timeout: 40"):
+            judge.score(SAMPLES)
+        assert judge.score(SAMPLES).total == [float(index) for index in range(40)]
+    finally:
+        gate.set()
+    assert calls[0] is not calls[1]
+
+
+def test_an_async_reward_is_awaited_and_cancelled() -> None:
+    ended: list[str] = []
+
+    async def slow(samples):
+        try:
+            await asyncio.sleep(0 if len(samples) < 40 else 60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return numbers(samples)
+
+    assert ask(slow, samples=SAMPLES[:3]).total == [0.0, 1.0, 2.0]
+    with pytest.raises(RewardError, match="timeout: 40"):
+        ask(slow, Scoring(deadline=0.2, retries=0))
+    for _ in range(100):
+        if ended:
+            break
+        time.sleep(0.02)
+    assert ended == ["cancelled"]
+
+
+def test_a_rewards_own_error_is_passed_on() -> None:
+    def speaking(samples):
+        raise RewardError("the row has no answer")
+
+    with pytest.raises(RewardError, match=r"^the row has no answer$"):
+        ask(speaking)
+
+
+def test_scores_per_token_add_up_to_their_total() -> None:
+    samples = [Sample("p", str(index), response_ids=[1, 2, 3]) for index in range(3)]
+    split = [[0.0, 1.0, 1.0], [0.0, 0.0, 2.0], [2.0, 0.0]]
+    scored = ask(
+        lambda batch: Scores([2.0, 2.5, 2.0], per_token=split), Scoring(retries=0, failure_budget=0.9), samples
+    )
+    assert scored.per_token == [[0.0, 1.0, 1.0], [], []]
+    assert scored.failures[1].message == "per_token adds up to 2, not to the total 2.5"
+    assert scored.failures[2].message == "per_token has 2 entries for 3 response tokens"
+
+
+def test_columns_that_a_reward_reads_must_be_there() -> None:
+    class Exact:
+        columns = ("answer",)
+
+        def score(self, samples):
+            return numbers(samples)
+
+    judge = Judge(Exact(), "reward exact (acme 1)")
+    judge.check_columns([{"prompt": "1+1", "answer": "2"}], "training prompts")
+    with pytest.raises(
+        DataError, match=r"reads the column 'answer', which 1 of 2 training prompts do not have .*: answer, solution"
+    ):
+        judge.check_columns([{"prompt": "", "solution": "", "answer": "2"}, {"prompt": ""}], "training prompts")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"deadline": 0.0}, "deadline"), ({"retries": -1}, "retries"), ({"failure_budget": 1.0}, "failure_budget")],
+)
+def test_scoring_options_that_make_no_sense(changes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scoring(**changes)

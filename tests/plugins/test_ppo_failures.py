@@ -1,0 +1,124 @@
+"""Episodes that the reward fails on: out of the update, counted, never worth 0."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from alignpipe.api import Failure, Sample, Scores, Scoring
+from alignpipe.rewarding.judge import Judge
+from alignpipe_plugins.ppo import loop
+from alignpipe_plugins.ppo.advantages import estimate, groups_of
+from alignpipe_plugins.ppo.kept import KeptEpisodes
+from support import ppo
+
+PATIENT = Scoring(retries=0, failure_budget=0.5)
+
+
+class Failing:
+    """Scores the length of an answer, or what else it is told, and fails on the prompts it is told to."""
+
+    def __init__(self, *cases: int, rule=lambda ids: float(len(ids))) -> None:
+        self.cases = cases
+        self.rule = rule
+
+    def score(self, samples: list[Sample]) -> Scores:
+        failed = [place for place, sample in enumerate(samples) if sample.row["case"] in self.cases]
+        failures = {place: Failure("timeout", "late") for place in failed}
+        total = [self.rule(sample.response_ids) for sample in samples]
+        return Scores(total, parts={"tokens": total}, failures=failures)
+
+
+def players_with(reward: object, scoring: Scoring = PATIENT, **options: bool):
+    return replace(ppo.make_players(**options), judge=Judge(reward, "failing", scoring))
+
+
+def test_a_failed_episode_takes_no_part_in_the_update(tmp_path: Path) -> None:
+    """The update is that of the other episodes alone: the same as if a run had never sampled it."""
+    whole = ppo.make_episodes(ppo.make_players())
+    kept = [0, 2, 3, 4, 6, 7, 8]
+    part = whole.select(kept)
+    assert part.numbers == kept
+    assert part.mask.shape[0] == part.scores.shape[0] == part.parts["half"].shape[0] == len(part.samples) == 7
+    for place, row in enumerate(kept):
+        assert part.responses[place] == whole.responses[row]
+        length = len(part.responses[place].ids)
+        assert int(part.mask[place].sum()) == length
+        assert torch.equal(part.logprobs[place, :length], whole.logprobs[row, :length])
+        assert part.scores[place] == whole.scores[row]
+
+
+def test_failures_are_counted_and_means_are_over_the_others(tmp_path: Path) -> None:
+    clean = ppo.train(tmp_path / "clean", players_with(Failing()), max_steps=1)[1].metrics()
+    some = ppo.train(tmp_path / "some", players_with(Failing(*range(8))), max_steps=1)[1].metrics()
+    assert "reward_failures/timeout" not in clean
+    assert some["reward_failures/timeout"] >= 1
+    assert some["objective/scores"] > 0.5, "a failure counted as 0 would pull it down"
+    assert some["objective/scores"] == pytest.approx(some["response_length/mean"])
+    assert some["reward/part/tokens"] == pytest.approx(some["response_length/mean"])
+    assert all(math.isfinite(value) for value in some.values())
+
+
+@pytest.mark.parametrize("config", [ppo.CONFIG, ppo.GRPO, ppo.RLOO, ppo.REINFORCE_PP])
+def test_a_reward_that_fails_now_and_then_leaves_training_sound(config, tmp_path: Path) -> None:
+    critic = config is ppo.CONFIG
+    reward = Failing(1, 5, 9, rule=lambda ids: sum(map(ppo.even, ids)) / len(ids))
+    players, ctx, _ = ppo.train(tmp_path, players_with(reward, critic=critic), config=config, max_steps=3)
+    assert all(math.isfinite(value) for _, metrics in ctx.logged for value in metrics.values())
+    assert all(bool(weight.isfinite().all()) for weight in ppo.weights(players.network).values())
+    assert sum(ctx.series("reward_failures/timeout")) >= 1
+    assert not ppo.same(ppo.weights(players.network), ppo.weights(ppo.make_players().network))
+
+
+def test_a_group_keeps_its_other_members() -> None:
+    episodes = ppo.make_episodes(ppo.make_players()).select([0, 1, 4, 5, 8])
+    assert groups_of(episodes, 3).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_scores_per_token_stay_where_the_reward_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steps:
+        def score(self, samples: list[Sample]) -> Scores:
+            split = [[1.0 + step for step in range(len(sample.response_ids))] for sample in samples]
+            return Scores([sum(row) for row in split], per_token=split)
+
+    seen = []
+
+    def watched(config, episodes, rewards):
+        seen.append((episodes, rewards))
+        return estimate(config, episodes, rewards)
+
+    monkeypatch.setattr(loop, "estimate", watched)
+    ppo.train(tmp_path, players_with(Steps()), max_steps=1, kl_coef=0.0, missing_eos_score=None)
+    (episodes, rewards) = seen[0]
+    for row, mask in zip(rewards, episodes.mask, strict=True):
+        count = int(mask.sum())
+        assert row[:count].tolist() == [1.0 + step for step in range(count)]
+        assert not row[count:].any()
+
+
+def test_some_episodes_of_every_update_are_kept_for_later(tmp_path: Path) -> None:
+    players = players_with(Failing(1))
+    _, ctx, _ = ppo.train(tmp_path, players, max_steps=3, save_every=1)
+    KeptEpisodes(ctx.work).write(tmp_path)
+    table = pq.read_table(tmp_path / "rollouts.parquet")
+    assert set(table["update"].to_pylist()) == {1, 2, 3}
+    wanted = {"update", "prompt", "completion", "ended", "reward", "kl", "reward/part/tokens", "case"}
+    assert set(table.column_names) == wanted
+    assert 1 not in table["case"].to_pylist()
+    assert table["reward"].to_pylist() == table["reward/part/tokens"].to_pylist()
+
+
+def test_what_was_kept_survives_a_resume_without_doubles(tmp_path: Path) -> None:
+    ppo.train(tmp_path / "once", ppo.make_players(), max_steps=4, save_every=1)
+    ppo.train(tmp_path / "twice", ppo.make_players(), max_steps=4, save_every=1, stop_after=1)
+    path = tmp_path / "twice" / "work" / "rollouts.jsonl"
+    assert path.read_text().count('"update": 2') >= 1
+    with path.open("a") as file:
+        file.write('{"update": 3, "prompt": "left by a ki')  # cut short
+    ppo.train(tmp_path / "twice", ppo.make_players(), max_steps=4, save_every=1)
+    assert path.read_bytes() == (tmp_path / "once" / "work" / "rollouts.jsonl").read_bytes()
