@@ -33,7 +33,7 @@ def assert_message(message: str, *words: str) -> None:
     ("overrides", "words"),
     [
         (["reward=bradly_terry"], ["bradly_terry", "did you mean 'bradley_terry'?"]),
-        (["rewrd=keywords"], ["rewrd"]),
+        (["rewrd=rules"], ["rewrd"]),
         (["sft.lrate=1"], ["sft.lrate", "lr"]),
         (["sed=1"], ["sed", "did you mean 'seed'?"]),
         (["+sed=1"], ["sed", "did you mean 'seed'?"]),

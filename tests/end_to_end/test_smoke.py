@@ -94,6 +94,21 @@ def test_the_end_shows_the_comparison_samples_and_places(folder):
     assert "\x1b" not in shown + (folder / "stderr").read_text(), "no terminal, no escape sequences"
 
 
+def test_every_estimator_in_one_sweep(folder, first):
+    """Data, sft and reward are the first run's; each estimator learns something else."""
+    estimators = ["grpo", "rloo", "reinforce_pp"]
+    chosen = f"ppo={','.join(estimators)}"
+    succeed(alignpipe(folder, "-m", *SMOKE, chosen, "stages=[data,sft,reward,ppo]", "tracker=[]"))
+    paths = sorted(folder.glob("outputs/sweeps/*/*/summary.json"))
+    made = [json.loads(path.read_text()) for path in paths]
+    cached = dict.fromkeys(["data", "sft", "reward"], "cached")
+    assert [statuses(summary) for summary in made] == [{**cached, "ppo": "ran"}] * 3
+    assert len({summary["stages"]["ppo"]["digest"] for summary in (first, *made)}) == 4
+    for summary in made:
+        assert "ppo/objective/kl" in summary["metrics"]
+        assert "ppo/loss/value_avg" not in summary["metrics"]
+
+
 # The next three change the store of the first run, so they stand last and build on each other in this order.
 
 

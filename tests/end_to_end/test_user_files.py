@@ -71,7 +71,7 @@ def test_ppo_straight_on_the_users_checkpoint(folder):
             "data.drop_columns=[chosen,rejected]",
             "model=pretrained",
             "model.path=plain",
-            "reward=keywords",
+            "reward=rules",
             "reward.wanted=[here]",
             "outputs=straight",
         )

@@ -54,6 +54,8 @@ def test_the_wheel_holds_the_config_and_no_more_than_it_should(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     config = {f"alignpipe/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert config <= names
+    templates = (ROOT / "pipeline" / "alignpipe" / "authoring" / "templates").glob("*")
+    assert {f"alignpipe/authoring/templates/{path.name}" for path in templates} <= names
     tops = {name.partition("/")[0] for name in names}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"alignpipe", "alignpipe_plugins"}
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -60,7 +60,7 @@ def test_the_default_config_composes(
 ) -> None:
     install_fake_plugin("alignpipe", DECLARED, {}, "0.0")
     only_ours = {"ALIGNPIPE_PLUGINS": "alignpipe", "ALIGNPIPE_STRICT_PLUGINS": "1"}
-    for overrides in ([], ["model=pretrained"], ["experiment=smoke"], ["reward=keywords"], ["data=files"]):
+    for overrides in ([], ["model=pretrained"], ["experiment=smoke"], ["reward=rules"], ["data=files"]):
         done = alignpipe_command(*overrides, "--cfg", "job", **only_ours)
         assert (done.returncode, done.stderr) == (0, ""), overrides
 

@@ -81,7 +81,7 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plugin", "list"], "'plugin' is no command (did you mean 'plugins'?); commands: plan, plugins, store"),
+        (["plugin", "list"], "'plugin' is no command (did you mean 'plugins'?); commands: plan, plugins, score, store"),
         (["model=toy", "reward=nope"], "reward=nope: there is no such option; options: acme, bradley_terry"),
         (["model=toy", "+foo=1"], "foo: there is no such key"),
         (["model=toy", "reward.scal=1"], "reward.scal: there is no such key"),

@@ -57,8 +57,14 @@ def complete(tmp_path: Path, fake_pipeline: Path):
         ("alignpipe plan model=toy reward=acme reward.sc", ["reward.scale="]),
         ("alignpipe -m model=toy se", ["seed="]),
         ("alignpipe model=toy reward=acme reward.na", []),
-        ("alignpipe plugins ", ["list", "show"]),
+        ("alignpipe plugins ", ["list", "show", "check", "new"]),
         ("alignpipe plugins show reward/a", ["reward/acme"]),
+        ("alignpipe plugins check ", ["reward/acme", "reward/bradley_terry"]),
+        ("alignpipe plugins check reward/acme reward.sc", ["reward.scale="]),
+        ("alignpipe plugins new re", ["reward"]),
+        ("alignpipe score ", ["--reward", "--data", "--run", "--out"]),
+        ("alignpipe score --reward a", ["acme"]),
+        ("alignpipe score --reward acme --data x.jsonl reward.sc", ["reward.scale="]),
         ("alignpipe store ", ["ls", "verify", "gc", "pin", "unpin"]),
         ("alignpipe store gc --y", ["--yes"]),
         ("alignpipe store pl", []),
@@ -72,7 +78,7 @@ def test_tab(line: str, words: list[str], complete) -> None:
 
 def test_an_empty_word_offers_subcommands_and_overrides(complete) -> None:
     offered = complete("alignpipe ")
-    assert {"plan", "plugins", "store", "reward=", "model="} <= set(offered)
+    assert {"plan", "plugins", "score", "store", "reward=", "model="} <= set(offered)
     after = complete("alignpipe plan model=toy ")
     assert {"reward=", "seed="} <= set(after)
-    assert not {"plan", "plugins", "store"} & set(after)
+    assert not {"plan", "plugins", "score", "store"} & set(after)

@@ -39,7 +39,15 @@ def loaded(script: str, *arguments: str, **environ: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], ["--cfg", "job"], ["plugins", "list"], ["no-such-command"], ["+foo=1"]],
+    [
+        ["--version"],
+        ["--help"],
+        ["--cfg", "job"],
+        ["plugins", "list"],
+        ["plugins", "show", "reward/function"],
+        ["no-such-command"],
+        ["+foo=1"],
+    ],
     ids=" ".join,
 )
 def test_the_prompt_is_light(arguments: list[str]) -> None:

@@ -125,6 +125,28 @@ def test_inputs_of_a_stage_that_was_left_out_are_passed_over():
     }
 
 
+def test_a_reward_made_of_others_has_what_they_need():
+    member = Component(
+        "reward", "trained", SftConfig, "x:y", "r", needs={"judge": Port("policy", "base")}, uses=("model",)
+    )
+    mix = Component("reward", "mixed", PpoConfig, "x:y", "m", uses=("rollout",))
+    registry = make_registry(components=(*COMPONENTS, member, mix))
+    config = PpoConfig(
+        judge={"a": Selected("reward", "trained", SftConfig()), "b": Selected("reward", "fake", EvalConfig())}
+    )
+    run = make_run(Path("/nowhere"), stages=["data", "reward"], extra={"reward": Selected("reward", "mixed", config)})
+    spec = stage_specs(run, registry)[1]
+    assert set(spec.needs) == {"dataset", "policy", "judge"}
+    assert spec.uses == ("rollout", "model")
+
+
+def test_what_is_nested_elsewhere_brings_no_ports():
+    config = PpoConfig(judge=Selected("eval", "fake", EvalConfig()))
+    run = make_run(Path("/nowhere"), stages=["data", "ppo"], ppo=config)
+    plain = make_run(Path("/nowhere"), stages=["data", "ppo"])
+    assert stage_specs(run, make_registry())[1].needs == stage_specs(plain, make_registry())[1].needs
+
+
 def test_a_folder_that_is_no_checkpoint(tmp_path):
     with pytest.raises(ConfigError, match=r"inputs\.ppo\.policy=.*is no checkpoint folder, it holds no config\.json"):
         ports(["data", "ppo"], {"ppo": {"policy": str(tmp_path)}})

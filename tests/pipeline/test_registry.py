@@ -11,7 +11,7 @@ import pytest
 
 from alignpipe.api import API_VERSION
 from alignpipe.errors import ConfigError, PluginError
-from alignpipe.registry import Registry, load_factory
+from alignpipe.registry import Registry, load_factory, watch
 from support.distributions import InstallFakePlugin, component_source
 
 EntryPoints = Callable[[], list[EntryPoint]]
@@ -254,3 +254,20 @@ def test_a_factory_that_cannot_be_had_names_plugin_and_distribution(
     install_fake_plugin("late-reward", {"late": "late.plugin"}, {"late/plugin.py": source, "late/heavy.py": line})
     with pytest.raises(PluginError, match=rf"reward/late \(late-reward 1\.0\), plugin 'late', .*{message}"):
         load_factory(load().get("reward", "late"))
+
+
+def test_a_plugin_that_hangs_at_import_is_named(
+    install_fake_plugin: InstallFakePlugin, load: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "PATIENCE", 0.05)
+    slow = "import time\ntime.sleep(0.5)\n" + component_source("reward", "slow")
+    install_fake_plugin("slow-reward", {"slow": "slow_one.plugin"}, {"slow_one/plugin.py": slow})
+    quick = component_source("reward", "quick")
+    install_fake_plugin("quick-reward", {"quick": "quick_one.plugin"}, {"quick_one/plugin.py": quick})
+    assert load().options("reward") == ["quick", "slow"], "it is waited for: it may only be slow"
+    (told,) = load.warnings
+    assert told.startswith("plugin 'slow' of slow-reward is still being imported after 0.05 s")
+    assert "ALIGNPIPE_BLOCK_PLUGINS=slow-reward" in told
+    load.warnings.clear()
+    assert load(ALIGNPIPE_BLOCK_PLUGINS="slow-reward").options("reward") == ["quick"]
+    assert load.warnings == []

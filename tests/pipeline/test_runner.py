@@ -397,9 +397,23 @@ def test_a_factory_that_makes_no_stage_names_its_plugin(tmp_path):
 
 def test_context(tmp_path, capsys):
     curious = Component("data", "curious", EvalConfig, f"{ME}:Curious", "c", makes="dataset", uses=("model",))
-    run = make_run(tmp_path, stages=["data"], extra={"data": Selected("data", "curious", EvalConfig())}, seed=4)
-    execute(run, make_registry(components=(*COMPONENTS, curious)))
-    assert "data     9 rows on cpu with seed 4" in capsys.readouterr().err
+    quiet = Component("tracker", "quiet", TrackerConfig, f"{ME}:QuietTracker", "has no alert")
+    trackers, log = tracked(tmp_path)
+    second = tmp_path / "quiet.jsonl"
+    trackers["quiet"] = Selected("tracker", "quiet", TrackerConfig(str(second)))
+    extra = {"data": Selected("data", "curious", EvalConfig())}
+    run = make_run(tmp_path, stages=["data"], extra=extra, trackers=trackers, seed=4)
+    execute(run, make_registry(components=(*COMPONENTS, curious, quiet)))
+    shown = capsys.readouterr().err
+    assert "data     9 rows on cpu with seed 4" in shown
+    assert "data     alarm: odd: look at it" in shown
+    assert "it fails" not in shown, "the stage's own error says it"
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line for line in told if line[0] == "alert"] == [
+        ["alert", "data: odd", "look at it", "warn"],
+        ["alert", "data: broken", "it fails", "error"],
+    ]
+    assert json.loads(second.read_text().splitlines()[-1]) == ["finish", "finished"]
     assert metrics_of(run) == [{"stage": "data", "step": 5, "data/a": 1}, {"stage": "data", "step": 5, "data/b": "nan"}]
     assert Path(summary_of(run)["stages"]["data"]["artifact"], "slots").read_text() == "model"
 

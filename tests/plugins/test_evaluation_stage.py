@@ -209,7 +209,8 @@ def table_names() -> set[str]:
 
 def test_the_names_are_those_of_the_readme(tmp_path: Path) -> None:
     names = {re.sub(r"^(reward|gold)/", "<judge>/", name) for name in run(tmp_path).metrics()}
-    assert {re.sub(r"part/own$", "part/<name>", name) for name in names} == table_names()
+    found = {re.sub(r"part/own$", "part/<name>", name) for name in names}
+    assert found | {"<judge>/failures"} == table_names(), "failures are logged where there are any"
 
 
 @pytest.mark.parametrize(

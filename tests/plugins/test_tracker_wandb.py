@@ -235,6 +235,9 @@ class Unwilling:
     def define_metric(self, name, **_):
         pass
 
+    def alert(self, **facts):
+        self.calls.append(facts)
+
     def log(self, row):
         self.calls.append(row)
         if row["s/step"] in self.failing:
@@ -256,6 +259,23 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
     shown = capsys.readouterr().err
     assert "metrics.jsonl has everything" in shown
     assert ("left alone" in shown) == (logged == 3)
+
+
+def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
+    from wandb import AlertLevel
+
+    tracker = WandbTracker(WandbConfig(), CTX)
+    run = tracker._run = Unwilling(set())
+    tracker.alert("ppo: negative KL", "look", "warn")
+    assert run.calls == [{"title": "ppo: negative KL", "text": "look", "level": AlertLevel.WARN.value}]
+    del tracker
+    real = WandbTracker(WandbConfig(), CTX)
+    real.start(make_info(tmp_path / "run"))
+    real.alert("ppo failed", "it broke", "error")
+    real.finish("failed")
+    file = next((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert b"it broke" in file.read_bytes()
+    real.alert("after the end", "nobody hears it", "warn")
 
 
 def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, capsys):

@@ -35,7 +35,7 @@ class StageContext(BuildContext, Protocol):
     work: Path
     """A folder that outlives a killed attempt: checkpoints belong here."""
     slots: Mapping[str, Selected]
-    """The slots the component's `uses` names (`model`, `rollout` ...)."""
+    """The slots the component's `uses` names (`model`, `rollout` ...), and the choice behind a reward it is given."""
     scoring: Scoring
     """How the run asks its rewards."""
     rank: int

@@ -18,14 +18,26 @@ from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
 from alignpipe.config.source import register
 from alignpipe.errors import AlignpipeError, ConfigError
+from alignpipe.processes import this_process
 from alignpipe.registry import registry
 
 _INTERRUPTED = (130, 143)
+_NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
+"""Overrides for what leaves no run folder: a plan, and the processes that help rank 0."""
 
 
 def run(argv: list[str]) -> int:
-    """Run the pipeline: one job, or with `-m` a sweep."""
-    _hydra_main(run_job, argv)
+    """Run the pipeline: one job, or with `-m` a sweep.
+
+    Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
+    """
+    place = this_process()
+    if place.world_size > 1 and {"-m", "--multirun"} & set(argv):
+        raise ConfigError(
+            f"-m starts its jobs in one process, and there are {place.world_size}: leave out torchrun (a sweep's "
+            "launcher can start jobs side by side), or launch one run at a time"
+        )
+    _hydra_main(run_job, [*argv, *_NO_FOLDER] if place.follows else argv)
     return 0
 
 
@@ -33,7 +45,7 @@ def plan(argv: list[str]) -> int:
     """Show what the same overrides would run, and why; no run folder is made."""
     if {"-m", "--multirun"} & set(argv):
         raise ConfigError("plan shows one run: leave out -m, and give each key one value")
-    _hydra_main(plan_job, [*argv, "hydra.run.dir=.", "hydra.output_subdir=null"])
+    _hydra_main(plan_job, [*argv, *_NO_FOLDER])
     return 0
 
 
@@ -52,7 +64,8 @@ def run_job(cfg: DictConfig) -> None:
         if explain(error) is None:
             raise
         if not sweep:
-            _discard(Path(HydraConfig.get().runtime.output_dir))
+            if not this_process().follows:
+                _discard(Path(HydraConfig.get().runtime.output_dir))
             raise RunFailed(error) from error
         report(error)
         raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed: {error}") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,38 @@ def _plugins_words(typed: Sequence[str]) -> Sequence[str]:
     from alignpipe.registry import registry
 
     if not typed:
-        return ("list", "show")
+        return ("list", "show", "check", "new")
     if typed == ["list"]:
         return ("--timings",)
     if typed == ["show"]:
         return [f"{group}/{name}" for group in registry().groups() for name in registry().options(group)]
+    if typed[0] == "check":
+        rewards = [f"reward/{name}" for name in registry().options("reward")]
+        return rewards if len(typed) == 1 else ["--data", *_reward_keys(typed[1].removeprefix("reward/"))]
+    if typed[0] == "new":
+        return ("reward",) if len(typed) == 1 else ("--from", "--folder") if len(typed) > 2 else ()
     return ()
+
+
+def _score_words(typed: Sequence[str]) -> Sequence[str]:
+    """The flags, the rewards after `--reward`, and the keys of the one that was named."""
+    from alignpipe.registry import registry
+
+    if typed and typed[-1] in ("--data", "--run", "--out"):
+        return ()
+    if typed and typed[-1] == "--reward":
+        return registry().options("reward")
+    named = [word for flag, word in pairwise(typed) if flag == "--reward"]
+    flags = [flag for flag in ("--reward", "--data", "--run", "--out") if flag not in typed]
+    return [*flags, *(_reward_keys(named[-1]) if named else ())]
+
+
+def _reward_keys(option: str) -> Sequence[str]:
+    """`reward.<key>=` of an option; none for a name that is not (or not only) one."""
+    from alignpipe.registry import registry
+
+    offers = registry().offers("reward", option)
+    return [f"reward.{entry.name}=" for entry in fields(offers[0].component.config)] if len(offers) == 1 else []
 
 
 def _store_words(typed: Sequence[str]) -> Sequence[str]:
@@ -53,6 +80,7 @@ COMMANDS = {
     for command in (
         Command("plan", "alignpipe.cli.app:plan", _plan_words),
         Command("plugins", "alignpipe.cli.plugins:main", _plugins_words),
+        Command("score", "alignpipe.cli.score:main", _score_words),
         Command("store", "alignpipe.cli.store:main", _store_words),
     )
 }

@@ -1,15 +1,21 @@
 """The console script: subcommand or Hydra application, and the boundary where errors become messages.
 
-Only the standard library is imported at the top: Hydra takes a third of a second, and Ctrl-C may come in it.
+Little but the standard library is imported at the top: Hydra takes a third of a second, and Ctrl-C may come in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import time
+
+from alignpipe.processes import this_process
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_AFTER_RANK_0 = 3.0
+"""Seconds that rank 0 has to tell an error which every process of a launch meets; the launcher then ends the others."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     is a bug and is raised. With `HYDRA_FULL_ERROR=1` every error is raised.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if this_process().follows:  # rank 0 talks to the user
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return _guarded(arguments)
+    return _guarded(arguments)
+
+
+def _guarded(arguments: list[str]) -> int:
+    """The command behind the boundary where errors become messages."""
     wants_traceback = os.environ.get(_FULL_ERROR) == "1"
     os.environ[_FULL_ERROR] = "1"  # Hydra then raises instead of printing: there is one place that prints errors
     try:
@@ -46,6 +60,8 @@ def _tell(failure: BaseException, wants_traceback: bool) -> int:
     error = failure.error if isinstance(failure, RunFailed) else failure
     if wants_traceback or explain(error) is None:
         raise error
+    if this_process().follows:
+        time.sleep(_AFTER_RANK_0)
     report(error)
     return 1
 

@@ -1,4 +1,4 @@
-"""`alignpipe plugins list` and `plugins show`: what is installed, who brought it, what can be set."""
+"""`alignpipe plugins list | show | check | new`: what is installed, who brought it, what can be set; for authors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,24 @@ from alignpipe.registry import Plugin, Registered, Registry, did_you_mean, regis
 
 
 def main(argv: list[str]) -> int:
-    """Run `plugins <list|show>`."""
+    """Run `plugins <list|show|check|new>`; 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="alignpipe plugins", description="the options that plugins bring")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check|new")
     listing = actions.add_parser("list", help="every option, who brings it, and the plugins that are broken")
     listing.add_argument("--timings", action="store_true", help="show what importing each plugin costs")
     showing = actions.add_parser("show", help="the keys of one option, or why a plugin is broken")
     showing.add_argument("what", metavar="GROUP/OPTION", help="reward/length, or distribution:plugin")
+    # These two read their own words; here they are for --help.
+    actions.add_parser("check", help="whether a reward keeps the contract; status 1 if it does not")
+    actions.add_parser("new", help="write a package that brings a reward: installable, with a test")
+    if argv[:1] == ["check"]:
+        from alignpipe.cli.check import main as check
+
+        return check(argv[1:])
+    if argv[:1] == ["new"]:
+        from alignpipe.cli.new import main as new
+
+        return new(argv[1:])
     arguments = parser.parse_args(argv)
     if arguments.action == "show":
         show(arguments.what, registry())

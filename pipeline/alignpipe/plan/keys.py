@@ -12,7 +12,7 @@ from alignpipe.api import Selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ConfigError
 from alignpipe.plan.digests import data_digest
-from alignpipe.plan.ports import BASE, ComponentIndex, Source, StageSpec
+from alignpipe.plan.ports import BASE, ComponentIndex, Source, StageSpec, all_selected
 from alignpipe.registry.records import Registered
 
 KEY_SCHEMA = 1
@@ -72,7 +72,7 @@ class Explainer:
             upstream = self._specs.get(source.name) if source.origin == "stage" else None
             if upstream and (upstream.makes == "reward" or (upstream.makes, spec.makes) == ("dataset", "report")):
                 chosen.append(upstream.selected)
-        found = {(entry.group, entry.name): entry for choice in chosen for entry in _all_selected(choice)}
+        found = {(entry.group, entry.name): entry for choice in chosen for entry in all_selected(choice)}
         return tuple(self._registry.get(group, name) for group, name in found)
 
     def _slot(self, spec: StageSpec, slot: str) -> Selected:
@@ -134,16 +134,3 @@ def _scalar(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(f"{where}={value!r}: a value of type {type(value).__name__} cannot be part of a stage's key")
-
-
-def _all_selected(value: Any) -> list[Selected]:
-    """A choice and every choice nested in its config."""
-    if isinstance(value, Selected):
-        return [value, *_all_selected(value.config)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [found for entry in fields(value) for found in _all_selected(getattr(value, entry.name))]
-    if isinstance(value, Mapping):
-        return [found for entry in value.values() for found in _all_selected(entry)]
-    if isinstance(value, list | tuple):
-        return [found for entry in value for found in _all_selected(entry)]
-    return []

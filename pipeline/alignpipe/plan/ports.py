@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from alignpipe.api import Artifact, Kind, Port, Selected
 from alignpipe.config.model import RunConfig
@@ -33,7 +33,10 @@ class ComponentIndex(Protocol):
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of the run: what fills it, what it needs, what it makes, and which other slots it reads."""
+    """One stage of the run: what fills it, what it needs, what it makes, and which other slots it reads.
+
+    What the members of a reward made of others need and read is among it.
+    """
 
     name: str
     selected: Selected
@@ -85,7 +88,26 @@ def _spec(name: str, run: RunConfig, registry: ComponentIndex) -> StageSpec:
     if makes is None:
         raise ConfigError(f"stages names {name!r}, but {registered} is not a stage: it makes no artifact")
     needs = dict(component.needs) or (dict(REWARD_PORTS) if is_reward else {})
-    return StageSpec(name, selected, registered, needs, makes, component.uses)
+    uses = list(component.uses)
+    for choice in all_selected(selected.config):
+        nested = registry.get(choice.group, choice.name).component
+        if is_reward and nested.group == "reward":  # a reward made of others trains them in its own stage
+            needs = {**nested.needs, **needs}
+            uses += nested.uses
+    return StageSpec(name, selected, registered, needs, makes, tuple(dict.fromkeys(uses)))
+
+
+def all_selected(value: Any) -> list[Selected]:
+    """A choice and every choice nested in its config."""
+    if isinstance(value, Selected):
+        return [value, *all_selected(value.config)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [found for entry in fields(value) for found in all_selected(getattr(value, entry.name))]
+    if isinstance(value, Mapping):
+        return [found for entry in value.values() for found in all_selected(entry)]
+    if isinstance(value, list | tuple):
+        return [found for entry in value for found in all_selected(entry)]
+    return []
 
 
 def resolve_ports(

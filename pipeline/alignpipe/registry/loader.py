@@ -23,6 +23,8 @@ import pluggy
 from alignpipe.api import API_VERSION, ENTRY_POINT_GROUP, Component
 from alignpipe.errors import PluginError
 from alignpipe.registry.records import BUILT_IN, Registered
+from alignpipe.registry.watch import Watch
+from alignpipe.rewards import RewardPlugin
 
 ALLOW = "ALIGNPIPE_PLUGINS"
 BLOCK = "ALIGNPIPE_BLOCK_PLUGINS"
@@ -62,6 +64,18 @@ def installed_entry_points() -> list[EntryPoint]:
     return list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
 
 
+def plugin_module(registered: Registered) -> str:
+    """The module that the entry point of a component's plugin names; the one of its config where there is none."""
+    found = (
+        point.module
+        for point in installed_entry_points()
+        if point.name == registered.plugin
+        and point.dist is not None
+        and normalise(point.dist.name) == registered.distribution
+    )
+    return next(found, registered.component.config.__module__)
+
+
 def load_plugins(
     entry_points: Iterable[EntryPoint], manager: pluggy.PluginManager, environ: Mapping[str, str], warn: Warn
 ) -> list[Plugin]:
@@ -70,28 +84,38 @@ def load_plugins(
     A plugin that fails is unregistered, reported through `warn` and kept as a `broken` record; with
     `ALIGNPIPE_STRICT_PLUGINS=1` it raises `PluginError` instead.
     """
-    strict = environ.get(STRICT, "") not in ("", "0")
     candidates = _unique(entry_points)
     _check_names(candidates, environ, warn)
-    plugins = []
-    for distribution, version, entry_point in candidates:
-        reason = _blocked(distribution, entry_point.name, environ)
-        if reason:
-            plugins.append(Plugin(entry_point.name, distribution, version, "blocked", reason))
-            continue
-        try:
+    with Watch(warn) as watch:
+        return [_plugin(candidate, manager, environ, warn, watch) for candidate in candidates]
+
+
+def _plugin(
+    candidate: tuple[str, str, EntryPoint],
+    manager: pluggy.PluginManager,
+    environ: Mapping[str, str],
+    warn: Warn,
+    watch: Watch,
+) -> Plugin:
+    """The record of one entry point, imported if it may be."""
+    distribution, version, entry_point = candidate
+    strict = environ.get(STRICT, "") not in ("", "0")
+    reason = _blocked(distribution, entry_point.name, environ)
+    if reason:
+        return Plugin(entry_point.name, distribution, version, "blocked", reason)
+    try:
+        with watch.over(distribution, entry_point.name):
             plugin, notes = _load(distribution, version, entry_point, manager)
-        except _Broken as broken:
-            plugin = broken.plugin
-            if strict:
-                raise PluginError(f"{plugin} is broken: {plugin.reason} ({STRICT} is set)") from broken.__cause__
-            notes = [f"{plugin} is broken and left out: {plugin.reason} (see 'alignpipe plugins show {plugin.id}')"]
-        for note in notes:
-            if strict:
-                raise PluginError(f"{note} ({STRICT} is set)")
-            warn(note)
-        plugins.append(plugin)
-    return plugins
+    except _Broken as broken:
+        plugin = broken.plugin
+        if strict:
+            raise PluginError(f"{plugin} is broken: {plugin.reason} ({STRICT} is set)") from broken.__cause__
+        notes = [f"{plugin} is broken and left out: {plugin.reason} (see 'alignpipe plugins show {plugin.id}')"]
+    for note in notes:
+        if strict:
+            raise PluginError(f"{note} ({STRICT} is set)")
+        warn(note)
+    return plugin
 
 
 class _Broken(Exception):
@@ -109,15 +133,19 @@ def normalise(distribution: str) -> str:
 
 def _unique(entry_points: Iterable[EntryPoint]) -> list[tuple[str, str, EntryPoint]]:
     """(distribution, version, entry point), sorted; of a distribution found twice, the copy that is imported."""
-    owners: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    identities: dict[str, tuple[str, str]] = {}
     found = []
     for entry_point in entry_points:
         dist = entry_point.dist
-        name = normalise(dist.name) if dist is not None else "unknown"
-        # Distribution objects of one folder are made anew per query, so the folder is what tells two copies apart.
         place = str(getattr(dist, "_path", dist))
+        if place not in identities:  # each asking reads and parses the distribution's metadata
+            metadata = dist.metadata if dist is not None else {"Name": "unknown", "Version": ""}
+            identities[place] = (normalise(metadata["Name"]), metadata["Version"])
+        name, version = identities[place]
+        # Distribution objects of one folder are made anew per query, so the folder is what tells two copies apart.
         if owners.setdefault(name, place) == place:
-            found.append((name, dist.version if dist is not None else "", entry_point))
+            found.append((name, version, entry_point))
     return sorted(found, key=lambda item: (item[0] != BUILT_IN, item[0], item[2].name, item[2].value))
 
 
@@ -162,9 +190,12 @@ def _load(
         with contextlib.redirect_stdout(sys.stderr):
             loaded = entry_point.load()
             plugin = loaded() if isinstance(loaded, type) else loaded
-            manager.register(plugin, name=name)
-            manager.check_pending()
-            components = _components(plugin, manager)
+            if isinstance(plugin, RewardPlugin):  # it observes nothing, and pluggy would look at its every attribute
+                components = _checked(plugin.alignpipe_components())
+            else:
+                manager.register(plugin, name=name)
+                manager.check_pending()
+                components = _components(plugin, manager)
         folder = _folder(entry_point)
         registered = tuple(
             Registered(component, entry_point.name, distribution, version, folder) for component in components
@@ -189,24 +220,30 @@ def _load(
 
 
 def _components(plugin: object, manager: pluggy.PluginManager) -> list[Component]:
-    """What the plugin's hook yields, checked.
+    """What the plugin's hook yields, checked."""
+    components: list[Component] = []
+    for hookimpl in manager.hook.alignpipe_components.get_hookimpls():
+        if hookimpl.plugin is plugin:
+            offered: Any = hookimpl.function()
+            components += _checked(offered or ())
+    return components
+
+
+def _checked(offered: Iterable[Any]) -> list[Component]:
+    """What a plugin offers.
 
     Raises `PluginError` for something that is no component and for another major version of the API.
     """
-    components: list[Component] = []
-    for hookimpl in manager.hook.alignpipe_components.get_hookimpls():
-        if hookimpl.plugin is not plugin:
-            continue
-        offered: Any = hookimpl.function()
-        for component in offered or ():
-            if not isinstance(component, Component):
-                raise PluginError(f"alignpipe_components yielded {component!r}, which is no alignpipe.api.Component")
-            if component.api[0] != API_VERSION[0]:
-                raise PluginError(
-                    f"{component.group}/{component.name} was written for plugin API {_dotted(component.api)}, "
-                    f"this alignpipe has {_dotted(API_VERSION)}; install matching versions"
-                )
-            components.append(component)
+    components = []
+    for component in offered:
+        if not isinstance(component, Component):
+            raise PluginError(f"alignpipe_components yielded {component!r}, which is no alignpipe.api.Component")
+        if component.api[0] != API_VERSION[0]:
+            raise PluginError(
+                f"{component.group}/{component.name} was written for plugin API {_dotted(component.api)}, "
+                f"this alignpipe has {_dotted(API_VERSION)}; install matching versions"
+            )
+        components.append(component)
     return components
 
 

@@ -14,6 +14,7 @@ import pluggy
 from alignpipe.api import HookSpecs
 from alignpipe.api.hooks import PROJECT
 from alignpipe.errors import ConfigError, PluginError
+from alignpipe.processes import this_process
 from alignpipe.registry.loader import BLOCK, Plugin, Warn, installed_entry_points, load_plugins
 from alignpipe.registry.records import Registered
 from alignpipe.registry.suggest import did_you_mean
@@ -130,7 +131,8 @@ def _ambiguous(offers: Sequence[Registered]) -> str:
 
 
 def _warn(message: str) -> None:
-    sys.stderr.write(f"alignpipe: warning: {message}\n")
+    if not this_process().follows:  # one of several processes speaks for all
+        sys.stderr.write(f"alignpipe: warning: {message}\n")
 
 
 @functools.cache

@@ -3,6 +3,9 @@
 <payload>/reward.json            {"name", "version", "offered_by", "config"[, "revisions"]}
 <payload>/...                    what `save` of a reward that has one wrote
 
+`config` holds what can change a score. The rest (`fingerprint` False: workers, the folder of a cache ...) belongs to
+the machine that scores, and is taken from the run that opens the reward.
+
 `revisions` says in which state the files were that the config names (`revision()` of the config dataclass, of nested
 rewards too): without it another state of them would give the same bytes, and whatever follows would count as a hit.
 """
@@ -11,12 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from alignpipe.api import BuildContext, Reward, Selected, StageContext
+from alignpipe.api import Artifact, BuildContext, Reward, Selected, StageContext
 from alignpipe.dataset import Dataset
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
@@ -40,7 +43,7 @@ def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, 
     """
     if isinstance(reward, _Kept):
         reward.save(folder)
-    config = plain(selected.config)
+    config = plain(selected.config, keyed_only=True)
     record = {"name": selected.name, "version": version, "offered_by": offered_by, "config": config}
     revisions = dict(_revisions(selected.config, ""))
     if revisions:
@@ -56,12 +59,11 @@ def reward_name(folder: Path) -> str:
     return str(_record(folder)["name"])
 
 
-def open_judge(folder: Path, ctx: StageContext) -> Judge:
-    """The reward a folder holds, as stages ask it."""
-    record = _record(folder)
-    return Judge(
-        open_reward(folder, ctx), label(record["name"], record.get("offered_by", "of an earlier version")), ctx.scoring
-    )
+def open_judge(artifact: Artifact, ctx: StageContext) -> Judge:
+    """The reward of an artifact, as stages ask it."""
+    record = _record(artifact.folder)
+    reward = open_reward(artifact.folder, ctx, ctx.slots.get(artifact.stage))
+    return Judge(reward, label(record["name"], record.get("offered_by", "of an earlier version")), ctx.scoring)
 
 
 def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
@@ -77,13 +79,18 @@ def label(name: str, offered_by: str) -> str:
     return f"reward {name} ({offered_by})"
 
 
-def open_reward(folder: Path, context: BuildContext) -> Reward:
+def open_reward(folder: Path, context: BuildContext, chosen: Selected | None = None) -> Reward:
     """Build the reward a folder holds, what it kept loaded.
+
+    `chosen` is what the run at hand has in that reward's place: from it come the options that cannot change a score.
 
     Raises `RewardError` if the folder is no reward artifact.
     """
     record = _record(folder)
-    reward: Reward = context.build(Selected("reward", record["name"], record["config"]))
+    config = record["config"]
+    if chosen is not None and chosen.name == record["name"]:
+        config = _with_unkeyed(config, chosen.config)
+    reward: Reward = context.build(Selected("reward", record["name"], config))
     if isinstance(reward, _Kept):
         reward.load(folder)
     return reward
@@ -115,16 +122,37 @@ def _revisions(value: Any, where: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield from _revisions(item, f"{where}.{number}".strip("."))
 
 
-def plain(value: Any) -> Any:
-    """A config as plain data: dataclasses become dicts, enums their names."""
+def plain(value: Any, *, keyed_only: bool = False) -> Any:
+    """A config as plain data: dataclasses become dicts, enums their names; `keyed_only` leaves out unkeyed fields."""
     if isinstance(value, Selected):
-        return {"group": value.group, "name": value.name, "config": plain(value.config)}
+        return {"group": value.group, "name": value.name, "config": plain(value.config, keyed_only=keyed_only)}
     if is_dataclass(value) and not isinstance(value, type):
-        return {key: plain(item) for key, item in asdict(value).items()}
+        kept = [entry.name for entry in fields(value) if not keyed_only or entry.metadata.get("fingerprint", True)]
+        return {name: plain(getattr(value, name), keyed_only=keyed_only) for name in kept}
     if isinstance(value, Enum):
         return value.name
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, keyed_only=keyed_only) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, keyed_only=keyed_only) for item in value]
     return value
+
+
+def _with_unkeyed(stored: Any, chosen: Any) -> Any:
+    """A stored config with the unkeyed fields of the one chosen now, wherever the two are built alike."""
+    if isinstance(chosen, Selected):
+        same = isinstance(stored, Mapping) and stored.get("name") == chosen.name
+        return {**stored, "config": _with_unkeyed(stored["config"], chosen.config)} if same else stored
+    if is_dataclass(chosen) and not isinstance(chosen, type) and isinstance(stored, Mapping):
+        unkeyed = {
+            entry.name: plain(getattr(chosen, entry.name))
+            for entry in fields(chosen)
+            if not entry.metadata.get("fingerprint", True)
+        }
+        kept = {name: _with_unkeyed(item, getattr(chosen, name, None)) for name, item in stored.items()}
+        return {**kept, **unkeyed}
+    if isinstance(chosen, Mapping) and isinstance(stored, Mapping):
+        return {name: _with_unkeyed(item, chosen.get(name)) for name, item in stored.items()}
+    if isinstance(chosen, list | tuple) and isinstance(stored, list) and len(chosen) == len(stored):
+        return [_with_unkeyed(item, other) for item, other in zip(stored, chosen, strict=True)]
+    return stored

@@ -129,7 +129,7 @@ def _judges(inputs: Mapping[str, Artifact], data: Dataset, ctx: StageContext) ->
     """The rewards to score with: the run's, and the data's gold one."""
     gold = open_gold(data, ctx)
     return {
-        **({"reward": open_judge(inputs["reward"].folder, ctx)} if "reward" in inputs else {}),
+        **({"reward": open_judge(inputs["reward"], ctx)} if "reward" in inputs else {}),
         **({"gold": gold} if gold is not None else {}),
     }
 

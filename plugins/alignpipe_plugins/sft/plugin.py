@@ -20,4 +20,5 @@ def alignpipe_components() -> Iterable[Component]:
         needs={"dataset": Port("dataset"), "policy": Port("policy", default="base", required=False)},
         makes="policy",
         uses=("model",),
+        parallel=True,
     )

@@ -14,6 +14,7 @@ from alignpipe.errors import DataError
 from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
+from alignpipe.training.parallel import join
 from alignpipe.training.tokens import encode_prompt, encode_response, fit_length, text_of
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
@@ -44,7 +45,7 @@ class SFTStage:
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Train, and leave an ordinary Hugging Face checkpoint in the payload."""
-        config = self._config
+        config, team = self._config, join(ctx)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("demonstrations", "train")
         source = ctx.build(ctx.slots["model"])
@@ -71,14 +72,15 @@ class SFTStage:
         def evaluate() -> dict[str, float]:
             if not heldout:
                 return {}
-            mean = supervised.mean_over(heldout, config.micro_batch_size, loss, model)["loss"]
+            mean = supervised.mean_over(heldout, config.micro_batch_size, loss, model, team)["loss"]
             return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0))}
 
         steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
         supervised.train(
-            model, train_set, loss, evaluate, _loop_options(config, steps), ctx, watch=("loss", "eval_loss", "lr")
+            model, train_set, loss, evaluate, _loop_options(config, steps), ctx, ("loss", "eval_loss", "lr"), team
         )
-        save_checkpoint(source.merge(model), policy.tokenizer, ctx.payload)
+        if team.leads:
+            save_checkpoint(source.merge(model), policy.tokenizer, ctx.payload)
 
 
 def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: LossOn) -> list[Demonstration]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from alignpipe.api import Artifact, BuildContext, RunInfo
-from alignpipe.api.tracking import Status
+from alignpipe.api.tracking import Level, Status
 from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig
 from alignpipe_plugins.tracker_wandb.settings import (
     check_key,
@@ -78,6 +78,10 @@ class WandbTracker:
             self._send()
             self._at = (stage, step)
         self._row.update({f"{stage}/{name}": value for name, value in metrics.items()})
+
+    def alert(self, title: str, text: str, level: Level) -> None:
+        """Send a W&B alert: a mail or a Slack message, as the user's W&B settings have it."""
+        self._attempt(lambda run: run.alert(title=title, text=text, level=level.upper()))
 
     def artifact(self, artifact: Artifact) -> None:
         """Note the digest of a stage's result in the run's summary."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alignpipe.api import Sample, Selected
+from alignpipe.api import Artifact, Sample, Selected
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.artifact import open_judge, open_reward, plain, save_reward
 from support.context import FakeContext
@@ -64,7 +64,7 @@ def test_what_was_saved_is_opened(made: type[Written], tmp_path: Path) -> None:
     opened = open_reward(folder, ctx)
     assert opened.score([Sample("p", "r")]) == reward.score([Sample("p", "r")])
     assert (ctx.built[0].group, ctx.built[0].name) == ("reward", "acme")
-    judge = open_judge(folder, ctx)
+    judge = open_judge(Artifact("reward", "reward", folder, "d"), ctx)
     assert judge.label == "reward acme (acme-reward 1.2)"
     assert judge.score([Sample("p", "r")]).total == list(reward.score([Sample("p", "r")]))
 
@@ -123,3 +123,28 @@ def test_what_is_kept_without_training_is_opened(tmp_path: Path) -> None:
 
     save_reward(tmp_path, Kept(), Selected("reward", "acme", {}), 1, "acme 1")
     assert open_reward(tmp_path, FakeContext(tmp_path, builders={"reward/acme": lambda _: Kept()})).kept == "something"
+
+
+@dataclass(frozen=True)
+class Served:
+    model: str = "judge-1"
+    workers: int = field(default=4, metadata={"fingerprint": False})
+    members: dict[str, object] = field(default_factory=dict)
+
+
+def served(workers: int, inner: int) -> Selected:
+    member = Selected("reward", "member", Served(workers=inner))
+    return Selected("reward", "acme", Served(workers=workers, members={"a": member}))
+
+
+def test_what_cannot_change_a_score_is_the_opening_runs_and_not_the_artifacts(tmp_path: Path) -> None:
+    save_reward(tmp_path, Written(), served(8, 16), 1, "acme 1")
+    first = (tmp_path / "reward.json").read_bytes()
+    save_reward(tmp_path, Written(), served(2, 3), 1, "acme 1")
+    assert (tmp_path / "reward.json").read_bytes() == first, "its digest, and the keys behind it, must not change"
+    ctx = FakeContext(tmp_path, slots={"reward": served(2, 3)}, builders={"reward/acme": lambda _: Written()})
+    open_judge(Artifact("reward", "reward", tmp_path, "d"), ctx)
+    assert ctx.built[-1].config["workers"] == 2
+    assert ctx.built[-1].config["members"]["a"]["config"] == {"model": "judge-1", "workers": 3, "members": {}}
+    open_judge(Artifact("reward", "reward_2", tmp_path, "d"), ctx)  # nothing chosen for it: the defaults
+    assert "workers" not in ctx.built[-1].config

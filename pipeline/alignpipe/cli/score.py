@@ -1,0 +1,99 @@
+"""`alignpipe score`: try a reward on a file, or on what a run's policy said, without any training."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignpipe.authoring.opening import open_named
+from alignpipe.authoring.rollouts import agreement, by_update, rollouts_of
+from alignpipe.authoring.rows import read
+from alignpipe.authoring.trying import Tried, histogram, try_on, writer_for
+from alignpipe.cli.tables import show_table
+from alignpipe.store.files import storing
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `score`.
+
+    Raises what reading the data, building the reward and asking it raise.
+    """
+    arguments = _parser().parse_intermixed_args(list(argv))
+    path = rollouts_of(arguments.run) if arguments.run else arguments.data
+    write = writer_for(arguments.out) if arguments.out else None
+    data = read(path)
+    judge = open_named(arguments.reward, arguments.overrides)
+    tried = try_on(judge, data, f"rows of {path}")
+    _say(f"{judge.label} on {path}: {len(tried.samples)} samples\n")
+    _show_parts(tried)
+    if arguments.run:
+        _show_updates(tried)
+    if tried.card:
+        _say("\nreport card: how often the chosen answer scores higher, and what else the pairs say\n")
+        show_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in tried.card.items()])
+    if write is not None:
+        with storing("writing the scores", arguments.out.parent):
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            write(arguments.out, tried.table)
+        _say(f"\nthe scores of every sample: {arguments.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="alignpipe score",
+        description="Try a reward on a file, or on what the policy of a run said, without any training.",
+    )
+    parser.add_argument("--reward", required=True, help="an option, store:<digest>, or the folder of a stored reward")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="rows of prompt and completion (or response), or of prompt, chosen and rejected: .jsonl .json .csv .tsv "
+        ".parquet, the text ones also .gz",
+    )
+    source.add_argument("--run", type=Path, metavar="FOLDER", help="a run folder: the rollouts that its ppo stage kept")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here: .parquet, .jsonl or .csv")
+    parser.add_argument("overrides", nargs="*", help="reward.<key>=<value>, scoring.<key>=<value>, seed=, device=")
+    return parser
+
+
+def _show_parts(tried: Tried) -> None:
+    figures = tried.figures()
+    rows = [(name, *(f"{value:.4g}" for value in values)) for name, *values in figures]
+    show_table(("part", "mean", "std", "min", "max"), rows)
+    kept = [value for place, value in enumerate(tried.total) if place not in tried.failures]
+    if kept:
+        _say("\ntotal")
+        for line in histogram(kept):
+            _say(line)
+    if tried.failures:
+        _say(f"\n{len(tried.failures)} of {len(tried.samples)} samples have no score:\n")
+        show_table(
+            ("kind", "samples", "the first one"), [(kind, str(n), text) for kind, n, text in tried.failure_kinds()]
+        )
+
+
+def _show_updates(tried: Tried) -> None:
+    _say("\nalong the training: the reward that was trained on, and this one\n")
+    rows = [
+        (
+            str(part.first) if part.first == part.last else f"{part.first}-{part.last}",
+            str(part.samples),
+            f"{part.reward:.4g}",
+            f"{part.score:.4g}",
+        )
+        for part in by_update(tried.table)
+    ]
+    show_table(("update", "samples", "trained on", "score"), rows)
+    found = agreement(tried.table)
+    if not math.isnan(found):
+        _say(f"\nrank correlation of the two over all samples: {found:.3f}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

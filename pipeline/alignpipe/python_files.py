@@ -1,0 +1,93 @@
+"""Finding the function that a path such as `my.py:score` names, without running its file."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from alignpipe.errors import ConfigError
+
+_USUAL = "score"
+"""The function that is meant when the path names none and the file has several."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file's source and the name of the function in it."""
+
+    file: Path
+    function: str
+    source: bytes
+
+    def revision(self) -> dict[str, str]:
+        """What the stage key holds: the same function in the same file, wherever it lies, is the same."""
+        return {"function": self.function, "sha256": hashlib.sha256(self.source).hexdigest()}
+
+
+def locate(path: str, key: str) -> Located:
+    """The function of `file.py:function`, or the only one of `file.py` (the one called `score`, if there are more).
+
+    `key` says in messages where the path was given.
+
+    Raises `ConfigError` for a file that cannot be read or is no Python, and for a function that is not in it.
+    """
+    where, colon, name = path.strip().rpartition(":")
+    if not colon:
+        where, name = name, ""
+    file = Path(where).expanduser()
+    if not file.is_file():
+        told = "is a folder" if file.is_dir() else "there is no such file"
+        raise ConfigError(f"{key}={path}: {file.absolute()}: {told}; write file.py:function")
+    try:
+        source = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{key}={path}: cannot read {file}: {error.strerror}") from error
+    return Located(file.absolute(), name_in(source, f"{key}={path}", name), source)
+
+
+def name_in(source: bytes, at: str, name: str = "") -> str:
+    """The name of the function that is meant, `name` being the one that is asked for, and `at` where.
+
+    Raises `ConfigError` as `locate` does.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ConfigError(f"{at}: this is no Python{line}: {error}") from error
+    functions = [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
+    if name:
+        if name not in _bound(tree):
+            near = get_close_matches(name, functions, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(
+                f"{at}: the file has no function {name!r}{meant}; its functions: {', '.join(functions) or 'none'}"
+            )
+        return name
+    if _USUAL in functions:
+        return _USUAL
+    if len(functions) != 1:
+        raise ConfigError(
+            f"{at}: name the function, as in {at}:{_USUAL}; the file's functions: {', '.join(functions) or 'none'}"
+        )
+    return functions[0]
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    """Every name that the file binds at its top level: functions, and what it assigns or imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+    return found

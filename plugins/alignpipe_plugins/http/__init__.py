@@ -1,0 +1,1 @@
+"""reward=http: any scoring service by its address."""

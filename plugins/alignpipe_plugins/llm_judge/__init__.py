@@ -1,0 +1,1 @@
+"""reward=llm_judge: a language model behind an OpenAI-compatible endpoint as the judge."""

@@ -1,0 +1,1 @@
+"""reward=mix: several rewards as one."""

@@ -1,0 +1,1 @@
+"""reward=rules: a written reward made of words, lengths, patterns, form and repetition."""

@@ -1,0 +1,1 @@
+"""reward=similarity: how near a response is to a reference text, by BLEU, chrF, ROUGE, WER or CER."""

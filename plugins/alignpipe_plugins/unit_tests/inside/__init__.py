@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: handed to its interpreter as text, so it imports the standard library only."""

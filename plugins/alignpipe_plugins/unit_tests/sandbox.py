@@ -1,0 +1,198 @@
+"""The sandbox: chosen and proved once, then used for one response after the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from alignpipe_plugins.unit_tests.cases import Case
+from alignpipe_plugins.unit_tests.config import Isolation
+from alignpipe_plugins.unit_tests.exchange import exchange
+from alignpipe_plugins.unit_tests.interpreter import Interpreter, find_interpreter
+from alignpipe_plugins.unit_tests.isolation import BUILDERS, missing, program
+from alignpipe_plugins.unit_tests.probe import PROBE_LIMITS, probe
+from alignpipe_plugins.unit_tests.seccomp import denying_filter
+
+_GRACE = 15.0
+"""Seconds that starting and ending a sandbox may take beside the time of its tests."""
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """There is no sandbox of the kind asked for; the text says what is missing."""
+
+
+class Trouble(Exception):
+    """The sandbox was there and failed, and not through the code in it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a response may use."""
+
+    timeout: float
+    test_timeout: float
+    memory_bytes: int
+    processes: int
+    file_bytes: int
+    disk_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a case went."""
+
+    passed: bool
+    timeout: bool
+    output: str
+    cut: bool
+    detail: str
+
+
+_LOST = Result(
+    passed=False, timeout=True, output="", cut=False, detail="the sandbox was ended before this test was over"
+)
+
+
+class Sandbox:
+    """Runs code; `isolation` and `seccomp` are what was asked for."""
+
+    def __init__(self, limits: Limits, isolation: Isolation, seccomp: bool | None, python: str | None) -> None:
+        self._limits = limits
+        self._asked = isolation
+        self._seccomp = seccomp
+        self._python = python
+        self._lock = threading.Lock()
+        self._refusal: str | None = None
+        self._chosen: _Way | None = None
+
+    def way(self) -> str:
+        """The isolation in use, in words; proves it first.
+
+        Raises `Refused`.
+        """
+        return self._ready().name
+
+    def run(
+        self, code: str, cases: Sequence[Case], stop: threading.Event | None = None, *, setup: str = ""
+    ) -> list[Result]:
+        """Run the code, `setup` in front of it, once per case; one result each, in order.
+
+        Raises `Refused` where the isolation asked for is not to be had, `Trouble` if the sandbox fails on its own, and
+        `Unwanted` once `stop` is set.
+        """
+        return _run(self._ready(), self._limits, (setup, code), cases, stop or threading.Event())
+
+    def _ready(self) -> _Way:
+        with self._lock:
+            if self._chosen is None and self._refusal is None:
+                self._choose()
+            if self._chosen is None:
+                raise Refused(self._refusal)
+            return self._chosen
+
+    def _choose(self) -> None:
+        """Take the first isolation that holds what it promises; the reasons of those that do not are kept."""
+        reasons = []
+        try:
+            calls = self._filter()
+        except Refused as error:
+            self._refusal = str(error)
+            return
+        for isolation in BUILDERS if self._asked is Isolation.auto else (self._asked,):
+            lacking = missing(isolation)
+            if lacking is None:
+                way = _Way(isolation, find_interpreter(self._python), calls)
+                lacking = self._prove(way)
+                if lacking is None:
+                    self._chosen = way
+                    _log.info("reward=unit_tests runs code in: %s", way.name)
+                    return
+            reasons.append(f"{isolation.name}: {lacking}")
+        self._refusal = (
+            f"no sandbox for reward.isolation={self._asked.name} on this machine, and code is not run without one. "
+            f"{'; '.join(reasons)}. Install bubblewrap, or allow unprivileged user namespaces (in a container: a "
+            "seccomp profile that allows unshare and mount)"
+        )
+
+    def _filter(self) -> str | None:
+        if self._seccomp is False:
+            return None
+        try:
+            return denying_filter()
+        except (ImportError, OSError, RuntimeError) as error:
+            if self._seccomp is None:
+                return None
+            raise Refused(
+                "reward.seccomp=true needs pyseccomp and libseccomp (pip install 'alignpipe[sandbox]'); "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _prove(self, way: _Way) -> str | None:
+        """What the isolation does not hold, found by trying to get out; None if it holds."""
+        limits = replace(self._limits, **PROBE_LIMITS)
+
+        def attempt(code: str, cases: Sequence[Case]) -> list[Result]:
+            return _run(way, limits, ("", code), cases, threading.Event())
+
+        try:
+            return probe(attempt, limits.memory_bytes, limits.processes, filtered=way.calls is not None)
+        except (Refused, Trouble) as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to run code: the isolation, the interpreter, the filter of system calls (None: none)."""
+
+    isolation: Isolation
+    python: Interpreter
+    calls: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.isolation.name}{'' if self.calls is None else ' with seccomp'}"
+
+
+def _run(
+    way: _Way, limits: Limits, code: tuple[str, str], cases: Sequence[Case], stop: threading.Event
+) -> list[Result]:
+    job = {
+        "setup": code[0],
+        "code": code[1],
+        "cases": [{"test": case.test, "input": case.input} for case in cases],
+        "timeout": limits.timeout,
+        "test_timeout": limits.test_timeout,
+        "memory_bytes": limits.memory_bytes,
+        "processes": limits.processes,
+        "file_bytes": limits.file_bytes,
+        "output_bytes": limits.output_bytes,
+        "seccomp": way.calls,
+    }
+    command = BUILDERS[way.isolation](way.python, program("harness"), limits.disk_bytes)
+    most = (len(cases) + 1) * (6 * limits.output_bytes + 50_000)  # a byte may become \uXXXX in the report's JSON
+    try:
+        said = exchange(command, json.dumps(job).encode(), limits.timeout + _GRACE, most, stop)
+    except OSError as error:
+        raise Trouble(f"{way.name} could not be started: {error}") from error
+    lines = _lines(said.output)
+    for line in lines:
+        if "refused" in line:
+            raise Refused(f"{way.name}: {line['refused']}")
+        if "broken" in line:
+            raise Trouble(f"the sandbox ({way.name}) failed: {line['broken']}")
+    if not lines:
+        why = "it did not start in time" if said.overdue else "it ended before it was ready"
+        raise Trouble(f"the sandbox ({way.name}) failed: {why}. {said.errors.decode(errors='replace')[-500:]}".rstrip())
+    results = [Result(**line) for line in lines[1:]]
+    return results + [_LOST] * (len(cases) - len(results))
+
+
+def _lines(output: bytes) -> list[Mapping[str, Any]]:
+    """The complete lines of the report."""
+    return [json.loads(line) for line in output.split(b"\n")[:-1]]

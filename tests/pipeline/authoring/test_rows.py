@@ -1,0 +1,136 @@
+"""Reading a file of answers or pairs: every format, TRL's conversational form, and what is said of a broken row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alignpipe.authoring.rows import Answers, Pairs, read
+from alignpipe.errors import DataError
+
+ROWS = [
+    {"prompt": "Hi", "completion": "Hällo", "answer": "x"},
+    {"prompt": "Bye", "completion": "So, long", "answer": "y"},
+]
+ASKED = [{"role": "user", "content": "Hi"}]
+SAID = [{"role": "assistant", "content": "Hello"}]
+
+
+def lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def answers(path: Path) -> Answers:
+    found = read(path)
+    assert isinstance(found, Answers)
+    return found
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_every_format_holds_the_same(written, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    table = 'prompt,completion,answer\nHi,Hällo,x\nBye,"So, long",y\n'
+    paths = [
+        written("rows.jsonl", lines(ROWS) + "\n"),
+        written("rows.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+        written("rows.json", json.dumps(ROWS, indent=1)),
+        written("lines.json", lines(ROWS)),
+        written("rows.csv", table),
+        written("rows.tsv", table.replace("So, long", "So; long").replace(",", "\t").replace(";", ",")),
+        tmp_path / "rows.parquet",
+    ]
+    for path in paths:
+        found = answers(path)
+        assert [(sample.prompt, sample.response) for sample in found.samples] == [("Hi", "Hällo"), ("Bye", "So, long")]
+        assert [sample.row for sample in found.samples] == [{"answer": "x"}, {"answer": "y"}], path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": ASKED, "completion": SAID},
+        {"prompt": ASKED, "response": "Hello"},
+        {"messages": [*ASKED, *SAID]},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "messages": ASKED, "completion": "Hello"},
+    ],
+)
+def test_conversations(row: dict[str, Any], written) -> None:
+    (sample,) = answers(written("a.jsonl", lines([row]))).samples
+    assert (sample.prompt, sample.response, list(sample.messages)) == ("\n\nHuman: Hi\n\nAssistant:", "Hello", ASKED)
+    assert sample.row == {}
+
+
+def test_an_answer_that_was_cut(written) -> None:
+    rows = [{"prompt": "p", "completion": "c", "ended": False}, {"prompt": "p", "completion": "c"}]
+    assert [sample.ended for sample in answers(written("a.jsonl", lines(rows))).samples] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "Hi", "chosen": "Hello", "rejected": "No", "source": "a"}, "Hi"),
+        ({"prompt": ASKED, "chosen": "Hello", "rejected": "No", "source": "a"}, "\n\nHuman: Hi\n\nAssistant:"),
+        (
+            {"chosen": [*ASKED, *SAID], "rejected": [*ASKED, {"role": "assistant", "content": "No"}], "source": "a"},
+            "\n\nHuman: Hi\n\nAssistant:",
+        ),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant:Hello", "rejected": "\n\nHuman: a\n\nAssistant:No", "source": "a"},
+            "\n\nHuman: a\n\nAssistant:",
+        ),
+    ],
+)
+def test_pairs(row: dict[str, Any], prompt: str, written) -> None:
+    found = read(written("p.jsonl", lines([row])))
+    assert isinstance(found, Pairs)
+    (chosen,), (rejected,) = found.side("chosen"), found.side("rejected")
+    assert (chosen.prompt, chosen.response, rejected.response) == (prompt, "Hello", "No")
+    assert chosen.row == {"source": "a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", r"a\.jsonl has no rows; a row needs 'prompt'"),
+        ("a.jsonl", '{"prompt": 1\n', r"a\.jsonl:1 is no JSON"),
+        ("a.jsonl", "[1]\n", r"a\.jsonl:1 is a list, not an object"),
+        ("a.jsonl", '{"question": "x"}\n', r"a\.jsonl:1 has the columns question; a row needs"),
+        ("a.jsonl", '{"prompt": 3, "completion": "x"}\n', "column 'prompt' is neither text nor a list of messages"),
+        ("a.jsonl", lines([{"prompt": "x", "completion": ASKED}]), "the last message of column 'completion' must be"),
+        (
+            "a.jsonl",
+            lines([{"prompt": "x", "chosen": "a", "rejected": "b"}, ROWS[0]]),
+            "a.jsonl:2 .*first row is a pref",
+        ),
+        ("a.jsonl", lines([{"chosen": "a", "rejected": "b"}]), "has no 'prompt'"),
+        ("a.json", "[1, 2", "is no JSON"),
+        ("a.csv", "prompt,completion\na\n", r"a\.csv:2 has not as many fields as the header"),
+        ("a.parquet", "nothing like it", "is no Parquet that can be read"),
+        ("a.jsonl.gz", b"\x1f\x8bnot really", "cannot be read"),
+        ("a.jsonl", b'{"prompt": "\xff"}', "cannot be read"),
+        ("a.txt", "x", r"which must end in \.jsonl, \.json"),
+    ],
+)
+def test_what_cannot_be_read(name: str, content: str | bytes, message: str, written) -> None:
+    with pytest.raises(DataError, match=message):
+        read(written(name, content))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*No such file"):
+        read(tmp_path / "a.jsonl")

@@ -1,0 +1,211 @@
+"""Several processes: who is who, what rank 0 tells the others, and how a run ends when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alignpipe.api import Selected
+from alignpipe.cli import app
+from alignpipe.config.model import RunSettings
+from alignpipe.errors import ConfigError, ProcessError
+from alignpipe.processes import Place, this_process
+from alignpipe.runner import execute, following
+from alignpipe.runner.devices import check_machine_settings, prepare_device
+from alignpipe.runner.following import follow
+from alignpipe.runner.messages import Messages
+from alignpipe.runner.signals import StopSignals
+from support.fake_crew import CREW_COMPONENTS, MemoryStore, PairConfig, use_memory
+from support.fake_run import make_registry, make_run, metrics_of, statuses, summary_of
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({}, Place()),
+        ({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}, Place()),
+        ({"WORLD_SIZE": "4"}, Place()),
+        ({"RANK": "1", "WORLD_SIZE": "many"}, Place()),
+        (TORCHRUN, Place(3, 4, 1, 2)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 1, 2)),
+    ],
+)
+def test_the_launcher_says_who_this_is(environ: dict[str, str], place: Place) -> None:
+    assert this_process(environ) == place
+
+
+def test_rank_0_leads() -> None:
+    assert [Place(rank, 2).follows for rank in range(2)] == [False, True]
+    assert str(Place(1, 2)) == "process 1 of 2"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [("auto", 0, "cpu"), ("cpu", 2, "cpu"), ("auto", 2, "cuda:1"), ("cuda", 2, "cuda:1")],
+)
+def test_each_process_takes_its_own_gpu(monkeypatch: Any, device: str, gpus: int, expected: str) -> None:
+    cuda = SimpleNamespace(is_available=lambda: gpus > 0, device_count=lambda: gpus)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert prepare_device(RunSettings(device=device), Place(1, 2, 1, 2)) == expected
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_too_few_gpus(monkeypatch: Any, device: str) -> None:
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with pytest.raises(ConfigError, match="2 processes on this machine, torch sees 1 CUDA devices; start as many"):
+        prepare_device(RunSettings(device=device), Place(1, 2, 1, 2))
+
+
+def test_one_device_for_all_is_refused() -> None:
+    check_machine_settings(RunSettings(device="cuda:1"), Place())
+    with pytest.raises(ConfigError, match="device=cuda:1 with 2 processes"):
+        check_machine_settings(RunSettings(device="cuda:1"), Place(0, 2))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_sweep_is_refused(monkeypatch: Any, rank: int, flag: str) -> None:
+    monkeypatch.setattr(app, "this_process", lambda: Place(rank, 2))
+    with pytest.raises(ConfigError, match=r"-m starts its jobs in one process, and there are 2: leave out torchrun"):
+        app.run([flag, "seed=0,1"])
+
+
+def test_messages_come_in_order_and_everybody_reads_them_all() -> None:
+    store = MemoryStore()
+    leader, one, two = (Messages(store) for _ in range(3))
+    leader.post({"do": "stage", "stage": "sft"})
+    leader.post({"do": "end"})
+    for reader in (one, two):
+        assert [reader.next(lambda: 0)["do"] for _ in range(2)] == ["stage", "end"]
+        assert reader.next(lambda: 0) is None
+    assert leader.failure() is None
+    one.note_failure("no")
+    assert leader.failure() == "no"
+    store.gone = True
+    with pytest.raises(ProcessError, match=r"store cannot be reached .*: Connection reset by peer$"):
+        two.next(lambda: 60)
+
+
+class Follower(threading.Thread):
+    """Process 1 of 2."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(daemon=True)
+        self.run_config = run
+        self.ended: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.ended = follow(self.run_config, make_registry(components=CREW_COMPONENTS), Place(1, 2, 1, 2))
+        except Exception as error:
+            self.ended = error
+
+    def end(self) -> Any:
+        self.join(20)
+        assert not self.is_alive()
+        return self.ended
+
+
+def pair_run(root: Path, folder: str = "run", **config: Any) -> Any:
+    extra = {"sft": Selected("sft", "pair", PairConfig(**config))}
+    return make_run(root, folder, extra=extra, stages=["data", "sft", "eval"], seed=3)
+
+
+def lead(run: Any) -> int:
+    return execute(run, make_registry(components=CREW_COMPONENTS))
+
+
+def test_a_parallel_stage_runs_everywhere_and_all_else_on_rank_0(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    use_memory(monkeypatch)
+    monkeypatch.setenv("FAKE_EXECUTIONS", str(tmp_path / "executions"))
+    run = pair_run(tmp_path)
+    follower = Follower(run)
+    assert lead(run) == 0
+    assert follower.end() == 0
+    assert statuses(run) == {"data": "ran", "sft": "ran", "eval": "ran"}
+    assert (tmp_path / "executions").read_text().split() == ["data", "eval"], "the stages that are not parallel"
+    payload = Path(summary_of(run)["stages"]["sft"]["artifact"])
+    assert sorted(path.name for path in payload.iterdir()) == ["config.json", "rank-0"]
+    told = "sft seed 3 ['dataset', 'policy'] ['model']"
+    assert (payload / "config.json").read_text().splitlines() == [f"0 of 2: {told}", f"1 of 2: {told}"]
+    shown = capfd.readouterr().err
+    assert ("said by 0" in shown, "said by 1" in shown, "from: rank 1" in shown) == (True, False, False)
+    assert [line["sft/rank"] for line in metrics_of(run) if line["stage"] == "sft"] == [0]
+
+
+def test_a_cached_run_needs_nobody(tmp_path: Path, monkeypatch: Any) -> None:
+    use_memory(monkeypatch)
+    first = pair_run(tmp_path)
+    follower = Follower(first)
+    lead(first)
+    follower.end()
+    store = use_memory(monkeypatch)
+    again = pair_run(tmp_path, "again")
+    assert lead(again) == 0
+    assert set(statuses(again).values()) == {"cached"}
+    assert list(store.content) == ["message/0"], "only that the run is over"
+
+
+def test_an_error_of_all_is_told_by_rank_0(tmp_path: Path, monkeypatch: Any) -> None:
+    use_memory(monkeypatch)
+    run = pair_run(tmp_path, fails="all")
+    follower = Follower(run)
+    with pytest.raises(ValueError, match="rank 0 cannot"):
+        lead(run)
+    assert follower.end() == 0
+    assert summary_of(run)["status"] == "failed"
+
+
+def test_an_error_of_one_is_told_by_both(tmp_path: Path, monkeypatch: Any) -> None:
+    use_memory(monkeypatch)
+    run = pair_run(tmp_path, fails="1")
+    follower = Follower(run)
+    with pytest.raises(ProcessError, match="process 1 of 2 failed in stage 'sft': ValueError: rank 1 cannot"):
+        lead(run)
+    assert str(follower.end()) == "rank 1 cannot"
+    assert summary_of(run)["stages"]["sft"]["error"].startswith("ProcessError: process 1 of 2 failed")
+
+
+def test_an_error_of_rank_0_alone_lets_the_others_go(tmp_path: Path, monkeypatch: Any) -> None:
+    use_memory(monkeypatch)
+    run = pair_run(tmp_path, fails="0")
+    follower = Follower(run)
+    with pytest.raises(ValueError, match="rank 0 cannot"):
+        lead(run)
+    assert follower.end() == 0
+
+
+def test_an_interruption_names_the_launcher(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    use_memory(monkeypatch)
+    run = pair_run(tmp_path, fails="stop")
+    follower = Follower(run)
+    assert lead(run) == 130
+    assert follower.end() == 0
+    assert "same command again:\n  torchrun --nproc-per-node=2 -m alignpipe\n" in capfd.readouterr().err
+
+
+def test_silence_ends_a_follower(tmp_path: Path, monkeypatch: Any) -> None:
+    use_memory(monkeypatch)
+    monkeypatch.setattr("alignpipe.runner.following._LONGEST_STAGE", 0.05)
+    with pytest.raises(ProcessError, match="process 1 of 2 has heard nothing from process 0"):
+        follow(pair_run(tmp_path), make_registry(components=CREW_COMPONENTS), Place(1, 2))
+
+
+def test_who_is_asked_to_stop_waits_a_little_longer_for_rank_0(monkeypatch: Any) -> None:
+    now = [100.0]
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    signals = StopSignals(silent=True)
+    patience = following._patience(signals)
+    assert patience() == following._LONGEST_STAGE
+    now[0] = signals.received_at = 700.0  # rank 0 has been at work alone for ten minutes
+    assert patience() == 600 + following._AFTER_SIGNAL
+    assert following._patience(signals)() == following._AFTER_SIGNAL
