@@ -35,5 +35,9 @@ class StoreError(AlignpipeError):
     """The stage store cannot be read, written or locked."""
 
 
+class ProcessError(AlignpipeError):
+    """Another process of the same run has ended, or cannot be reached."""
+
+
 class StageInterrupted(AlignpipeError):
     """The user or the scheduler asked for a stop; the stage saved its state and can be resumed."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from alignpipe.api import Failure, Sample, Scores, Scoring
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.parallel import ALONE, Team
-from alignpipe_plugins.ppo.kept import KeptEpisodes
+from alignpipe_plugins.ppo.kept import FILE, KeptEpisodes
 from alignpipe_plugins.ppo.together import score_together
 from support import ppo
 
@@ -97,3 +99,14 @@ def test_one_process_keeps_the_episodes(tmp_path: Path) -> None:
         kept.add(1, episodes, torch.zeros(len(episodes.responses)))
         kept.rewind(0 if rank else 1)
         assert len(list(tmp_path.iterdir())) == 1 - rank
+
+
+def test_whatever_a_model_writes_is_one_line(tmp_path: Path) -> None:
+    episodes = ppo.make_episodes(ppo.make_players())
+    odd = ["a\x85b", "c\u2028d", "e\x0bf\x1c", "g\nh\r"]
+    samples = [Sample("prompt", odd[row % 4]) for row in range(len(episodes.responses))]
+    kept = KeptEpisodes(tmp_path)
+    kept.add(1, replace(episodes, samples=samples), torch.zeros(len(samples)))
+    kept.rewind(1)
+    kept.write(tmp_path)
+    assert pq.read_table(tmp_path / FILE)["completion"].to_pylist() == [sample.response for sample in samples]

@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import Selected
+from alignpipe.api import Scoring, Selected, Stage
+from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
-from alignpipe.registry import Registry, load_factory
+from alignpipe.config.model import RunConfig
+from alignpipe.errors import PluginError
+from alignpipe.plan import Decision
+from alignpipe.registry import Registered, Registry, load_factory
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar, Terminal
 from alignpipe.store import WorkFolder
@@ -32,7 +36,7 @@ class Builder:
 
 
 class RunningStage(Builder):
-    """The context of one stage while it runs."""
+    """The context of one stage while it runs; of several processes, rank 0's."""
 
     def __init__(
         self,
@@ -46,16 +50,23 @@ class RunningStage(Builder):
         registry: Registry,
         seed: int,
         device: str,
+        scoring: Scoring,
+        world_size: int,
+        alert: Callable[[str, str, Level], None],
     ) -> None:
         super().__init__(registry, seed, device)
         self.stage = stage
         self.payload: Path = work.payload
         self.work: Path = work.state
         self.slots = slots
+        self.scoring = scoring
+        self.rank = 0
+        self.world_size = world_size
         self._log = log
         self._bar = bar
         self._terminal = terminal
         self._stop_requested = stop_requested
+        self._alert = alert
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics at `step`, by default the step last logged."""
@@ -77,6 +88,34 @@ class RunningStage(Builder):
         """Tell the user one line."""
         self._terminal.say(f"{self.stage:<8} {message}")
 
+    def alert(self, title: str, text: str, level: Level = "warn") -> None:
+        """Call for attention, on the terminal and in the trackers."""
+        if level == "warn":
+            self._terminal.say(f"{self.stage:<8} alarm: {title}: {text}")
+        self._alert(f"{self.stage}: {title}", text, level)
+
     def stop_requested(self) -> bool:
         """Whether to save and raise `StageInterrupted` at the next step boundary."""
         return self._stop_requested()
+
+
+def slots_of(run: RunConfig, decision: Decision) -> dict[str, Selected]:
+    """What a stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
+    rewards = [artifact.stage for artifact in decision.inputs.values() if artifact.kind == "reward"]
+    return {name: run.selected[name] for name in (*decision.uses, *rewards) if name in run.selected}
+
+
+def build_stage(selected: Selected, registered: Registered, ctx: Builder) -> Stage:
+    """The stage object; rewards are no stages, one reward stage serves them all.
+
+    Raises `PluginError` if the component's factory makes something that cannot run.
+    """
+    if selected.group == "reward":
+        from alignpipe.rewarding.stage import RewardStage
+
+        offered_by = f"{registered.distribution} {registered.version}"
+        return RewardStage(selected, registered.component.version, offered_by)
+    stage: Stage = load_factory(registered)(selected.config, ctx)
+    if not callable(getattr(stage, "run", None)):
+        raise PluginError(f"{registered}: its factory made a {type(stage).__name__} without run(inputs, ctx)")
+    return stage

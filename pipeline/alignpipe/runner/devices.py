@@ -7,34 +7,44 @@ import re
 
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError
+from alignpipe.processes import Place
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
-def check_machine_settings(settings: RunSettings) -> None:
+def check_machine_settings(settings: RunSettings, place: Place | None = None) -> None:
     """Raise `ConfigError` for a device or a number of threads that cannot be meant; imports nothing."""
     if not _DEVICE.fullmatch(settings.device):
         raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda, cuda:<n> and mps")
     if settings.threads is not None and settings.threads < 1:
         raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
+    if place is not None and place.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"device={settings.device} with {place.world_size} processes: allowed are auto, cpu and cuda; each process "
+            "takes the GPU of its local rank"
+        )
 
 
-def prepare_device(settings: RunSettings) -> str:
+def prepare_device(settings: RunSettings, place: Place | None = None) -> str:
     """The torch device string to use, with torch's threads set; imports torch unless the device is plain `cpu`.
+
+    Of several processes each gets the GPU of its local rank.
 
     Raises `ConfigError` if the device is not there.
     """
-    _share_cores()
+    share_cores()
     if settings.device == "cpu" and settings.threads is None:
         return "cpu"
     import torch
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    count = torch.cuda.device_count()
+    if place is not None and place.world_size > 1:
+        return _own_gpu(settings.device, place, count)
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = settings.device.partition(":")
-    count = torch.cuda.device_count()
     if kind == "cuda" and int(number or 0) >= count:
         raise ConfigError(f"device={settings.device}: torch sees {count} CUDA devices; device=cpu works anywhere")
     if kind == "mps" and not torch.backends.mps.is_available():
@@ -42,7 +52,19 @@ def prepare_device(settings: RunSettings) -> str:
     return settings.device
 
 
-def _share_cores() -> None:
+def _own_gpu(device: str, place: Place, count: int) -> str:
+    """The GPU of one of several processes; `count` are on this machine."""
+    if device == "cpu" or (device == "auto" and count == 0):
+        return "cpu"
+    if count < place.local_world_size:
+        raise ConfigError(
+            f"device={device}: {place.local_world_size} processes on this machine, torch sees {count} CUDA devices; "
+            "start as many processes as there are GPUs, or use device=cpu"
+        )
+    return f"cuda:{place.local_rank}"
+
+
+def share_cores() -> None:
     """Let OpenMP threads (GNU's, which torch brings on Linux) spin only briefly while they wait for each other.
 
     At their usual patience a job all but stops as soon as anything else wants its cores, a sweep's next job for one

@@ -13,9 +13,12 @@ from alignpipe.api.tracking import Status
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import AlignpipeError, StageInterrupted
 from alignpipe.plan import Planner
+from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
+from alignpipe.runner.following import follow
+from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report
@@ -32,13 +35,24 @@ from alignpipe.store.runs import RunRecord
 def execute(run: RunConfig, registry: Registry) -> int:
     """Run all stages; gives the exit code: 0, or 130 / 143 after an interruption.
 
+    Of several processes rank 0 does so, and the others help it.
+
     Raises `ConfigError` and the like before any work if the run cannot be as it is configured, later whatever a stage
     raised; summary.json is written in that case too.
     """
+    place = this_process()
+    check_machine_settings(run.settings, place)
+    if place.follows:
+        return follow(run, registry, place)
+    with leading(place) as crew:
+        return _lead(run, registry, crew)
+
+
+def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
+    """The run, from opening its folder to its summary."""
     terminal = Terminal()
     store = Store(run.outputs / "store")
     with StopSignals() as signals:
-        check_machine_settings(run.settings)
         planner = Planner(run, registry, store)
         trackers = Trackers(run.trackers, registry, Builder(registry, run.settings.seed, "cpu"), terminal.say)
         store.check_writable()
@@ -50,7 +64,8 @@ def execute(run: RunConfig, registry: Registry) -> int:
             with storing("writing the run's config", run.folder):
                 write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
             observers = Observers(registry.hook, terminal.say)
-            job = Job(run, registry, planner, store, info, RunFiles(run.folder), trackers, observers, terminal, signals)
+            files = RunFiles(run.folder)
+            job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
             code = _go(job, record)
         if code:
             signals.chain()
@@ -106,7 +121,9 @@ def _say_how_to_resume(job: Job, stop: BaseException) -> None:
         job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
         return
     job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
-    job.terminal.say(f"  {shlex.join(['alignpipe', *job.run.overrides])}")
+    place = job.crew.place
+    launcher = [] if place.world_size == 1 else ["torchrun", f"--nproc-per-node={place.local_world_size}", "-m"]
+    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.overrides])}")
 
 
 def _info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Self
 
@@ -16,11 +17,15 @@ class StopSignals:
 
     Under submitit the scheduler's signal (USR2) has a handler already, which puts the job back into the queue: the flag
     is set first, and `chain` calls that handler once everything is saved. SIGTERM then stays with submitit, which
-    ignores it, because a job that ends by itself is not queued again.
+    ignores it, because a job that ends by itself is not queued again. `silent` leaves it to another process to say that
+    the run stops.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         self.received: signal.Signals | None = None
+        self.received_at: float | None = None
+        """When, on the monotonic clock."""
+        self._silent = silent
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -56,5 +61,6 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        os.write(2, _FIRST)
+        self.received, self.received_at = signal.Signals(number), time.monotonic()
+        if not self._silent:
+            os.write(2, _FIRST)

@@ -6,15 +6,15 @@ import errno
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from alignpipe.api import Artifact, RunInfo
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import AlignpipeError, PluginError, StageInterrupted, StoreError
+from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
 from alignpipe.plan import Decision, Planner, StageSpec
-from alignpipe.registry import Registry, load_factory
-from alignpipe.runner.context import RunningStage
+from alignpipe.registry import Registry
+from alignpipe.runner.context import RunningStage, build_stage, slots_of
 from alignpipe.runner.devices import prepare_device
+from alignpipe.runner.leading import Crew
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles, StageLog, replay
 from alignpipe.runner.signals import StopSignals
@@ -40,6 +40,7 @@ class Job:
     observers: Observers
     terminal: Terminal
     signals: StopSignals
+    crew: Crew
 
 
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
@@ -111,7 +112,7 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
     if decision.damaged is not None:
         job.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
-    device = prepare_device(job.run.settings)
+    device = prepare_device(job.run.settings, job.crew.place)
     job.observers.tell("alignpipe_stage_started", info=job.info, stage=spec.name)
     work = job.store.open_work(spec.name, decision.key, decision.code, decision.restart)
 
@@ -119,7 +120,7 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
         job.observers.tell("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
 
     log = StageLog(spec.name, work.path, job.files, job.trackers.log, observe)
-    slots = {slot: job.run.selected[slot] for slot in decision.uses}
+    slots = slots_of(job.run, decision)
     with job.terminal.bar(spec.name) as bar:
         ctx = RunningStage(
             spec.name,
@@ -132,8 +133,12 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
             job.registry,
             job.run.settings.seed,
             device,
+            job.run.settings.scoring,
+            job.crew.size(decision),
+            job.trackers.alert,
         )
-        _build(spec, ctx).run(decision.inputs, ctx)
+        with job.crew.taking_part(decision, slots, work.state):
+            build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     log.close()
     lock.check()
     seconds = time.perf_counter() - began
@@ -148,18 +153,6 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
 def _sentence(why: Sequence[str]) -> str:
     """The reasons on one line."""
     return "; ".join(why).replace(":; ", ": ")
-
-
-def _build(spec: StageSpec, ctx: RunningStage) -> Any:
-    """The stage object; rewards are no stages, one reward stage serves them all."""
-    if spec.selected.group == "reward":
-        from alignpipe.rewarding.stage import RewardStage
-
-        return RewardStage(spec.selected, spec.registered.component.version)
-    stage = load_factory(spec.registered)(spec.selected.config, ctx)
-    if not callable(getattr(stage, "run", None)):
-        raise PluginError(f"{spec.registered}: its factory made a {type(stage).__name__} without run(inputs, ctx)")
-    return stage
 
 
 def _record_failure(job: Job, decision: Decision, error: BaseException) -> None:

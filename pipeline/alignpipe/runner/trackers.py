@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignpipe.api import Artifact, BuildContext, RunInfo, Selected, Tracker
-from alignpipe.api.tracking import Status
+from alignpipe.api import AlertingTracker, Artifact, BuildContext, RunInfo, Selected, Tracker
+from alignpipe.api.tracking import Level, Status
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registry, load_factory
 
@@ -38,6 +38,12 @@ class Trackers:
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of one step of one stage."""
         self._each("log", stage, metrics, step)
+
+    def alert(self, title: str, text: str, level: Level) -> None:
+        """Call for attention in the trackers that can."""
+        for name, tracker in list(self._active.items()):
+            if isinstance(tracker, AlertingTracker):
+                self._guard(name, tracker.alert, title, text, level)
 
     def artifact(self, artifact: Artifact) -> None:
         """Tell of a published or reused artifact."""

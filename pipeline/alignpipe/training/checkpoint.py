@@ -3,7 +3,7 @@
     <work>/checkpoints/step-00000040/{<module>.safetensors, state.pt}
 
 Every random stream is derived from (seed, step), so a step number stands for all of them. `state.pt` is read with
-`weights_only=True`.
+`weights_only=True`. Of several processes rank 0 writes; what it writes says nothing of how many there were.
 """
 
 from __future__ import annotations
@@ -20,25 +20,33 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim import Optimizer
 
+from alignpipe.training.parallel import ALONE, Team
+
 _PREFIX = "step-"
 _FULL_BELOW = 1 << 20
 """Bytes left on a disk that is called full: the last block of a file may not fit, though some are free."""
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of one stage; only the newest is kept."""
+    """Writes and reads the checkpoints of one stage; only the newest is kept.
 
-    def __init__(self, work: Path) -> None:
+    All processes of `team` call every method; rank 0 writes, and says which checkpoint is the newest.
+    """
+
+    def __init__(self, work: Path, team: Team = ALONE) -> None:
         self._folder = work / "checkpoints"
+        self._team = team
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
-        return latest_step(self._folder.parent)
+        return self._team.from_leader(latest_step(self._folder.parent))
 
     def save(
         self, step: int, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], extra: Mapping[str, Any]
     ) -> None:
         """Write one checkpoint and drop older ones; `extra` holds plain numbers, strings, lists and tensors."""
+        if not self._team.leads:
+            return
         target = self._folder / f"{_PREFIX}{step:08d}"
         draft = self._folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
@@ -67,7 +75,8 @@ class Checkpoints:
         folder = self._folder / f"{_PREFIX}{step:08d}"
         for name, module in modules.items():
             load_model(module, str(folder / f"{name}.safetensors"))
-        state = torch.load(folder / "state.pt", weights_only=True)
+        # Onto the CPU first: a process has a device of its own, which need not be the one that wrote.
+        state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         return step, state["extra"]

@@ -1,4 +1,7 @@
-"""The one loop of sft and reward training: examples in, weighted losses, a checkpoint now and then."""
+"""The one loop of sft and reward training: examples in, weighted losses, a checkpoint now and then.
+
+Of several processes each computes its share of every batch, and all take the same steps (see `parallel`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.options import Schedule
 from alignpipe.training.batches import by_length
 from alignpipe.training.checkpoint import Checkpoints
+from alignpipe.training.parallel import ALONE, Team
 from alignpipe.training.schedule import rate
 
 
@@ -73,16 +77,19 @@ def train(
     options: LoopOptions,
     ctx: StageContext,
     watch: Sequence[str],
+    team: Team = ALONE,
 ) -> None:
     """Train `model` in place for `options.max_steps` steps, from the newest checkpoint in `ctx.work` if there is one.
 
-    `evaluate` returns the held-out figures; `watch` names the figures of the progress bar.
+    `evaluate` returns the held-out figures; `watch` names the figures of the progress bar. All processes of `team` call
+    this, with the same arguments.
 
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when the loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay)
-    checkpoints = Checkpoints(ctx.work)
+    team.same_start(model)
+    checkpoints = Checkpoints(ctx.work, team)
     start = 0
     if checkpoints.latest() is not None:
         start, _ = checkpoints.load({"model": model}, {"optimizer": optimizer})
@@ -95,7 +102,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = options.lr * factor
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
-        metrics = _step(model, trained, optimizer, batch, loss, options, step)
+        metrics = _step(model, trained, optimizer, batch, loss, options, step, team)
         done = step + 1
         last = done == options.max_steps
         if done % options.log_every == 0 or last:
@@ -108,7 +115,7 @@ def train(
             ctx.log_timings({"time/step": seconds, "perf/examples_per_second": len(batch) / seconds}, step=done)
             shown.update({name: metrics[name] for name in watch if name in metrics})
         ctx.progress(done, options.max_steps, shown)
-        stop = ctx.stop_requested() and not last
+        stop = team.any(ctx.stop_requested()) and not last
         if done % options.save_every == 0 or stop:
             checkpoints.save(done, {"model": model}, {"optimizer": optimizer}, {})
         if stop:
@@ -123,18 +130,22 @@ def _step(
     loss: Callable[[Sequence[E]], LossSums],
     options: LoopOptions,
     step: int,
+    team: Team,
 ) -> dict[str, float]:
     """One optimiser step; figures are means over the whole batch, by weight."""
     model.train()
     weight = sum(example.weight for example in batch)
+    own = [batch[index] for index in team.share([example.length for example in batch])]
     sums: dict[str, float] = {"loss": 0.0}
-    for group in by_length([example.length for example in batch], options.micro_batch_size):
-        part = loss([batch[index] for index in group])
+    for group in by_length([example.length for example in own], options.micro_batch_size):
+        part = loss([own[index] for index in group])
         # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
         torch.autograd.backward(part.loss / weight)
         sums["loss"] += float(part.loss.detach())
         for name, value in part.figures.items():
             sums[name] = sums.get(name, 0.0) + value
+    team.sum_gradients(trained)
+    sums = team.sums(sums)
     norm = float(nn.utils.clip_grad_norm_(trained, options.max_grad_norm))
     if not torch.isfinite(torch.tensor(norm)):
         raise TrainingError(f"the gradient is not finite at step {step + 1}: lower the learning rate ({options.lr:g})")
@@ -154,16 +165,21 @@ def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
 
 
 def mean_over(
-    examples: Sequence[E], size: int, loss: Callable[[Sequence[E]], LossSums], model: nn.Module
+    examples: Sequence[E],
+    size: int,
+    loss: Callable[[Sequence[E]], LossSums],
+    model: nn.Module,
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """The loss and figures of all `examples`, as weighted means, without gradients."""
     model.eval()
     sums: dict[str, float] = {"loss": 0.0}
     weight = sum(example.weight for example in examples)
+    own = [examples[index] for index in team.share([example.length for example in examples])]
     with torch.no_grad():
-        for group in by_length([example.length for example in examples], size):
-            part = loss([examples[index] for index in group])
+        for group in by_length([example.length for example in own], size):
+            part = loss([own[index] for index in group])
             sums["loss"] += float(part.loss)
             for name, value in part.figures.items():
                 sums[name] = sums.get(name, 0.0) + value
-    return {name: value / weight for name, value in sums.items()}
+    return {name: value / weight for name, value in team.sums(sums).items()}

@@ -53,7 +53,8 @@ class KeptEpisodes:
             return
         with self._path.open("a", encoding="utf-8") as file:
             for row in range(min(_PER_UPDATE, len(episodes.samples))):
-                file.write(json.dumps(_line(update, episodes, row, float(kl[row])), ensure_ascii=False) + "\n")
+                # As ASCII: a raw model writes characters that end a line for `splitlines`.
+                file.write(json.dumps(_line(update, episodes, row, float(kl[row]))) + "\n")
 
     def write(self, payload: Path) -> None:
         """Leave `rollouts.parquet` in the payload, if anything was kept."""

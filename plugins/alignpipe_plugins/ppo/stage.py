@@ -56,7 +56,7 @@ class PPOStage:
                 "name a checkpoint with the policy's own tokens"
             )
         folder = inputs["reward"].folder
-        judge = open_judge(folder, ctx)
+        judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
         # Before `adapt`, which may put adapters into the policy's model.
         critic = None

@@ -1,0 +1,133 @@
+"""The other processes' side of a run: they take part in the stages that rank 0 names, and leave everything else to it.
+
+They plan nothing, lock nothing, log nothing and write nothing; what they need of the plan comes with each message.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignpipe.api import Artifact, Selected
+from alignpipe.api.tracking import Level
+from alignpipe.config.model import RunConfig
+from alignpipe.errors import ProcessError, StageInterrupted
+from alignpipe.processes import Place
+from alignpipe.registry import Registry
+from alignpipe.runner.context import Builder, build_stage
+from alignpipe.runner.devices import prepare_device
+from alignpipe.runner.leading import part
+from alignpipe.runner.messages import Messages, connect
+from alignpipe.runner.signals import StopSignals
+
+_LONGEST_STAGE = 24 * 3600.0
+"""Seconds without a word from rank 0; it says nothing while it runs a stage alone."""
+_AFTER_SIGNAL = 20.0
+"""Seconds after this process was asked to stop: launchers kill after 30."""
+_AFTER_FAILURE = 5.0
+"""Seconds in which rank 0 fails too if the reason is one for all; then it tells the user, and nobody else need."""
+
+
+class HelpingStage(Builder):
+    """The context of a stage on a process that is not rank 0: nothing it is told leaves this process."""
+
+    def __init__(
+        self,
+        message: Mapping[str, Any],
+        run: RunConfig,
+        registry: Registry,
+        place: Place,
+        payload: Path,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        super().__init__(registry, run.settings.seed, prepare_device(run.settings, place))
+        self.stage: str = message["stage"]
+        self.payload = payload
+        self.work = Path(message["work"])
+        self.slots: Mapping[str, Selected] = {slot: run.selected[slot] for slot in message["slots"]}
+        self.scoring = run.settings.scoring
+        self.scoring = run.settings.scoring
+        self.rank = place.rank
+        self.world_size = place.world_size
+        self.stop_requested = stop_requested
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Nothing: rank 0 logs."""
+
+    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
+        """Nothing: rank 0 logs."""
+
+    def rewind(self, step: int) -> None:
+        """Nothing: rank 0 logs."""
+
+    def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
+        """Nothing: rank 0 shows it."""
+
+    def say(self, message: str) -> None:
+        """Nothing: rank 0 says it."""
+
+    def alert(self, title: str, text: str, level: Level = "warn") -> None:
+        """Nothing: rank 0 says it."""
+
+
+def follow(run: RunConfig, registry: Registry, place: Place) -> int:
+    """Take part in what rank 0 asks for until it ends the run; gives the exit code 0 then, however the run ended.
+
+    Raises `ProcessError` if rank 0 is gone, and what a stage raised if rank 0 did not end with the same.
+    """
+    messages = connect(place)
+    with StopSignals(silent=True) as signals:
+        while True:
+            message = messages.next(_patience(signals))
+            if message is None:
+                raise ProcessError(
+                    f"{place} has heard nothing from process 0, which leads the run, and ends; what was saved is kept: "
+                    "give the same command again"
+                )
+            if message["do"] == "end":
+                if message["well"]:
+                    part()
+                return 0
+            if message["do"] == "stage":
+                _help(message, run, registry, place, messages, signals)
+
+
+def _patience(signals: StopSignals) -> Callable[[], float]:
+    """How many seconds from now on to wait for rank 0, as far as is known when it is asked."""
+    began = time.monotonic()
+
+    def seconds() -> float:
+        return _LONGEST_STAGE if signals.received_at is None else signals.received_at - began + _AFTER_SIGNAL
+
+    return seconds
+
+
+def _help(
+    message: Mapping[str, Any],
+    run: RunConfig,
+    registry: Registry,
+    place: Place,
+    messages: Messages,
+    signals: StopSignals,
+) -> None:
+    """Take part in one stage; an error is raised if rank 0 goes on without it, and waits for this process in vain."""
+    stage = message["stage"]
+    inputs = {
+        port: Artifact(entry["kind"], entry["stage"], Path(entry["folder"]), entry["digest"])
+        for port, entry in message["inputs"].items()
+    }
+    selected = run.selected[stage]
+    try:
+        with tempfile.TemporaryDirectory(prefix="alignpipe-") as scratch:
+            ctx = HelpingStage(message, run, registry, place, Path(scratch), signals.requested)
+            build_stage(selected, registry.get(selected.group, selected.name), ctx).run(inputs, ctx)
+    except StageInterrupted:
+        return  # rank 0 is interrupted too, and saves
+    except Exception as error:
+        if not isinstance(error, ProcessError):
+            messages.note_failure(f"{place} failed in stage {stage!r}: {type(error).__name__}: {error}")
+        if messages.next(lambda: _AFTER_FAILURE) is None:
+            raise

@@ -1,0 +1,99 @@
+"""What rank 0 tells the other processes of a launch: numbered messages in the key-value store of the launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from alignpipe.errors import ProcessError
+from alignpipe.processes import Place
+from alignpipe.runner.devices import share_cores
+
+_POLL_SECONDS = 0.1
+_FAILURE = "failure"
+
+
+class KeyValueStore(Protocol):
+    """What is used of torch's `Store`."""
+
+    def set(self, key: str, value: str) -> None:
+        """Write a value."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Read a value, waiting for it."""
+        ...
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all keys are there."""
+        ...
+
+
+class Messages:
+    """One process's view of the messages; each reads them all, in their order."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self._store = store
+        self._number = 0
+
+    def post(self, message: Mapping[str, Any]) -> None:
+        """Tell all others; only rank 0 does."""
+        with _reaching():
+            self._store.set(f"message/{self._number}", json.dumps(message))
+        self._number += 1
+
+    def next(self, patience: Callable[[], float]) -> dict[str, Any] | None:
+        """The next message; None if none came within `patience()` seconds, which is asked again and again.
+
+        Raises `ProcessError` if the store is gone, and rank 0 or the launcher with it.
+        """
+        began = time.monotonic()
+        key = f"message/{self._number}"
+        while True:
+            with _reaching():
+                if self._store.check([key]):
+                    message: dict[str, Any] = json.loads(self._store.get(key))
+                    self._number += 1
+                    return message
+            if time.monotonic() - began > patience():
+                return None
+            time.sleep(_POLL_SECONDS)
+
+    def note_failure(self, told: str) -> None:
+        """Leave for rank 0 why this process cannot go on."""
+        with _reaching():
+            self._store.set(_FAILURE, told)
+
+    def failure(self) -> str | None:
+        """What a failing process left."""
+        with _reaching():
+            return self._store.get(_FAILURE).decode() if self._store.check([_FAILURE]) else None
+
+
+def connect(place: Place) -> Messages:
+    """Open the launcher's store.
+
+    Raises `ProcessError` if there is none: the variables of torchrun are set, but nobody answers.
+    """
+    share_cores()  # before torch is imported
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    with _reaching():
+        store, _, _ = next(rendezvous("env://", place.rank, place.world_size))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Messages(PrefixStore(f"alignpipe/{restart}", store))
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Say in words that the store does not answer; torch raises RuntimeErrors and ValueErrors of its own."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ProcessError(f"the launcher's store cannot be reached (torchrun, accelerate launch): {first}") from error
