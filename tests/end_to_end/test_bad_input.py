@@ -158,8 +158,8 @@ def test_a_reward_that_returns_what_is_no_score(tmp_path, after_sft, answer):
     folder = shutil.copytree(after_sft, tmp_path / "run")
     source, words = SCORES[answer]
     found = install_reward(tmp_path / "site", source, "False")
-    message = complaint(alignpipe(folder, "experiment=smoke", "reward=broken", **found))
-    assert_message(message, "reward broken", *words)
+    message = complaint(alignpipe(folder, "experiment=smoke", "reward=broken", **found), shown=answer == "exception")
+    assert_message(message, "reward broken (broken 1.0)", *words)
     assert_failed(folder, "data", "sft", "reward")
 
 

@@ -451,8 +451,8 @@ def test_a_stage_that_starts_anew_drops_what_an_earlier_attempt_logged(tmp_path)
 
 
 class FakeRewardStage:
-    def __init__(self, selected, version):
-        self.made_from = (selected.name, version)
+    def __init__(self, selected, version, offered_by):
+        self.made_from = (selected.name, version, offered_by)
 
     def run(self, inputs, ctx):
         (ctx.payload / "reward.json").write_text(json.dumps([*self.made_from, *sorted(inputs), *ctx.slots]))
@@ -466,7 +466,7 @@ def test_rewards_are_run_by_the_reward_stage(tmp_path, monkeypatch):
     run = make_run(tmp_path, stages=["data", "reward"])
     execute(run, make_registry())
     reward = Path(summary_of(run)["stages"]["reward"]["artifact"], "reward.json")
-    assert json.loads(reward.read_text()) == ["fake", 1, "dataset", "policy", "model"]
+    assert json.loads(reward.read_text()) == ["fake", 1, "fake-stages 1.0", "dataset", "policy", "model"]
 
 
 def test_next_command_is_the_same_with_another_seed(tmp_path, capsys):

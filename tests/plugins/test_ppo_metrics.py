@@ -123,7 +123,7 @@ def test_the_names_are_those_of_the_readme(tmp_path: Path) -> None:
     _, ctx, _ = ppo.train(tmp_path, validation=validation, max_steps=2, select=Select.best)
     logged = {re.sub(r"^reward/part/.*", "reward/part/<name>", name) for name in ctx.metrics()}
     logged |= {name for _, timings in ctx.timings for name in timings}
-    assert logged == table_names()
+    assert logged | {"reward_failures/<kind>"} == table_names(), "failures are logged where there are any"
 
 
 def test_parts_are_logged_by_name(tmp_path: Path) -> None:

@@ -73,11 +73,11 @@ def succeed(done: Done) -> Done:
     return done
 
 
-def complaint(done: Done) -> str:
-    """The one error message of a command that failed as it should: status 1, no traceback."""
+def complaint(done: Done, *, shown: bool = False) -> str:
+    """The one error message of a command that failed as it should: status 1; a traceback only if `shown` on purpose."""
     said = f"{done.stdout}\n{done.stderr}"
     assert done.returncode == 1, said
-    assert "Traceback" not in said, said
+    assert ("Traceback" in said) == shown, said
     messages = [line for line in said.splitlines() if line.startswith(ERROR)]
     assert len(messages) == 1, said
     assert done.stderr.count("error:") == said.count("error:"), "errors belong on stderr"

@@ -3,8 +3,8 @@
 <payload>/reward.json            {"name", "version", "offered_by", "config"[, "revisions"]}
 <payload>/...                    what `save` of a reward that has one wrote
 
-`config` holds what can change a score. The rest (`fingerprint` False: workers, the folder of a cache ...) belongs to
-the machine that scores, and is taken from the run that opens the reward.
+What cannot change a score (`fingerprint` False: workers, the folder of a cache ...) is taken from the run that opens
+the reward, where that has the same reward; an artifact that is opened by itself has only what `config` says.
 
 `revisions` says in which state the files were that the config names (`revision()` of the config dataclass, of nested
 rewards too): without it another state of them would give the same bytes, and whatever follows would count as a hit.
@@ -43,7 +43,7 @@ def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, 
     """
     if isinstance(reward, _Kept):
         reward.save(folder)
-    config = plain(selected.config, keyed_only=True)
+    config = plain(selected.config)
     record = {"name": selected.name, "version": version, "offered_by": offered_by, "config": config}
     revisions = dict(_revisions(selected.config, ""))
     if revisions:
@@ -122,19 +122,18 @@ def _revisions(value: Any, where: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield from _revisions(item, f"{where}.{number}".strip("."))
 
 
-def plain(value: Any, *, keyed_only: bool = False) -> Any:
-    """A config as plain data: dataclasses become dicts, enums their names; `keyed_only` leaves out unkeyed fields."""
+def plain(value: Any) -> Any:
+    """A config as plain data: dataclasses become dicts, enums their names."""
     if isinstance(value, Selected):
-        return {"group": value.group, "name": value.name, "config": plain(value.config, keyed_only=keyed_only)}
+        return {"group": value.group, "name": value.name, "config": plain(value.config)}
     if is_dataclass(value) and not isinstance(value, type):
-        kept = [entry.name for entry in fields(value) if not keyed_only or entry.metadata.get("fingerprint", True)]
-        return {name: plain(getattr(value, name), keyed_only=keyed_only) for name in kept}
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, Mapping):
-        return {str(key): plain(item, keyed_only=keyed_only) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, keyed_only=keyed_only) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

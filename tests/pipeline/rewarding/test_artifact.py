@@ -139,12 +139,17 @@ def served(workers: int, inner: int) -> Selected:
 
 def test_what_cannot_change_a_score_is_the_opening_runs_and_not_the_artifacts(tmp_path: Path) -> None:
     save_reward(tmp_path, Written(), served(8, 16), 1, "acme 1")
-    first = (tmp_path / "reward.json").read_bytes()
-    save_reward(tmp_path, Written(), served(2, 3), 1, "acme 1")
-    assert (tmp_path / "reward.json").read_bytes() == first, "its digest, and the keys behind it, must not change"
     ctx = FakeContext(tmp_path, slots={"reward": served(2, 3)}, builders={"reward/acme": lambda _: Written()})
     open_judge(Artifact("reward", "reward", tmp_path, "d"), ctx)
     assert ctx.built[-1].config["workers"] == 2
     assert ctx.built[-1].config["members"]["a"]["config"] == {"model": "judge-1", "workers": 3, "members": {}}
-    open_judge(Artifact("reward", "reward_2", tmp_path, "d"), ctx)  # nothing chosen for it: the defaults
-    assert "workers" not in ctx.built[-1].config
+    open_judge(Artifact("reward", "reward_2", tmp_path, "d"), ctx)  # nothing chosen in its place
+    assert ctx.built[-1].config["workers"] == 8
+
+
+def test_another_reward_in_its_place_lends_it_nothing(tmp_path: Path) -> None:
+    save_reward(tmp_path, Written(), served(8, 16), 1, "acme 1")
+    other = Selected("reward", "other", Served(workers=1))
+    ctx = FakeContext(tmp_path, slots={"reward": other}, builders={"reward/acme": lambda _: Written()})
+    open_judge(Artifact("reward", "reward", tmp_path, "d"), ctx)
+    assert ctx.built[-1].config["workers"] == 8
