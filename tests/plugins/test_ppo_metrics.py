@@ -120,7 +120,7 @@ def table_names() -> set[str]:
 
 def test_the_names_are_those_of_the_readme(tmp_path: Path) -> None:
     validation = ppo.make_validation(gold=Judge(ppo.Rule(lambda sample: 1.0), "gold"))
-    _, ctx, _ = ppo.train(tmp_path, validation=validation, max_steps=2, select=Select.best)
+    _, ctx, _ = ppo.train(tmp_path, validation=validation, max_steps=2, save_every=1, select=Select.best)
     logged = {re.sub(r"^reward/part/.*", "reward/part/<name>", name) for name in ctx.metrics()}
     logged |= {name for _, timings in ctx.timings for name in timings}
     assert logged | {"reward_failures/<kind>"} == table_names(), "failures are logged where there are any"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -117,7 +118,9 @@ def train(
         ctx.progress(done, options.max_steps, shown)
         stop = team.any(ctx.stop_requested()) and not last
         if done % options.save_every == 0 or stop:
+            began = time.perf_counter()
             checkpoints.save(done, {"model": model}, {"optimizer": optimizer}, {})
+            ctx.log_timings({"time/save": time.perf_counter() - began}, step=done)
         if stop:
             raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {options.max_steps}")
 
@@ -156,12 +159,17 @@ def _step(
 
 def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
     """The examples of 0-based `step`: fresh permutations one after the other, a function of (seed, step) only."""
-    wanted = range(step * size, (step + 1) * size)
-    orders: dict[int, list[int]] = {}
-    for epoch in {position // count for position in wanted}:
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        orders[epoch] = torch.randperm(count, generator=generator).tolist()
-    return [orders[position // count][position % count] for position in wanted]
+    return [
+        _order(position // count, count, seed)[position % count] for position in range(step * size, (step + 1) * size)
+    ]
+
+
+@lru_cache(maxsize=4)
+def _order(epoch: int, count: int, seed: int) -> list[int]:
+    """The order of one epoch; kept for its steps, since drawing it takes as long as the data set is large."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return order
 
 
 def mean_over(

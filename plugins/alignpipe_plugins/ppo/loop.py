@@ -140,7 +140,6 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
         alarms = progress.watch.look(metrics)
         ctx.log({**metrics, "alarms": float(progress.watch.on)}, step=done)
         kept.add(done, episodes, sequence)
-        ctx.log_timings(clock.figures(tokens=int(mask.sum())), step=done)
         shown.update({name: metrics[key] for name, key in _SHOWN.items() if key in metrics})
         ctx.progress(done, config.max_steps, shown, unit="update")
         stops = config.on_alarm is OnAlarm.stop
@@ -149,6 +148,8 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
         # A run that an alarm may stop keeps the checkpoint from before the trouble until it is over.
         if stop or (done % config.save_every == 0 and not (stops and progress.watch.uneasy)):
             progress.save(done)
+            clock.lap("save")
+        ctx.log_timings(clock.figures(tokens=int(mask.sum())), step=done)
         if stop:
             raise StageInterrupted(f"{ctx.stage} stopped at update {done} of {config.max_steps}")
 
