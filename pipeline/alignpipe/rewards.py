@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignpipe.api import BuildContext, Component, Failure, Reward, Sample, Scores, TrainableReward, hookimpl
+from alignpipe.api.components import Requirement
 from alignpipe.api.rewards import Answer, FailureKind, Message
 from alignpipe.functions import FunctionReward
 
@@ -91,6 +92,7 @@ def reward(
     summary: str | None = None,
     version: int = 1,
     columns: Sequence[str] = (),
+    requires: tuple[Requirement, ...] = (),
 ) -> Callable[[Callable[..., Any]], RewardPlugin]:
     """Decorate a function or a class so that it is a plugin which offers `reward=<name>`.
 
@@ -98,7 +100,8 @@ def reward(
     `(options)` or `(options, context)` and has `score(samples)`, and `fit`, `save` and `load` if it is trained.
     `options` is a dataclass, every field with a default or required; `summary` is by default the first line of the
     docstring; raise `version` when the scores for the same options change; `columns` are the columns of the prompt row
-    that a function reads (a class has an attribute of that name).
+    that a function reads (a class has an attribute of that name); `requires` names what the machine must have: `gpu`,
+    `network`, `sandbox`.
 
     Raises `TypeError` for something that takes other arguments, `ValueError` for a name that cannot be an option.
     """
@@ -112,7 +115,8 @@ def reward(
             raise TypeError(f"@reward({name!r}): {target.__qualname__} must take {wanted}")
         told = summary or (inspect.getdoc(target) or "").partition("\n")[0] or f"offered by {target.__module__}"
         factory = f"{target.__module__}:{target.__qualname__}"
-        return RewardPlugin(target, Component("reward", name, options, factory, told, version), columns)
+        component = Component("reward", name, options, factory, told, version, requires=requires)
+        return RewardPlugin(target, component, columns)
 
     return decorate
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -472,3 +473,20 @@ def test_rewards_are_run_by_the_reward_stage(tmp_path, monkeypatch):
 def test_next_command_is_the_same_with_another_seed(tmp_path, capsys):
     execute(make_run(tmp_path, seed=3, overrides=("seed=3", "ppo.lr=0.1"), ppo=PpoConfig(lr=0.1)), make_registry())
     assert "alignpipe ppo.lr=0.1 seed=4" in capsys.readouterr().out
+
+
+def test_a_component_that_needs_a_gpu_is_refused_before_any_work(tmp_path):
+    greedy = tuple(
+        replace(component, requires=("gpu",)) if component.group == "ppo" else component for component in COMPONENTS
+    )
+    run = make_run(tmp_path)
+    with pytest.raises(ConfigError, match=r"ppo/fake \(fake-stages 1\.0\) needs a GPU, and .* on cpu \(device=cpu\)"):
+        execute(run, make_registry(components=greedy))
+    assert not list(tmp_path.glob("**/objects")), "nothing was computed"
+    shorter = make_run(tmp_path, stages=["data", "sft"])
+    assert execute(shorter, make_registry(components=greedy)) == 0
+
+
+def test_other_requirements_are_told_and_unknown_ones_refused():
+    with pytest.raises(ValueError, match="ppo/fake requires 'gpus'; what can be required: gpu, network, sandbox"):
+        replace(next(entry for entry in COMPONENTS if entry.group == "ppo"), requires=("gpus",))

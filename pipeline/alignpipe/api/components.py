@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 API_VERSION = (1, 0)
 """The version of this contract: (major, minor). Another major is refused, a newer minor is warned about."""
@@ -18,6 +18,9 @@ Kind = Literal["dataset", "policy", "reward", "report"]
 
 Source = Literal["nearest", "nearest_or_base", "base", "first", "policy", "none"]
 """Where a port is fed from by default (see :class:`Port`)."""
+
+Requirement = Literal["gpu", "network", "sandbox"]
+"""What a component may need of the machine it runs on."""
 
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -44,10 +47,11 @@ class Component:
     as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`; `version` is raised whenever the
     result for the same config changes; `needs` are the input ports; `makes` is the kind of the artifact; `uses` are the
     other slots whose config the component reads (they enter the stage's key); `parallel` says that its stage is written
-    to be run by all processes of a launch together (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone.
+    to be run by all processes of a launch together (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone;
+    `requires` is what the machine must have: a run without a GPU refuses what needs one, `plugins show` tells the rest.
 
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
-    (the option's name is put there), and a factory that is not `module:attribute`.
+    (the option's name is put there), a factory that is not `module:attribute`, and a requirement that is not known.
     """
 
     group: str
@@ -61,6 +65,7 @@ class Component:
     makes: Kind | None = None
     uses: tuple[str, ...] = ()
     parallel: bool = False
+    requires: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
         for what, value in (("group", self.group), ("name", self.name)):
@@ -72,6 +77,10 @@ class Component:
             raise ValueError(
                 f"config of {self.group}/{self.name} must not have a field 'name': the option's name goes there"
             )
+        unknown = [need for need in self.requires if need not in get_args(Requirement)]
+        if unknown:
+            known = ", ".join(get_args(Requirement))
+            raise ValueError(f"{self.group}/{self.name} requires {unknown[0]!r}; what can be required: {known}")
         if not re.fullmatch(r"[\w.]+:\w+", self.factory):
             raise ValueError(f"factory of {self.group}/{self.name} must be 'module:attribute', not {self.factory!r}")
 

@@ -110,6 +110,7 @@ def _show_option(offer: Registered) -> None:
         ("factory", component.factory),
         ("makes", component.makes or ("reward" if component.group == "reward" else "-")),
         ("reads slots", ", ".join(component.uses) or "-"),
+        ("requires", ", ".join(component.requires) or "-"),
         *((f"input {name}", _port(port)) for name, port in component.needs.items()),
     ]
     show_table((f"{component.group}/{component.name}", ""), facts)

@@ -15,6 +15,7 @@ from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
 from alignpipe.plan.digests import data_digest, folder_digest
 from alignpipe.plan.keys import Explained, Explainer, key_of
 from alignpipe.plan.ports import ComponentIndex, FindStored, Source, StageSpec, resolve_ports, stage_specs
+from alignpipe.registry.records import Registered
 
 Action = Literal["hit", "resume", "run", "unknown"]
 
@@ -111,6 +112,10 @@ class Planner:
         ]
         self.run_key = data_digest({"stages": [key_of(entry) for entry in symbolic], "sweep": run.sweep})
 
+    def components(self, spec: StageSpec) -> tuple[Registered, ...]:
+        """Every component whose code takes part in a stage."""
+        return self._explainer.components(spec)
+
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""
         waiting = sorted(
@@ -122,7 +127,7 @@ class Planner:
         fed = {port: _fed(artifact) for port, artifact in inputs.items()}
         explained = self._explainer.explain(spec, fed)
         key = key_of(explained)
-        components = self._explainer.components(spec)
+        components = self.components(spec)
         code = code_hashes(components)
         decision = Decision(spec, "run", (), key, explained, inputs, self._explainer.uses(spec), code)
         stored = self.lookup.stored(spec.name, key)
@@ -150,7 +155,7 @@ class Planner:
         if unfinished is None:
             return replace(decision, why=why)
         changed = changed_parts(unfinished.code, decision.code)
-        components = self._explainer.components(decision.spec)
+        components = self.components(decision.spec)
         if changed and must_rerun(self.run.settings.code_change, changed, components):
             told = f"an unfinished attempt is not resumed: the code of {', '.join(changed)} changed since"
             return replace(decision, why=(*why, told), restart=True)

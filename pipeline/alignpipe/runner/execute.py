@@ -19,6 +19,7 @@ from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
 from alignpipe.runner.leading import Crew, leading
+from alignpipe.runner.needs import check_needs
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report
@@ -54,6 +55,7 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
     store = Store(run.outputs / "store")
     with StopSignals() as signals:
         planner = Planner(run, registry, store)
+        check_needs(planner, run.settings, crew.place)
         trackers = Trackers(run.trackers, registry, Builder(registry, run.settings.seed, "cpu"), terminal.say)
         store.check_writable()
         with storing("opening the run's folder", run.folder):

@@ -17,4 +17,5 @@ def alignpipe_components() -> Iterable[Component]:
         config=HttpConfig,
         factory="alignpipe_plugins.http.reward:build",
         summary="any scoring service by its URL: batches of samples as JSON there, scores back",
+        requires=("network",),
     )

@@ -17,4 +17,5 @@ def alignpipe_components() -> Iterable[Component]:
         config=LlmJudgeConfig,
         factory="alignpipe_plugins.llm_judge.reward:build",
         summary="a language model as judge (OpenAI-compatible endpoint): a grade, or a comparison with a reference",
+        requires=("network",),
     )

@@ -17,4 +17,5 @@ def alignpipe_components() -> Iterable[Component]:
         config=UnitTestsConfig,
         factory="alignpipe_plugins.unit_tests.reward:build",
         summary="runs the response's Python code against the row's tests, in a sandbox without network and files",
+        requires=("sandbox",),
     )
