@@ -19,7 +19,8 @@ class RunInfo:
     """What a tracker is told of a run.
 
     `config` is the whole resolved config as plain data; `tracker_ids` holds what each tracker returned from `start` in
-    an earlier attempt of the same run, by tracker name, so that a resumed run continues there.
+    an earlier attempt of the same run, by tracker name, so that a resumed run continues there. `components` says per
+    stage which option of which distribution and version fills it.
     """
 
     run_key: str

@@ -12,7 +12,7 @@ from alignpipe.api import Artifact, RunInfo
 from alignpipe.api.tracking import Status
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import AlignpipeError, StageInterrupted
-from alignpipe.plan import Planner
+from alignpipe.plan import Planner, StageSpec
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.context import Builder
@@ -137,6 +137,12 @@ def _info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
         overrides=run.overrides,
         stages=tuple(spec.name for spec in planner.specs),
         sweep=run.sweep,
-        components={spec.name: str(spec.registered) for spec in planner.specs},
+        components={spec.name: _offered(planner, spec) for spec in planner.specs},
         tracker_ids=dict(record.tracker_ids),
     )
+
+
+def _offered(planner: Planner, spec: StageSpec) -> str:
+    """Who offers what fills a stage, with versions; of a mix of rewards each of them."""
+    group = spec.selected.group
+    return ", ".join(str(entry) for entry in planner.components(spec) if entry.component.group == group)
