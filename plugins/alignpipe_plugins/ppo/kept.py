@@ -18,8 +18,6 @@ from alignpipe.training.parallel import ALONE, Team
 from alignpipe_plugins.ppo.episodes import Episodes
 
 FILE = "rollouts.parquet"
-
-
 _PER_UPDATE = 16
 """Episodes kept of an update: enough to see what changes, and small beside a checkpoint after a thousand updates."""
 
@@ -54,7 +52,8 @@ class KeptEpisodes:
         with self._path.open("a", encoding="utf-8") as file:
             for row in range(min(_PER_UPDATE, len(episodes.samples))):
                 # As ASCII: a raw model writes characters that end a line for `splitlines`.
-                file.write(json.dumps(_line(update, episodes, row, float(kl[row]))) + "\n")
+                line = _line(update, episodes, row, float(kl[row]))
+                file.write(json.dumps(line, default=str) + "\n")  # a row's own columns may hold dates and the like
 
     def write(self, payload: Path) -> None:
         """Leave `rollouts.parquet` in the payload, if anything was kept."""
