@@ -66,5 +66,10 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
         ValueError: temperature is not positive.
     """
     require_positive(temperature=temperature)
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    wide = widened(logits)
     return wide if temperature == 1.0 else wide / temperature
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64, of any shape, are the very same tensor."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

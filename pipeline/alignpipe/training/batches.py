@@ -14,7 +14,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from alignpipe.ops.logprobs import entropy, token_logprobs
+from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.packed.forward import Layout, packed_output
 from alignpipe.training.packed.models import packable
@@ -140,7 +140,7 @@ def _packed(model: nn.Module, lengths: Tensor, first: Tensor, input_ids: Tensor)
 
 def _logits(output: object) -> Tensor:
     logits: Tensor = output.logits  # type: ignore[attr-defined]
-    return logits.float()
+    return widened(logits)
 
 
 @runtime_checkable

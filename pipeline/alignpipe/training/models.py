@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from alignpipe.api import Artifact
 from alignpipe.errors import ModelError
+from alignpipe.ops.logprobs import widened
 from alignpipe.training.tokens import check_tokenizer
 
 
@@ -234,7 +235,7 @@ class TokenScorer(nn.Module):
         options = {"attention_mask": attention_mask, "position_ids": position_ids}
         given = {key: value for key, value in options.items() if value is not None}
         hidden = backbone(input_ids, use_cache=False, **given).last_hidden_state
-        return cast(Tensor, cast(nn.Linear, self.model.score)(hidden).squeeze(-1).float())
+        return widened(cast(nn.Linear, self.model.score)(hidden).squeeze(-1))
 
 
 def new_score_head(model: PreTrainedModel, generator: torch.Generator) -> None:

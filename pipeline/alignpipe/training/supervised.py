@@ -88,7 +88,9 @@ def train(
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when the loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True
+    )
     team.same_start(model)
     checkpoints = Checkpoints(ctx.work, team)
     start = 0

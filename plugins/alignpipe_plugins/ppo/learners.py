@@ -73,4 +73,4 @@ def critic_of(scorer: TokenScorer | None, config: LoopConfig) -> Critic | None:
 def _adamw(network: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
     """AdamW in PyTorch's form, epsilon outside the bias correction's root (D56, D57); every update sets its rate."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, eps=config.adam_eps, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(trained, eps=config.adam_eps, weight_decay=config.weight_decay, fused=True)

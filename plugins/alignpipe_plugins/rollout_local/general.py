@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from alignpipe.ops.logprobs import widened
+
 
 class GeneralDecoder:
     """Rows of tokens that grow at their ends; to be used without gradients."""
@@ -49,4 +51,4 @@ class GeneralDecoder:
             logits_to_keep=1,
         )
         logits: Tensor = output.logits
-        return logits[:, -1].float()
+        return widened(logits[:, -1])

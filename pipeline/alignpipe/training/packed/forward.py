@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alignpipe.ops.logprobs import widened
+from alignpipe.training.packed.functions import norm, put, rotate, take
 from alignpipe.training.packed.models import Parts
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -42,7 +44,7 @@ class Layout:
 
     def spread(self, packed: Tensor, places: Tensor) -> Tensor:
         """[n, heads, d] -> [B, heads, W, d], zero where none of `places` [n] is."""
-        grid = packed.new_zeros((self.rows * self.width, *packed.shape[1:])).index_copy(0, places, packed)
+        grid = put(packed, places, self.rows * self.width)
         return grid.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
 
@@ -60,28 +62,27 @@ def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | 
 
 def read(parts: Parts, x: Tensor) -> Tensor:
     """The head's outputs of the last layer's [m, H], half precision as float32."""
-    output: Tensor = parts.head(parts.backbone.norm(x))
-    return output.float()
+    return widened(parts.head(norm(parts.backbone.norm, x)))
 
 
 def block(parts: Parts, layer: Any, x: Tensor, angles: Tensor, attend: Attend, asked: Tensor | None = None) -> Tensor:
     """One layer over packed tokens [n, H]; with `asked` [m] only these come out."""
     attention, wide = layer.self_attn, x.dtype
-    h = layer.input_layernorm(x).to(parts.linear_dtype)  # once for all that multiply it
+    h = norm(layer.input_layernorm, x).to(parts.linear_dtype)  # once for all that multiply it
     k, v = rotate(_by_head(attention, "k", h, wide), angles), _by_head(attention, "v", h, wide)
     if asked is not None:
-        h, x, angles = h.index_select(0, asked), x.index_select(0, asked), angles.index_select(1, asked)
+        h, x, angles = take(h, asked), take(x, asked), angles.index_select(1, asked)
     q = rotate(_by_head(attention, "q", h, wide), angles)
     x = x + attention.o_proj(attend(q, k, v).to(parts.linear_dtype))
-    made: Tensor = layer.mlp(layer.post_attention_layernorm(x).to(parts.linear_dtype))
+    made: Tensor = layer.mlp(norm(layer.post_attention_layernorm, x).to(parts.linear_dtype))
     return x + made
 
 
 def _by_head(attention: Any, which: str, h: Tensor, wide: torch.dtype) -> Tensor:
     """Queries, keys or values [n, heads, d] of [n, H]; Qwen3 has norms on queries and keys."""
     made: Tensor = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim).to(wide)
-    norm = getattr(attention, f"{which}_norm", None)
-    return made if norm is None else norm(made)
+    own = getattr(attention, f"{which}_norm", None)
+    return made if own is None else norm(own, made)
 
 
 def _causal(layer: Any, layout: Layout, places: Tensor, keep: Keep | None) -> Attend:
@@ -99,7 +100,7 @@ def _causal(layer: Any, layout: Layout, places: Tensor, keep: Keep | None) -> At
         scale = layer.self_attn.scaling
         seen = F.scaled_dot_product_attention(layout.spread(q, places), keys, values, is_causal=True, scale=scale)
         grid: Tensor = seen.transpose(1, 2).flatten(0, 1)
-        return grid.index_select(0, places).flatten(1)
+        return take(grid, places).flatten(1)
 
     return attend
 
@@ -109,8 +110,3 @@ def rotary(parts: Parts, x: Tensor, positions: Tensor) -> Tensor:
     cos, sin = parts.backbone.rotary_emb(x, positions[None])
     low, high = sin.chunk(2, dim=-1)
     return torch.cat((cos, torch.cat((-low, high), dim=-1))).unsqueeze(2)
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn [n, heads, d] by its angles. A roll: faster than to negate one half and join it to the other."""
-    return x * angles[0] + x.roll(x.shape[-1] // 2, -1) * angles[1]

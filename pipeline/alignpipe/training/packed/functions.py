@@ -1,0 +1,110 @@
+"""Steps of the packed forward with a backward pass written out: fewer passes over memory than the derived ones make.
+
+Each equals what PyTorch would derive, but for rounding. Without gradients they cost what their forward does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+_WRITTEN_OUT = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+"""Norms of one formula, x / rms(x) * weight, computed in float32 at least."""
+
+
+def norm(module: nn.Module, x: Tensor) -> Tensor:
+    """The RMS norm [n, ..., H] that `module` is; half precision and what hangs on the module are left to itself."""
+    inner = cast(Any, module)
+    if (
+        type(module).__name__ not in _WRITTEN_OUT
+        or x.dtype not in (torch.float32, torch.float64)
+        or inner.weight.dtype != x.dtype
+        or module._forward_hooks
+        or module._forward_pre_hooks
+    ):
+        made: Tensor = module(x)
+        return made
+    return _applied(_RMSNorm, x, inner.weight, inner.variance_epsilon)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn [n, heads, d] by its angles [2, n, 1, d], cosine and signed sine, which get no gradient."""
+    return _applied(_Rotate, x, angles)
+
+
+def put(packed: Tensor, places: Tensor, size: int) -> Tensor:
+    """[n, ...] -> [size, ...], row i at `places[i]` (each another one), zero elsewhere."""
+    return _applied(_Put, packed, places, size)
+
+
+def take(grid: Tensor, places: Tensor) -> Tensor:
+    """[size, ...] -> [n, ...], the rows at `places` (each another one): what `put` put there."""
+    return _applied(_Take, grid, places)
+
+
+def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        size = x.shape[-1]
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(size).add_(epsilon).rsqrt_()
+        even = x * scale
+        ctx.save_for_backward(even, scale, weight)
+        made: Tensor = even * weight
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (grad,) = grads
+        even, scale, weight = ctx.saved_tensors
+        by_place = grad * even
+        for_weight = by_place.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        share = (by_place @ weight).div_(even.shape[-1]).unsqueeze(-1)
+        return (grad * weight).addcmul_(even, share, value=-1).mul_(scale), for_weight, None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: Tensor) -> Tensor:
+        ctx.save_for_backward(angles)
+        # A roll: faster than to negate one half and join it to the other.
+        return x.roll(x.shape[-1] // 2, -1).mul_(angles[1]).addcmul_(x, angles[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        (angles,) = ctx.saved_tensors
+        return (grad * angles[1]).roll(grad.shape[-1] // 2, -1).addcmul_(grad, angles[0]), None
+
+
+class _Put(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return packed.new_zeros((size, *packed.shape[1:])).index_copy_(0, places, packed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        (places,) = ctx.saved_tensors
+        return grad.index_select(0, places), None, None
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = len(grid)
+        return grid.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        (places,) = ctx.saved_tensors
+        # No two rows were taken from one place, so nothing has to be added up.
+        return grad.new_zeros((ctx.size, *grad.shape[1:])).index_copy_(0, places, grad), None
