@@ -55,7 +55,8 @@ def test_other_norms_are_left_to_themselves(case: str) -> None:
     elif case == "a hook":
         module.register_forward_hook(lambda *_: torch.full((5, 6), 7.0))
     assert torch.equal(norm(module, x), module(x))
-    norm(module, x.requires_grad_()).sum().backward()
+    if case != "a hook":
+        norm(module, x.requires_grad_()).sum().backward()
     if case == "a hook":
         assert float(norm(module, x).min()) == 7.0
 
