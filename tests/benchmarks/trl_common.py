@@ -9,6 +9,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,43 @@ class Stopwatch(TrainerCallback):
         """Called right after `trainer.train()`; what remains is booked on the last step."""
         self.steps[-1] += time.perf_counter() - self.last
         return {"steps": self.steps, "apart": self.saving}
+
+
+def train_supervised(
+    task: str,
+    load: Callable[[str], Any],
+    trainer_type: Any,
+    config_type: Any,
+    table: str,
+    judge: Callable[[Any, Dataset], dict[str, float]],
+    **options: Any,
+) -> None:
+    """The drivers of sft and the reward: train on `<table>-train`, save, judge the model on `<table>-heldout`."""
+    spec = read_spec()
+    model, watch = load(spec["model"]), Stopwatch()
+    args = config_type(
+        **common(spec, spec[f"{task}_steps"]),
+        per_device_train_batch_size=spec[f"{task}_batch"],
+        learning_rate=spec[f"{task}_lr"],
+        lr_scheduler_type="cosine",
+        warmup_steps=spec[f"{task}_warmup"],
+        adam_epsilon=spec[f"{task}_adam_eps"],
+        **options,
+    )
+    trainer = trainer_type(
+        model=model,
+        args=args,
+        train_dataset=rows(spec, f"{table}-train"),
+        processing_class=tokenizer_of(spec, "right"),
+        callbacks=[watch],
+    )
+    watch.start()
+    trainer.train()
+    result = watch.figures()
+    trainer.save_model(str(Path(spec["out"]) / "model"))
+    if spec["judge"]:
+        result |= judge(model, rows(spec, f"{table}-heldout"))
+    write_result(spec, result)
 
 
 def write_result(spec: dict[str, Any], result: dict[str, Any]) -> None:

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from trl import RewardConfig, RewardTrainer
-from trl_common import Stopwatch, classifier, common, read_spec, rows, tokenizer_of, write_result
-
-
-def main() -> None:
-    """Train, save, measure loss and accuracy on the held-out pairs."""
-    spec = read_spec()
-    model, watch = classifier(spec["model"]), Stopwatch()
-    args = RewardConfig(
-        **common(spec, spec["reward_steps"]),
-        per_device_train_batch_size=spec["reward_batch"],
-        learning_rate=spec["reward_lr"],
-        lr_scheduler_type="cosine",
-        warmup_steps=spec["reward_warmup"],
-        adam_epsilon=spec["reward_adam_eps"],
-    )
-    trainer = RewardTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows(spec, "preferences-train"),
-        processing_class=tokenizer_of(spec, "right"),
-        callbacks=[watch],
-    )
-    watch.start()
-    trainer.train()
-    result = watch.figures()
-    trainer.save_model(str(Path(spec["out"]) / "model"))
-    if spec["judge"]:
-        result |= heldout_figures(model, rows(spec, "preferences-heldout"))
-    write_result(spec, result)
+from trl_common import classifier, train_supervised
 
 
 @torch.no_grad()
@@ -51,4 +22,4 @@ def heldout_figures(model: Any, data: Any) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    train_supervised("reward", classifier, RewardTrainer, RewardConfig, "preferences", heldout_figures)

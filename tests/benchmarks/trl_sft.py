@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from trl import SFTConfig, SFTTrainer
-from trl_common import Stopwatch, causal, common, read_spec, rows, tokenizer_of, write_result
-
-
-def main() -> None:
-    """Train, save, measure the held-out loss as alignpipe does: over all completion tokens."""
-    spec = read_spec()
-    model, watch = causal(spec["model"]), Stopwatch()
-    args = SFTConfig(
-        **common(spec, spec["sft_steps"]),
-        per_device_train_batch_size=spec["sft_batch"],
-        learning_rate=spec["sft_lr"],
-        lr_scheduler_type="cosine",
-        warmup_steps=spec["sft_warmup"],
-        adam_epsilon=spec["sft_adam_eps"],
-        completion_only_loss=True,
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows(spec, "demonstrations-train"),
-        processing_class=tokenizer_of(spec, "right"),
-        callbacks=[watch],
-    )
-    watch.start()
-    trainer.train()
-    result = watch.figures()
-    trainer.save_model(str(Path(spec["out"]) / "model"))
-    if spec["judge"]:
-        result["loss"] = heldout_loss(model, rows(spec, "demonstrations-heldout"))
-    write_result(spec, result)
+from trl_common import causal, train_supervised
 
 
 @torch.no_grad()
-def heldout_loss(model: Any, data: Any) -> float:
-    """Mean negative log-likelihood of completion tokens."""
+def heldout_loss(model: Any, data: Any) -> dict[str, float]:
+    """Mean negative log-likelihood of completion tokens, as alignpipe measures it: over all of them."""
     model.eval()
     total, count = 0.0, 0
     for row in data:
@@ -49,8 +19,8 @@ def heldout_loss(model: Any, data: Any) -> float:
         logp = model(ids).logits[0, :-1].float().log_softmax(-1)
         taken = logp.gather(1, ids[0, 1:, None])[:, 0][kept]
         total, count = total - float(taken.sum()), count + len(taken)
-    return total / count
+    return {"loss": total / count}
 
 
 if __name__ == "__main__":
-    main()
+    train_supervised("sft", causal, SFTTrainer, SFTConfig, "demonstrations", heldout_loss, completion_only_loss=True)

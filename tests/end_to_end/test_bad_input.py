@@ -35,6 +35,7 @@ def assert_message(message: str, *words: str) -> None:
         (["reward=bradly_terry"], ["bradly_terry", "did you mean 'bradley_terry'?"]),
         (["rewrd=rules"], ["rewrd"]),
         (["sft.lrate=1"], ["sft.lrate", "lr"]),
+        (["~ppo"], ["~ppo", "ppo=<option>", "stages=[...]"]),
         (["sed=1"], ["sed", "did you mean 'seed'?"]),
         (["+sed=1"], ["sed", "did you mean 'seed'?"]),
         (["experiment=smok", "stages=[data]"], ["smok", "did you mean 'smoke'?"]),
@@ -192,6 +193,7 @@ def test_a_full_disk(tmp_path):
     for calls in (0, 12, 30, 12):  # at the start, publishing data, in sft, and in sft once more
         done = alignpipe(tmp_path, *command, DISK_FULL_AFTER=str(calls), **found)
         assert_message(complaint(done), "no space left on the disk")
+        assert done.stderr.count("alignpipe store gc") == 1, "what to do is said once"
         assert "0 damaged" in verify(tmp_path)
     succeed(alignpipe(tmp_path, *command))
     assert "0 damaged" in verify(tmp_path)

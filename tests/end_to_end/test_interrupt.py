@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from support.commands import alignpipe, published, start, statuses, succeed, summaries, wait_until
+from support.commands import alignpipe, published, run, start, statuses, succeed, summaries, wait_until
 
 COMMAND = (
     "experiment=smoke",
@@ -33,8 +35,34 @@ def begin(folder: Path):
     return process
 
 
+def sent(folder: Path) -> list[tuple[str, int]]:
+    """(metric, step) of every value in the W&B parts of all attempts, timings aside."""
+    found = []
+    for part in sorted(folder.glob("outputs/runs/*/wandb/offline-run-*")):
+        done = run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(part)], folder)
+        for line in succeed(done).stdout.splitlines():
+            row = json.loads(line).get("history", {}).get("item", {})
+            names = [name for name in row if "/" in name and not name.endswith("/step")]
+            found += [
+                (name, row[f"{name.split('/')[0]}/step"])
+                for name in names
+                if not name.split("/")[1].startswith(("time", "perf"))
+            ]
+    return found
+
+
+def logged(folder: Path) -> list[tuple[str, int]]:
+    """(metric, step) of every line in the newest metrics.jsonl."""
+    lines = [json.loads(line) for line in max(folder.glob("outputs/runs/*/metrics.jsonl")).read_text().splitlines()]
+    return [(name, line["step"]) for line in lines for name in line if "/" in name]
+
+
 def goes_on(folder: Path, digest: str) -> None:
-    succeed(alignpipe(folder, *COMMAND))
+    done = succeed(alignpipe(folder, *COMMAND))
+    parts = sorted(folder.glob("outputs/runs/*/wandb/offline-run-*"))
+    assert f"wandb sync {parts[0]} {parts[1]}" in done.stderr
+    assert len(sent(folder)) == len(set(sent(folder))), "told twice"
+    assert len(logged(folder)) == len(set(logged(folder)))
     summary = summaries(folder)[-1]
     assert statuses(summary) == {"data": "cached", "sft": "resumed"}
     assert summary["attempt"] == 2
@@ -55,6 +83,7 @@ def test_a_signal_ends_the_run_cleanly_and_it_goes_on(tmp_path, digest, number, 
     assert statuses(summary) == {"data": "ran", "sft": "failed"}
     assert published(tmp_path) == {"data"}
     goes_on(tmp_path, digest)
+    assert sorted(sent(tmp_path)) == sorted(logged(tmp_path)), "each value is in one part or the other"
 
 
 def test_a_killed_run_leaves_nothing_half_done_and_goes_on(tmp_path, digest):

@@ -67,6 +67,11 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(alignpipe_command: RunCom
     assert sorted(folder.name for folder in sweep.iterdir() if folder.is_dir()) == ["0", "1"]
     keys = {json.loads((sweep / job / "summary.json").read_text())["run_key"] for job in "01"}
     assert len(keys) == 2
+    assert (
+        "2 of 2 jobs finished\njob  overrides  status\n0    seed=0     finished\n1    seed=1     finished\n"
+        in done.stdout
+    )
+    assert [job["job"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]] == ["0", "1"]
 
 
 def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand, tmp_path: Path) -> None:
@@ -76,6 +81,8 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
     assert "Traceback" not in done.stderr
     (sweep,) = (tmp_path / "cwd" / "outputs" / "sweeps").iterdir()
     assert (sweep / "1" / "summary.json").exists()
+    assert "1 of 2 jobs finished" in done.stdout
+    assert ["0", "reward.scale=-1", "failed"] in [line.split() for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -86,9 +93,15 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
         (["model=toy", "+foo=1"], "foo: there is no such key"),
         (["model=toy", "reward.scal=1"], "reward.scal: there is no such key"),
         (["model=toy", "seed=x"], "seed: Value 'x' of type 'str' could not be converted to Integer"),
-        (["model=toy", "seed"], "cannot read the override 'seed'"),
+        (["model=toy", "seed"], "cannot read the override 'seed': an override is written key=value"),
+        (["model=toy", "seed=-1"], "seed=-1: a whole number from 0"),
+        (["model=toy", "seed=null"], "seed: null is no value for it (override seed=null)"),
+        (["model=toy", "inputs.sft=base"], "inputs.sft: keys of its own are wanted: write inputs.sft.<key>=<value>"),
+        (["model=toy", "~tracker"], "~tracker: this cannot be taken away; write tracker=[] for none"),
+        (["model=toy", "~foo"], "~foo: there is no such key"),
+        (["model=toy", 'outputs="~/here"'], "outputs=~/here: nobody replaced the ~"),
         (["model=toy", "seed=1,2"], "seed has several values: add -m"),
-        (["model=toy", "sft=null"], "the overrides cannot be used"),
+        (["model=toy", "sft=null"], "Got NoneType; a stage is left out with stages=[...]"),
         (["model=toy", "seed=1", "data.size=a b(1)"], "needs quotes that reach Hydra: 'data.size=\"a b(1)\"'"),
         (["model=toy", "data.size=pairs.jsonl"], "could not be converted to Integer in data=support"),
         (["model=toy", "outputs=/dev/null/here"], "cannot write /dev/null/here/runs/"),
@@ -112,6 +125,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert done.stdout == ""
     assert list((tmp_path / "cwd").iterdir()) == []
     assert not Path("/runs").exists(), "an empty outputs must not lead to the root of the disk"
+
+
+def test_a_preset_that_is_no_yaml(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "odd.yaml").write_text("seed: 1\nstages: [\n")
+    done = alignpipe_command("--config-dir", str(tmp_path / "mine"), "experiment=odd")
+    assert done.returncode == 1
+    assert "mine/experiment/odd.yaml:3: this is no YAML: " in only_line(done.stderr)
 
 
 def test_hydra_full_error_shows_the_traceback(alignpipe_command: RunCommand) -> None:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
 from alignpipe.cli.report import explain
@@ -46,7 +47,7 @@ def configured(*overrides: str) -> RunConfig:
 
 def refused(*overrides: str) -> str:
     """The message that a user gets for these overrides."""
-    with pytest.raises((ConfigError, PluginError, ConfigCompositionException)) as raised:
+    with pytest.raises((ConfigError, PluginError, ConfigCompositionException, OmegaConfBaseException)) as raised:
         configured(*overrides)
     message = explain(raised.value)
     assert message is not None

@@ -90,7 +90,7 @@ def test_messages_come_in_order_and_everybody_reads_them_all() -> None:
     one.note_failure("no")
     assert leader.failure() == "no"
     store.gone = True
-    with pytest.raises(ProcessError, match=r"store cannot be reached .*: Connection reset by peer$"):
+    with pytest.raises(ProcessError, match=r"cannot be reached at MASTER_ADDR=.*: Connection reset by peer$"):
         two.next(lambda: 60)
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from alignpipe.api import Component, Selected, hookimpl
 from alignpipe.errors import ConfigError, PluginError, StoreError
 from alignpipe.runner import execute
-from alignpipe.runner.recording import RunFiles, StageLog, read_lines
+from alignpipe.runner.recording import RunFiles, StageLog, facts_of, news, read_lines
 from alignpipe.store import Store
 from support import fake_run
 from support.fake_run import (
@@ -305,7 +306,17 @@ def test_a_run_that_cannot_start_counts_as_an_attempt_that_failed(tmp_path, monk
     assert record["attempts"][0]["status"] == "failed"
 
 
+def test_trackers_are_closed_when_the_run_folder_cannot_be_written(tmp_path):
+    trackers, log = tracked(tmp_path)
+    run = make_run(tmp_path, trackers=trackers)
+    (run.folder / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(StoreError, match="opening the run's metrics: Is a directory; something else"):
+        execute(run, make_registry())
+    assert json.loads(log.read_text().splitlines()[-1]) == ["finish", "failed"]
+
+
 def tracked(tmp_path, fails=""):
+    tmp_path.mkdir(exist_ok=True)
     log = tmp_path / "tracker.jsonl"
     return {"first": Selected("tracker", "fake", TrackerConfig(str(log), fails))}, log
 
@@ -322,6 +333,48 @@ def test_trackers_get_a_first_and_a_cached_run_alike(tmp_path):
     assert first == cached
     assert first[-1] == ["finish", "finished"]
     assert first[-2][0] == "summary"
+
+
+def told(log):
+    """(name, step, value) of everything a tracker was given."""
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    logged = [entry[1:] for entry in entries if entry[0] == "log"]
+    return [(f"{stage}/{name}", step, value) for stage, metrics, step in logged for name, value in metrics.items()]
+
+
+@pytest.mark.parametrize("second", ["two", "one"], ids=["another folder", "the same folder"])
+@pytest.mark.parametrize("stopped", [{"signal_at": 3}, {"fail": "boom"}], ids=["interrupted", "failed"])
+def test_a_run_that_goes_on_tells_a_tracker_nothing_twice(tmp_path, stopped, second):
+    trackers, log = tracked(tmp_path)
+    run = make_run(tmp_path, "one", sft=SftConfig(**stopped), trackers=trackers)
+    with pytest.raises(ValueError, match="boom") if "fail" in stopped else nullcontext():
+        execute(run, make_registry())
+    resumed = make_run(tmp_path, second, trackers=trackers)
+    execute(resumed, make_registry())
+    assert statuses(resumed)["sft"] == "resumed"
+    plain_trackers, plain_log = tracked(tmp_path / "plain")
+    undisturbed = make_run(tmp_path / "plain", trackers=plain_trackers)
+    execute(undisturbed, make_registry())
+    assert sorted(told(log)) == sorted(told(plain_log))
+    assert metrics_of(resumed) == metrics_of(undisturbed), "the files of a run folder are complete, each line once"
+
+
+def test_a_tracker_that_opens_another_run_is_told_everything(tmp_path, monkeypatch):
+    trackers, log = tracked(tmp_path)
+    execute(make_run(tmp_path, sft=SftConfig(signal_at=3), trackers=trackers), make_registry())
+    log.unlink()
+    monkeypatch.setattr(fake_run.RecordingTracker, "start", lambda *_: "id-2")
+    execute(make_run(tmp_path, trackers=trackers), make_registry())
+    assert ("data/rows", 0, 3.0) in told(log)
+    assert ("sft/group/total", 4, 1.0) in told(log)
+
+
+def test_what_differs_from_an_earlier_attempt_is_told_again(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "sft", "step": 1, "sft/a": 1.5, "sft/b": "nan"}\n{"stage"')
+    known = facts_of([tmp_path, tmp_path / "gone"])
+    assert news("sft", {"a": 1.5, "b": float("nan"), "c": 1.5}, 1, known) == {"c": 1.5}
+    assert news("sft", {"a": 2.5, "b": 1.5}, 1, known) == {"a": 2.5, "b": 1.5}
+    assert news("sft", {"a": 1.5}, 2, known) == {"a": 1.5}
 
 
 @pytest.mark.parametrize("fails", ["start", "log", "artifact", "summary", "finish"])

@@ -17,6 +17,7 @@ from alignpipe.store import Made, RunRecords, Store
 from alignpipe.store import files as store_files
 from alignpipe.store import locks as store_locks
 from alignpipe.store.cleaning import pin, removals, remove, unpin
+from alignpipe.store.layout import METRICS
 from alignpipe.store.locks import holding, holding_if_free, on_network_file_system
 from alignpipe.store.objects import problem_of
 
@@ -40,7 +41,7 @@ def fill(store, key=KEY, files=None, stage="sft"):
         path = work.payload / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    work.metrics.write_text('{"stage": "sft", "step": 1, "sft/loss": 2.0}\n')
+    (work.path / METRICS).write_text('{"stage": "sft", "step": 1, "sft/loss": 2.0}\n')
     return work
 
 
@@ -217,7 +218,7 @@ def test_an_unwritable_store_is_one_sentence(store, monkeypatch):
     monkeypatch.undo()
     store.root.rmdir()
     store.root.write_text("a file in the way")
-    with pytest.raises(StoreError, match="FileExistsError while opening the store"):
+    with pytest.raises(StoreError, match="while opening the store: File exists; something else lies there: move it"):
         store.check_writable()
 
 
@@ -402,6 +403,19 @@ def test_gc_keeps_young_work_and_what_is_being_worked_on(store):
     assert busy.exists()
 
 
+def test_what_ended_an_attempt_is_told_though_it_cannot_be_recorded(store, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def attempt():
+        with RunRecords(store.layout).attempt("k" * 64, store.root):
+            monkeypatch.setattr("alignpipe.store.runs.write_json", full)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        attempt()
+
+
 def test_store_commands(store, capsys):
     outputs = ["--outputs", str(store.root.parent)]
     artifact = publish(store)
@@ -412,7 +426,9 @@ def test_store_commands(store, capsys):
         assert store_main([argv[0], *outputs, *argv[1:]]) == 0
         return capsys.readouterr().out
 
-    assert "nothing is stored in" in shown("ls", "--outputs", "elsewhere")
+    for command in ("ls", "verify", "gc"):
+        with pytest.raises(StoreError, match=r"there is no store .*elsewhere/store; --outputs names"):
+            store_main([command, "--outputs", "elsewhere"])
     listing = shown("ls")
     assert listing.startswith("stage      digest")
     assert f"sft        {artifact.digest[:12]}  policy" in listing

@@ -13,7 +13,6 @@ from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError
 from alignpipe.runner import terminal as terminal_module
 from alignpipe.runner.devices import prepare_device
-from alignpipe.runner.report import show_table
 from alignpipe.runner.terminal import Terminal, _clock, in_words
 
 
@@ -81,15 +80,6 @@ def test_on_a_narrow_terminal_the_last_figures_give_way(monkeypatch):
 
 def test_a_clock():
     assert [_clock(None), _clock(61.5), _clock(3723)] == ["0:00", "1:01", "1:02:03"]
-
-
-def test_tables():
-    plain, screen = io.StringIO(), Screen()
-    rows = [["win rate", "-", "0.81 [0.70, 0.90]"]]
-    show_table(plain, "eval", ["", "sft", "ppo"], rows)
-    assert plain.getvalue() == "\neval\n          sft                ppo\nwin rate    -  0.81 [0.70, 0.90]\n\n"
-    show_table(screen, "eval", ["", "sft", "ppo"], rows)
-    assert "0.81 [0.70, 0.90]" in screen.getvalue()
 
 
 def test_figures_in_words():

@@ -132,6 +132,67 @@ def test_jobs_of_one_process_are_separate_runs_and_a_resumed_one_keeps_its_id(tm
     assert seen[0]["project"] == "mine"
 
 
+def test_a_run_that_goes_on_names_every_part_that_is_still_to_be_sent(tmp_path):
+    folders, ids = [tmp_path / name for name in ("one", "two", "three")], {}
+    for number, folder in enumerate(folders):
+        tracker = WandbTracker(WandbConfig(), CTX)
+        earlier = {"wandb": tuple(folders[:number])}
+        ids = {"wandb": tracker.start(make_info(folder, tracker_ids=ids, earlier=earlier))}
+        line = tracker.finish("finished")
+        if number == 0:  # what `wandb sync` leaves beside what it sent
+            (part,) = (folder / "wandb").glob("offline-run-*")
+            (part / f"run-{ids['wandb']}.wandb.synced").touch()
+    parts = [Path(word) for word in shlex.split(line)[3:]]
+    assert [part.parents[1] for part in parts] == [tmp_path / "two", tmp_path / "three"]
+    assert {part.name.rpartition("-")[2] for part in parts} == {ids["wandb"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "run_id", "words"),
+    [
+        (WandbConfig(project="a/b"), "", "Invalid project name 'a/b'"),
+        (WandbConfig(), "a/b", "Run ID cannot contain the characters"),
+    ],
+)
+def test_what_wandb_refuses_stops_the_run(tmp_path, monkeypatch, config, run_id, words):
+    monkeypatch.setenv("WANDB_RUN_ID", run_id)
+    with pytest.raises(ConfigError, match=f"tracker wandb: wandb refuses .*{words}"):
+        WandbTracker(config, CTX).start(make_info(tmp_path / "run"))
+
+
+def test_a_setting_that_wandb_refuses_stops_the_run(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse(**given):
+        raise ValueError("1 validation error\n  Input should be a number\n    For further information visit")
+
+    monkeypatch.setattr(wandb, "Settings", refuse)
+    with pytest.raises(ConfigError, match="1 validation error Input should be a number; mend it"):
+        WandbTracker(WandbConfig(), CTX).start(make_info(tmp_path / "run"))
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    with pytest.raises(ConfigError, match="Input should be a number; mend it"):
+        WandbTracker(WandbConfig(mode=Mode.online), CTX)
+
+
+def test_a_key_that_is_none_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(ConfigError, match="API key must have 40"):
+        WandbTracker(WandbConfig(mode=Mode.online), CTX).start(make_info(tmp_path / "run"))
+
+
+def test_an_empty_variable_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "")
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker.start(make_info(tmp_path / "run"))
+    assert "wandb sync" in tracker.finish("finished")
+
+
+def test_timeouts_are_positive():
+    with pytest.raises(ValueError, match="finish_timeout must be a positive number, got 0"):
+        WandbConfig(finish_timeout=0)
+
+
 def test_what_was_logged_is_on_the_disk_a_second_later(tmp_path):
     tracker = WandbTracker(WandbConfig(), CTX)
     tracker.start(make_info(tmp_path / "run"))

@@ -7,34 +7,21 @@ import os
 import shutil
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from alignpipe.options import Schedule
 from alignpipe.training import supervised
-from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.models import load_causal
 from alignpipe.training.parallel import Team, join
+from support import token_rows
 from support.context import FakeContext
+from support.token_rows import ROWS, token_loss
 
-OPTIONS = supervised.LoopOptions(
-    max_steps=6,
-    batch_size=5,
-    micro_batch_size=2,
-    lr=0.01,
-    warmup_steps=2,
-    schedule=Schedule.cosine,
-    max_grad_norm=1.0,
-    weight_decay=0.01,
-    adam_eps=1e-8,
-    eval_every=3,
-    save_every=4,
-    log_every=1,
-)
+OPTIONS = replace(token_rows.OPTIONS, max_steps=6, eval_every=3, save_every=4)
 
 
 def together(name: str, root: Path, *arguments: Any, count: int = 2) -> list[Any]:
@@ -63,34 +50,6 @@ def _enter(rank: int, count: int, port: int, name: str, root: Path, arguments: S
 def context(root: Path, rank: int, **given: Any) -> FakeContext:
     """A context of this process in a folder that all share."""
     return FakeContext(root, stage="sft", rank=rank, world_size=int(os.environ.get("WORLD_SIZE", "1")), **given)
-
-
-@dataclass(frozen=True)
-class Row:
-    prompt: list[int]
-    response: list[int]
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.response)
-
-    @property
-    def weight(self) -> int:
-        return len(self.response)
-
-
-ROWS = [
-    Row([3 + index] * (1 + index % 3), [20 + index + step for step in range(1 + index * 2 % 7)]) for index in range(9)
-]
-
-
-def token_loss(model: nn.Module) -> Any:
-    def loss(batch: Sequence[Row]) -> supervised.LossSums:
-        tokens = pad_rows([row.prompt for row in batch], [row.response for row in batch], 0, "cpu")
-        logp, _ = response_logprobs(model, tokens)
-        return supervised.LossSums(-logp.sum(), {"tokens": float(tokens.response_mask.sum())})
-
-    return loss
 
 
 def learn(root: Path, rank: int, model_folder: Path, *, micro_batch_size: int = 2, stop: bool = False) -> Any:

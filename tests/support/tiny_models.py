@@ -9,10 +9,13 @@ from tempfile import TemporaryDirectory
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -73,8 +76,8 @@ def bos_tokenizer(*, ends_texts: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def llama_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
-    config = LlamaConfig(
+def _llama_config(tokenizer: PreTrainedTokenizerFast, **options) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
@@ -83,12 +86,36 @@ def llama_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, *, tied: bool
         num_key_value_heads=2,
         max_position_embeddings=128,
         initializer_range=0.2,
-        tie_word_embeddings=tied,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **options,
     )
-    return _seeded(lambda: LlamaForCausalLM(config), seed)
+
+
+def llama_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
+    return _seeded(lambda: LlamaForCausalLM(_llama_config(tokenizer, tie_word_embeddings=tied)), seed)
+
+
+def llama_classifier(tokenizer: PreTrainedTokenizerFast, **options) -> LlamaForSequenceClassification:
+    """`options` are those of the config: `id2label`, `num_labels`, `problem_type`."""
+    return _seeded(lambda: LlamaForSequenceClassification(_llama_config(tokenizer, **options)), 0)
+
+
+def bert_classifier(tokenizer: PreTrainedTokenizerFast, **options) -> BertForSequenceClassification:
+    """An encoder with 64 positions; `options` as for `llama_classifier`."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
+    return _seeded(lambda: BertForSequenceClassification(config), 0)
 
 
 def gpt2_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> GPT2LMHeadModel:
@@ -111,11 +138,14 @@ def _seeded(make, seed: int):
         return make().eval()
 
 
-def _saved(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
-    folder = _folder(name)
+def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _saved(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
+    return save(_folder(name), model, tokenizer)
 
 
 @cache

@@ -19,8 +19,9 @@ class RunInfo:
     """What a tracker is told of a run.
 
     `config` is the whole resolved config as plain data; `tracker_ids` holds what each tracker returned from `start` in
-    an earlier attempt of the same run, by tracker name, so that a resumed run continues there. `components` says per
-    stage which option of which distribution and version fills it.
+    an earlier attempt of the same run, by tracker name, so that a resumed run continues there; `earlier` holds the run
+    folders of the attempts that logged under these ids. `components` says per stage which option of which distribution
+    and version fills it.
     """
 
     run_key: str
@@ -32,6 +33,7 @@ class RunInfo:
     sweep: str | None = None
     components: Mapping[str, str] = field(default_factory=dict)
     tracker_ids: Mapping[str, str] = field(default_factory=dict)
+    earlier: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
 
 class Tracker(Protocol):
@@ -42,7 +44,10 @@ class Tracker(Protocol):
         ...
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step of one stage; names have no stage prefix."""
+        """Record the metrics of one step of one stage; names have no stage prefix.
+
+        A run that is continued (`start` gave the id of an earlier attempt) is not told again what it was told then.
+        """
         ...
 
     def artifact(self, artifact: Artifact) -> None:

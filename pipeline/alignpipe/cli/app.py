@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, explain, report
+from alignpipe.cli.sweeps import told_at_its_end
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
 from alignpipe.config.source import register
-from alignpipe.errors import AlignpipeError, ConfigError
+from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
 from alignpipe.registry import registry
 
@@ -27,7 +28,7 @@ _NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 def run(argv: list[str]) -> int:
-    """Run the pipeline: one job, or with `-m` a sweep.
+    """Run the pipeline: one job, or with `-m` a sweep, of which a table tells at the end.
 
     Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
     """
@@ -37,7 +38,8 @@ def run(argv: list[str]) -> int:
             f"-m starts its jobs in one process, and there are {place.world_size}: leave out torchrun (a sweep's "
             "launcher can start jobs side by side), or launch one run at a time"
         )
-    _hydra_main(run_job, [*argv, *_NO_FOLDER] if place.follows else argv)
+    with told_at_its_end():
+        _hydra_main(run_job, [*argv, *_NO_FOLDER] if place.follows else argv)
     return 0
 
 
@@ -81,7 +83,9 @@ def plan_job(cfg: DictConfig) -> None:
 
     try:
         show_plan(run_config(cfg, HydraConfig.get(), registry()), registry())
-    except AlignpipeError as error:
+    except Exception as error:
+        if explain(error) is None:
+            raise
         raise RunFailed(error) from error
 
 

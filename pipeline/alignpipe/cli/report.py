@@ -54,8 +54,12 @@ def explain(error: BaseException) -> str | None:
         return _composition(error)
     if isinstance(error, OmegaConfBaseException):
         return _omegaconf(error)
+    place = getattr(error, "problem_mark", None)
+    if place is not None:
+        return f"{place.name}:{place.line + 1}: this is no YAML: {getattr(error, 'problem', error)}"
     if isinstance(error, ValueError) and _raised_by_hydra(error):
-        return f"the overrides cannot be used: {error}"
+        hint = "; a stage is left out with stages=[...], W&B with tracker=[]" if "NoneType" in str(error) else ""
+        return f"the overrides cannot be used: {error}{hint}"
     if isinstance(error, OSError) and (error.errno in _FOLDER_ERRORS or _no_folder_made(error)):
         where = error.filename or "the output folder"
         return f"cannot write {where}: {error.strerror}; choose another folder with outputs=<folder>, or make room"
@@ -96,32 +100,51 @@ def _missing_option(error: MissingConfigException) -> str:
 def _composition(error: HydraException) -> str:
     """A config that Hydra could not compose; mostly OmegaConf refused a key or a value, which its cause tells."""
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {_quoting(error.override) or _joined(error.message)}"
+        hint = _quoting(error.override) or ("" if "=" in error.override else "an override is written key=value")
+        return f"cannot read the override {error.override!r}: {hint or _joined(error.message)}"
     cause = error.__cause__
     if not isinstance(cause, OmegaConfBaseException):
-        several = re.match(r"Ambiguous value for argument '([^=]+)=(.+)'", str(error))
-        if several:
-            key, values = several.groups()
-            return f"{key} has several values: add -m to run each of {values}, or write {key}=[{values}] for a list"
-        if "possible interpolation keys" in str(error):
-            hint = "scale follows the model or the experiment: choose one of those, or ~scale for none"
-            return f"{_joined(str(error))}; {hint}"
-        return _joined(str(error))
+        known = ((re.match(pattern, str(error)), sentence) for pattern, sentence in _HYDRA_SAYS.items())
+        found = next((sentence.format(*match.groups()) for match, sentence in known if match), "")
+        return found or _joined(str(error))
     source = re.match(r"In '([^']+)'", str(error))
     override = re.match(r"Error merging override (.+)", str(error))
     where = f" (in conf/{source[1]}.yaml)" if source else f" (override {override[1]})" if override else ""
-    return _omegaconf(cause) + where
+    return _omegaconf(cause, override[1].partition("=")[0].lstrip("+~") if override else "") + where
 
 
-def _omegaconf(error: OmegaConfBaseException) -> str:
-    """`key: what is wrong`, with the keys that exist for one that does not."""
+_SLOT = "|".join(SLOTS)
+_HYDRA_SAYS = {
+    r"Ambiguous value for argument '([^=]+)=(.+)'": (
+        "{0} has several values: add -m to run each of {1}, or write {0}=[{1}] for a list"
+    ),
+    rf"Error resolving interpolation '\$\{{({_SLOT})\}}', .*rollout": (
+        "{0}: no option is chosen (~{0}?), and presets follow that choice: choose one with {0}=<option>; a stage is "
+        "left out with stages=[...]"
+    ),
+    r"(Error resolving interpolation '.+?', possible interpolation keys.*)": (
+        "{0}; scale follows the model or the experiment: choose one of those, or ~scale for none"
+    ),
+    r"Could not delete '(\w+)'": "~{0}: this cannot be taken away; write {0}=[] for none",
+    r"Could not delete from config. '(.+)' does not exist": "~{0}: there is no such key",
+}
+"""What to tell instead of some of Hydra's own messages."""
+
+
+def _omegaconf(error: OmegaConfBaseException, given: str = "") -> str:
+    """`key: what is wrong`, with the keys that exist for one that does not; `given` is the override's key."""
     message = (error.msg or str(error)).splitlines()[0]
     key = error.full_key or ""
+    key = given if given.endswith(f".{key}") else key  # below a plain dictionary OmegaConf forgets the keys above
     parent = key.rpartition(".")[0]
     option = _option_of(error)
     if not isinstance(error, ConfigAttributeError | ConfigKeyError):
         if " is not a ListConfig" in message:
             message = f"a list is wanted: write {key}=[<value>,...]"
+        elif re.match(r"Cannot assign \w+ to Dict", message):
+            message = f"keys of its own are wanted: write {key}.<key>=<value>"
+        elif message.endswith("is not Optional"):
+            message = "null is no value for it"
         message += f" in {parent}={option}" if option else ""
         return f"{key}: {message}" if key else message
     choices = _keys_beside(error)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from alignpipe.errors import StoreError
 from alignpipe.store import Store
 from alignpipe.store.cleaning import pin, pinned, removals, remove, unpin
 from alignpipe.store.files import folder_bytes, read_json
@@ -22,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     store = Store(Path(arguments.outputs).expanduser().absolute() / "store")
+    if not store.root.is_dir():
+        raise StoreError(f"there is no store {store.root}; --outputs names the folder that holds one")
     command: Callable[[Store, argparse.Namespace], int] = arguments.command
     return command(store, arguments)
 
@@ -49,9 +52,6 @@ def _parser() -> argparse.ArgumentParser:
 def _ls(store: Store, arguments: argparse.Namespace) -> int:
     pins = pinned(store)
     objects, unfinished = list(store.objects()), sorted((store.root / "work").glob("*"))
-    if not objects and not unfinished:
-        _print(f"nothing is stored in {store.root}; --outputs names another folder")
-        return 0
     _print(f"{'stage':<10} {'digest':<{_DIGEST_DIGITS}}  {'kind':<10} {'size':>9}  made")
     for obj in objects:
         manifest = read_json(obj / "manifest.json") or {}

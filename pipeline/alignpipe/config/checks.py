@@ -40,7 +40,7 @@ def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> No
             )
         if key not in slots:
             near = did_you_mean(key, [*settings, *slots, *stages])
-            raise ConfigError(f"{key}: there is no such key{near}; keys: {_listing([*settings, *slots])}")
+            raise ConfigError(f"{key}: there is no such key{near}; keys: {', '.join([*settings, *slots])}")
 
 
 def check_scale(choices: Mapping[str, str | None], folders: Sequence[Path]) -> None:
@@ -56,8 +56,8 @@ def check_scale(choices: Mapping[str, str | None], folders: Sequence[Path]) -> N
     if not any((folder / "scale" / f"{scale}.yaml").is_file() for folder in folders):
         there = sorted({path.stem for folder in folders for path in (folder / "scale").glob("*.yaml")})
         raise ConfigError(
-            f"scale={scale}: there is no such overlay{did_you_mean(scale, there)}; there are {_listing(there)}, and an "
-            "experiment may ask for one that your model lacks: then add ~scale and set the sizes yourself"
+            f"scale={scale}: there is no such overlay{did_you_mean(scale, there)}; there are {', '.join(there)}, and "
+            "an experiment may ask for one that your model lacks: then add ~scale and set the sizes yourself"
         )
 
 
@@ -117,7 +117,7 @@ def check_complete(nodes: dict[str, Any]) -> None:
     missing = [key for name, node in nodes.items() for key in missing_keys(name, node)]
     if missing:
         values = " ".join(f"{key}=<value>" for key in missing)
-        raise ConfigError(f"{_listing(missing)} must be given: add {values}")
+        raise ConfigError(f"{', '.join(missing)} must be given: add {values}")
 
 
 def missing_keys(key: str, node: Any) -> list[str]:
@@ -157,7 +157,3 @@ def _walk(key: str, node: Any, keyed_only: bool = False) -> Iterator[tuple[str, 
     for name, child in children(node):
         if name not in left_out and child is not None:
             yield from _walk(f"{key}.{name}", child, keyed_only)
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -32,15 +32,8 @@ from alignpipe.registry import Registry
 def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
     """Check the composed config and turn it into plain typed data; `hydra` is Hydra's own node (`HydraConfig.get()`).
 
-    Raises `ConfigError` naming the key for anything that cannot be run.
+    Raises `ConfigError` naming the key for anything that cannot be run, and OmegaConf's errors (`cli/report.py`).
     """
-    try:
-        return _run_config(cfg, hydra, registry)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
-
-
-def _run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
     settings = _settings(cfg)
     sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
     check_scale(hydra.runtime.choices, sources)
@@ -57,7 +50,7 @@ def _run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunCon
     return RunConfig(
         settings=settings,
         selected={key: selected(node, key, registry) for key, node in slots.items()},
-        trackers=_tracker_choices(trackers, registry),
+        trackers={key.partition(".")[2]: selected(node, key, registry) for key, node in trackers.items()},
         resolved=plain(cfg),
         outputs=outputs,
         folder=Path(str(hydra.runtime.output_dir)).absolute(),
@@ -71,11 +64,8 @@ def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
 
     Raises `ConfigError` naming the key.
     """
-    try:
-        settings = _settings(cfg)
-        check_keys(cfg, settings.stages, registry)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+    settings = _settings(cfg)
+    check_keys(cfg, settings.stages, registry)
     return settings
 
 
@@ -84,14 +74,11 @@ def chosen_reward(cfg: DictConfig, registry: Registry) -> Selected:
 
     Raises `ConfigError` naming the key for anything that cannot be used.
     """
-    try:
-        node = cfg._get_node("reward")
-        if not is_typed(node):
-            raise ConfigError(f"reward: choose an option with reward=<{'|'.join(registry.options('reward'))}>")
-        check_complete({"reward": node})
-        return selected(node, "reward", registry)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+    node = cfg._get_node("reward")
+    if not is_typed(node):
+        raise ConfigError(f"reward: choose an option with reward=<{'|'.join(registry.options('reward'))}>")
+    check_complete({"reward": node})
+    return selected(node, "reward", registry)
 
 
 def _settings(cfg: DictConfig) -> RunSettings:
@@ -101,10 +88,16 @@ def _settings(cfg: DictConfig) -> RunSettings:
     try:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunSettings), given))
     except ValueError as error:  # only `scoring` has checks of its own
+        if isinstance(error, OmegaConfBaseException):
+            raise
         raise ConfigError(f"scoring.{error}") from error
     assert isinstance(settings, RunSettings)
     if not settings.outputs.strip():
         raise ConfigError("outputs is empty: name a folder, for example outputs=outputs")
+    if settings.outputs.startswith("~"):
+        raise ConfigError(f"outputs={settings.outputs}: nobody replaced the ~; write the folder's whole path")
+    if not 0 <= settings.seed < 2**63:
+        raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2**63 - 1 is wanted")
     return settings
 
 
@@ -142,13 +135,3 @@ def _trackers(cfg: DictConfig) -> dict[str, DictConfig]:
             raise ConfigError(f"tracker.{name}: {name} is not chosen as a tracker; use tracker=[...,{name}]")
         trackers[f"tracker.{name}"] = child
     return trackers
-
-
-def _tracker_choices(trackers: dict[str, DictConfig], registry: Registry) -> dict[str, Selected]:
-    return {key.partition(".")[2]: selected(node, key, registry) for key, node in trackers.items()}
-
-
-def _one_line(error: OmegaConfBaseException) -> str:
-    """An OmegaConf error as `key: what is wrong`."""
-    message = (error.msg or str(error)).splitlines()[0]
-    return f"{error.full_key}: {message}" if error.full_key else message

@@ -12,8 +12,8 @@ from alignpipe.api import Selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ConfigError
 from alignpipe.plan.digests import data_digest
-from alignpipe.plan.ports import BASE, ComponentIndex, Source, StageSpec, all_selected
-from alignpipe.registry.records import Registered
+from alignpipe.plan.ports import BASE, Source, StageSpec, all_selected
+from alignpipe.registry import Registered, Registry
 
 KEY_SCHEMA = 1
 
@@ -32,7 +32,7 @@ class Explainer:
     def __init__(
         self,
         run: RunConfig,
-        registry: ComponentIndex,
+        registry: Registry,
         specs: Sequence[StageSpec],
         sources: Mapping[str, Mapping[str, Source]],
     ) -> None:

@@ -14,8 +14,8 @@ from alignpipe.errors import ConfigError
 from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
 from alignpipe.plan.digests import data_digest, folder_digest
 from alignpipe.plan.keys import Explained, Explainer, key_of
-from alignpipe.plan.ports import ComponentIndex, FindStored, Source, StageSpec, resolve_ports, stage_specs
-from alignpipe.registry.records import Registered
+from alignpipe.plan.ports import FindStored, Source, StageSpec, resolve_ports, stage_specs
+from alignpipe.registry import Registered, Registry
 
 Action = Literal["hit", "resume", "run", "unknown"]
 
@@ -98,12 +98,12 @@ class Planner:
     Raises `ConfigError` when built if the stages or their ports are wrong, or a user's files cannot be read.
     """
 
-    def __init__(self, run: RunConfig, registry: ComponentIndex, lookup: Lookup) -> None:
+    def __init__(self, run: RunConfig, registry: Registry, lookup: Lookup) -> None:
         self.run = run
         self.lookup = lookup
         self.specs = stage_specs(run, registry)
         find: FindStored = lookup.find
-        self.sources = resolve_ports(self.specs, run.settings.inputs, find, tuple(run.selected))
+        self.sources = resolve_ports(self.specs, run.settings.inputs, find)
         self._explainer = Explainer(run, registry, self.specs, self.sources)
         self._checkpoints: dict[str, str] = {}
         symbolic = [

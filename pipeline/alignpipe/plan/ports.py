@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from alignpipe.api import Artifact, Kind, Port, Selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ConfigError
-from alignpipe.registry.records import Registered
+from alignpipe.registry import Registered, Registry
 from alignpipe.registry.suggest import did_you_mean
 
 REWARD_PORTS: Mapping[str, Port] = {
@@ -21,14 +21,6 @@ REWARD_PORTS: Mapping[str, Port] = {
 
 FindStored = Callable[[str], Sequence[Artifact]]
 """The stored artifacts whose digest begins with a text."""
-
-
-class ComponentIndex(Protocol):
-    """The part of the registry the plan needs."""
-
-    def get(self, group: str, name: str) -> Registered:
-        """The component of one option."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -60,33 +52,18 @@ class Source:
 BASE = Source("base", "base")
 
 
-def stage_specs(run: RunConfig, registry: ComponentIndex) -> tuple[StageSpec, ...]:
-    """The run's stages in order.
-
-    Raises `ConfigError` if the list is empty, repeats a stage, or names something that is no stage.
-    """
-    names = run.settings.stages
-    if not names:
-        raise ConfigError("stages is empty: name at least one stage, such as stages=[data,sft]")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(
-            f"stages names {', '.join(repeated)} more than once; a second instance needs its own name, "
-            f"such as +{repeated[0]}@{repeated[0]}_2=<option> with {repeated[0]}_2 in stages"
-        )
-    return tuple(_spec(name, run, registry) for name in names)
+def stage_specs(run: RunConfig, registry: Registry) -> tuple[StageSpec, ...]:
+    """The run's stages in order."""
+    return tuple(_spec(name, run, registry) for name in run.settings.stages)
 
 
-def _spec(name: str, run: RunConfig, registry: ComponentIndex) -> StageSpec:
-    selected = run.selected.get(name)
-    if selected is None:
-        raise ConfigError(f"stages names {name!r}, but nothing in the config fills it{_choices(name, run.selected)}")
+def _spec(name: str, run: RunConfig, registry: Registry) -> StageSpec:
+    selected = run.selected[name]
     registered = registry.get(selected.group, selected.name)
     component = registered.component
     is_reward = component.group == "reward"
     makes: Kind | None = "reward" if is_reward else component.makes
-    if makes is None:
-        raise ConfigError(f"stages names {name!r}, but {registered} is not a stage: it makes no artifact")
+    assert makes is not None, f"{registered} is not a stage, which the config's checks have not seen"
     needs = dict(component.needs) or (dict(REWARD_PORTS) if is_reward else {})
     uses = list(component.uses)
     for choice in all_selected(selected.config):
@@ -114,19 +91,12 @@ def resolve_ports(
     specs: Sequence[StageSpec],
     inputs: Mapping[str, Mapping[str, str]],
     find: FindStored,
-    known_stages: Sequence[str] = (),
 ) -> dict[str, dict[str, Source]]:
     """The source of every port of every stage, by stage and port; ports that stay empty are missing.
-
-    `inputs` is the config's `inputs`; entries for a stage of `known_stages` that this run leaves out are passed over.
 
     Raises `ConfigError` naming `inputs.<stage>.<port>` if a required port has no source, or if a named source does not
     exist, runs later, or makes another kind.
     """
-    names = [spec.name for spec in specs]
-    for stage in inputs:
-        if stage not in names and stage not in known_stages:
-            raise ConfigError(f"inputs.{stage}: there is no stage {stage!r} in this run{_choices(stage, names)}")
     resolved: dict[str, dict[str, Source]] = {}
     for position, spec in enumerate(specs):
         given = inputs.get(spec.name, {})

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
@@ -99,31 +100,34 @@ def _plugin(
 ) -> Plugin:
     """The record of one entry point, imported if it may be."""
     distribution, version, entry_point = candidate
+    record = partial(Plugin, entry_point.name, distribution, version)
     strict = environ.get(STRICT, "") not in ("", "0")
-    reason = _blocked(distribution, entry_point.name, environ)
-    if reason:
-        return Plugin(entry_point.name, distribution, version, "blocked", reason)
+    blocked = _blocked(distribution, entry_point.name, environ)
+    if blocked:
+        return record("blocked", blocked)
+    begin = time.perf_counter()
     try:
         with watch.over(distribution, entry_point.name):
-            plugin, notes = _load(distribution, version, entry_point, manager)
-    except _Broken as broken:
-        plugin = broken.plugin
+            components = _load(f"{distribution}:{entry_point.name}", entry_point, manager)
+        folder = _folder(entry_point)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        trace = "".join(traceback.format_exception(error))
+        plugin = record("broken", reason, trace, time.perf_counter() - begin)
         if strict:
-            raise PluginError(f"{plugin} is broken: {plugin.reason} ({STRICT} is set)") from broken.__cause__
-        notes = [f"{plugin} is broken and left out: {plugin.reason} (see 'alignpipe plugins show {plugin.id}')"]
-    for note in notes:
+            raise PluginError(f"{plugin} is broken: {reason} ({STRICT} is set)") from error
+        warn(f"{plugin} is broken and left out: {reason} (see 'alignpipe plugins show {plugin.id}')")
+        return plugin
+    seconds = time.perf_counter() - begin
+    registered = tuple(
+        Registered(component, entry_point.name, distribution, version, folder) for component in components
+    )
+    plugin = record("ok", seconds=seconds, components=registered)
+    for note in [note for component in components for note in _newer(component, plugin)]:
         if strict:
             raise PluginError(f"{note} ({STRICT} is set)")
         warn(note)
     return plugin
-
-
-class _Broken(Exception):
-    """Carries the record of a plugin that failed; its cause is the plugin's own exception."""
-
-    def __init__(self, plugin: Plugin) -> None:
-        super().__init__(plugin.reason)
-        self.plugin = plugin
 
 
 def normalise(distribution: str) -> str:
@@ -179,44 +183,22 @@ def _check_names(candidates: Sequence[tuple[str, str, EntryPoint]], environ: Map
                 warn(f"{variable} names {entry!r}, but no such plugin is installed")
 
 
-def _load(
-    distribution: str, version: str, entry_point: EntryPoint, manager: pluggy.PluginManager
-) -> tuple[Plugin, list[str]]:
-    """Import one plugin and take its components; the second value are notes for the user."""
-    begin = time.perf_counter()
-    name = f"{distribution}:{entry_point.name}"
+def _load(name: str, entry_point: EntryPoint, manager: pluggy.PluginManager) -> list[Component]:
+    """Import one plugin, register it under `name` and take its components; it is not left registered if that fails."""
     try:
         # What a plugin prints at import must not get into `--cfg job` or into the words of a completion.
         with contextlib.redirect_stdout(sys.stderr):
             loaded = entry_point.load()
             plugin = loaded() if isinstance(loaded, type) else loaded
             if isinstance(plugin, RewardPlugin):  # it observes nothing, and pluggy would look at its every attribute
-                components = _checked(plugin.alignpipe_components())
-            else:
-                manager.register(plugin, name=name)
-                manager.check_pending()
-                components = _components(plugin, manager)
-        folder = _folder(entry_point)
-        registered = tuple(
-            Registered(component, entry_point.name, distribution, version, folder) for component in components
-        )
-    except (Exception, SystemExit) as error:
+                return _checked(plugin.alignpipe_components())
+            manager.register(plugin, name=name)
+            manager.check_pending()
+            return _components(plugin, manager)
+    except BaseException:
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        record = Plugin(
-            entry_point.name,
-            distribution,
-            version,
-            "broken",
-            reason,
-            "".join(traceback.format_exception(error)),
-            time.perf_counter() - begin,
-        )
-        raise _Broken(record) from error
-    seconds = time.perf_counter() - begin
-    record = Plugin(entry_point.name, distribution, version, "ok", seconds=seconds, components=registered)
-    return record, [note for component in components for note in _newer(component, record)]
+        raise
 
 
 def _components(plugin: object, manager: pluggy.PluginManager) -> list[Component]:

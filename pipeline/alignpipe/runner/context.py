@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import Scoring, Selected, Stage
+from alignpipe.api import BuildContext, Selected, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import PluginError
 from alignpipe.plan import Decision
 from alignpipe.registry import Registered, Registry, load_factory
+from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog
-from alignpipe.runner.terminal import Bar, Terminal
+from alignpipe.runner.terminal import Bar
 from alignpipe.store import WorkFolder
+
+
+def build_component(selected: Selected, registry: Registry, context: BuildContext) -> Any:
+    """A component from its config, typed or plain (as artifacts store it), built in `context`."""
+    registered = registry.get(selected.group, selected.name)
+    config = selected.config
+    if isinstance(config, Mapping):
+        config = from_plain(config, registered, registry)
+    return load_factory(registered)(config, context)
 
 
 class Builder:
@@ -28,11 +38,7 @@ class Builder:
 
     def build(self, selected: Selected) -> Any:
         """Build a component from its config, typed or plain (as artifacts store it); it gets this context too."""
-        registered = self._registry.get(selected.group, selected.name)
-        config = selected.config
-        if isinstance(config, Mapping):
-            config = from_plain(config, registered, self._registry)
-        return load_factory(registered)(config, self)
+        return build_component(selected, self._registry, self)
 
 
 class RunningStage(Builder):
@@ -40,33 +46,25 @@ class RunningStage(Builder):
 
     def __init__(
         self,
-        stage: str,
+        job: Job,
+        decision: Decision,
         work: WorkFolder,
         slots: Mapping[str, Selected],
+        device: str,
         log: StageLog,
         bar: Bar,
-        terminal: Terminal,
-        stop_requested: Callable[[], bool],
-        registry: Registry,
-        seed: int,
-        device: str,
-        scoring: Scoring,
-        world_size: int,
-        alert: Callable[[str, str, Level], None],
     ) -> None:
-        super().__init__(registry, seed, device)
-        self.stage = stage
+        super().__init__(job.registry, job.run.settings.seed, device)
+        self.stage = decision.spec.name
         self.payload: Path = work.payload
         self.work: Path = work.state
         self.slots = slots
-        self.scoring = scoring
+        self.scoring = job.run.settings.scoring
         self.rank = 0
-        self.world_size = world_size
+        self.world_size = job.crew.size(decision)
+        self._job = job
         self._log = log
         self._bar = bar
-        self._terminal = terminal
-        self._stop_requested = stop_requested
-        self._alert = alert
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics at `step`, by default the step last logged."""
@@ -86,17 +84,17 @@ class RunningStage(Builder):
 
     def say(self, message: str) -> None:
         """Tell the user one line."""
-        self._terminal.say(f"{self.stage:<8} {message}")
+        self._job.terminal.say(f"{self.stage:<8} {message}")
 
     def alert(self, title: str, text: str, level: Level = "warn") -> None:
         """Call for attention, on the terminal and in the trackers."""
         if level == "warn":
-            self._terminal.say(f"{self.stage:<8} alarm: {title}: {text}")
-        self._alert(f"{self.stage}: {title}", text, level)
+            self.say(f"alarm: {title}: {text}")
+        self._job.trackers.alert(f"{self.stage}: {title}", text, level)
 
     def stop_requested(self) -> bool:
         """Whether to save and raise `StageInterrupted` at the next step boundary."""
-        return self._stop_requested()
+        return self._job.signals.requested()
 
 
 def slots_of(run: RunConfig, decision: Decision) -> dict[str, Selected]:

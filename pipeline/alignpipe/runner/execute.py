@@ -18,13 +18,14 @@ from alignpipe.registry import Registry
 from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
+from alignpipe.runner.job import Job
 from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.needs import check_needs
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report
 from alignpipe.runner.signals import StopSignals
-from alignpipe.runner.stages import Job, run_stage
+from alignpipe.runner.stages import run_stage
 from alignpipe.runner.summary import StageResult, Summary
 from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Trackers
@@ -62,11 +63,15 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
             run.folder.mkdir(parents=True, exist_ok=True)
         with RunRecords(store.layout).attempt(planner.run_key, run.folder) as record:
             info = _info(run, planner, record)
-            record.note_trackers(trackers.start(info))
-            with storing("writing the run's config", run.folder):
-                write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
+            try:
+                record.note_trackers(trackers.start(info))
+                with storing("writing the run's config", run.folder):
+                    write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
+                files = RunFiles(run.folder)
+            except AlignpipeError:
+                trackers.finish("failed")
+                raise
             observers = Observers(registry.hook, terminal.say)
-            files = RunFiles(run.folder)
             job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
             code = _go(job, record)
         if code:
@@ -94,7 +99,7 @@ def _go(job: Job, record: RunRecord) -> int:
         try:
             _end(job, record, summary, "failed")
         except AlignpipeError as second:
-            job.terminal.say(f"the run's end could not be recorded: {second}")
+            job.terminal.say(f"the run's end could not be recorded: {second.__cause__ or second}")
         raise
     _end(job, record, summary, "finished", made)
     return 0
@@ -139,6 +144,7 @@ def _info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
         sweep=run.sweep,
         components={spec.name: _offered(planner, spec) for spec in planner.specs},
         tracker_ids=dict(record.tracker_ids),
+        earlier=record.earlier,
     )
 
 

@@ -49,7 +49,6 @@ class HelpingStage(Builder):
         self.work = Path(message["work"])
         self.slots: Mapping[str, Selected] = {slot: run.selected[slot] for slot in message["slots"]}
         self.scoring = run.settings.scoring
-        self.scoring = run.settings.scoring
         self.rank = place.rank
         self.world_size = place.world_size
         self.stop_requested = stop_requested

@@ -46,7 +46,8 @@ class Crew:
                 raise
             raise ProcessError(told) from error
         finally:
-            self._messages.post({"do": "stage_over"})
+            with suppress(ProcessError):  # without the launcher's store the others end by themselves
+                self._messages.post({"do": "stage_over"})
 
     def dismiss(self, *, well: bool) -> None:
         """Tell the others that the run is over; `well` says that no process is left behind in the middle of a stage."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from alignpipe.errors import ProcessError
 from alignpipe.processes import Place
@@ -16,27 +16,14 @@ from alignpipe.runner.devices import share_cores
 _POLL_SECONDS = 0.1
 _FAILURE = "failure"
 
-
-class KeyValueStore(Protocol):
-    """What is used of torch's `Store`."""
-
-    def set(self, key: str, value: str) -> None:
-        """Write a value."""
-        ...
-
-    def get(self, key: str) -> bytes:
-        """Read a value, waiting for it."""
-        ...
-
-    def check(self, keys: list[str]) -> bool:
-        """Whether all keys are there."""
-        ...
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 
 class Messages:
     """One process's view of the messages; each reads them all, in their order."""
 
-    def __init__(self, store: KeyValueStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._number = 0
 
@@ -96,4 +83,7 @@ def _reaching() -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProcessError(f"the launcher's store cannot be reached (torchrun, accelerate launch): {first}") from error
+        where = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise ProcessError(
+            f"the store of the launcher (torchrun, accelerate launch) cannot be reached at {where}: {first}"
+        ) from error

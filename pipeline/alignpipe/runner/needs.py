@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from alignpipe.api import Selected
 from alignpipe.config.model import RunSettings
-from alignpipe.errors import ConfigError
+from alignpipe.errors import AlignpipeError, ConfigError
 from alignpipe.plan import Planner
+from alignpipe.plan.ports import all_selected
 from alignpipe.processes import Place
 from alignpipe.runner.devices import prepare_device
 
 
 def check_needs(planner: Planner, settings: RunSettings, place: Place | None = None) -> None:
-    """Raise `ConfigError` if a component needs a GPU and the run has none; torch is imported only to find that out.
+    """Raise `ConfigError` if a component needs what this machine has not.
 
-    A network and a sandbox cannot be judged from here: the components that need them say so themselves when they start.
+    A GPU is looked for here, torch being imported only for that; whatever else an option needs it looks for itself, in
+    the method `check_machine` of its config.
     """
     found = {str(entry): entry for spec in planner.specs for entry in planner.components(spec)}
     wanting = [name for name, entry in found.items() if "gpu" in entry.component.requires]
@@ -21,3 +24,16 @@ def check_needs(planner: Planner, settings: RunSettings, place: Place | None = N
             f"{', '.join(wanting)} needs a GPU, and this run computes on {device} (device={settings.device}); "
             "choose another option, or run where there is a GPU"
         )
+    for spec in planner.specs:
+        check_machine(spec.selected)
+
+
+def check_machine(selected: Selected) -> None:
+    """Raise `ConfigError` if an option, or one in it (a member of a mix), says that it cannot run here."""
+    for choice in all_selected(selected):
+        check = getattr(choice.config, "check_machine", None)
+        try:
+            if callable(check):
+                check()
+        except AlignpipeError as error:
+            raise ConfigError(f"{choice.group}={choice.name} cannot run on this machine: {error}") from error

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from alignpipe.store.files import storing, write_atomically
+from alignpipe.store.layout import METRICS, TIMINGS
 
 Log = Callable[[str, Mapping[str, float], int], None]
 """Called with (stage, metrics without the stage's prefix, step)."""
-
-METRICS = "metrics.jsonl"
-TIMINGS = "timings.jsonl"
 
 
 class RunFiles:
@@ -116,6 +114,22 @@ def replay(stage: str, folder: Path, run_files: RunFiles, log: Log) -> None:
     for line in sorted(lines, key=lambda line: int(line["step"])):
         values = {key.removeprefix(f"{stage}/"): float(value) for key, value in _values(line)}
         log(stage, values, line["step"])
+
+
+Fact = tuple[str, int, float | int | str]
+"""What was logged: full name, step, value as it lies in the file."""
+
+
+def facts_of(folders: Iterable[Path]) -> set[Fact]:
+    """Everything that lies in the files of run folders; none for a folder that is gone."""
+    files = (folder / name for folder in folders for name in (METRICS, TIMINGS))
+    lines = (line for file in files for line in read_lines(file))
+    return {(key, line["step"], value) for line in lines for key, value in _values(line)}
+
+
+def news(stage: str, metrics: Mapping[str, float], step: int, known: Set[Fact]) -> dict[str, float]:
+    """The metrics without those that are known already, with the same value at the same step."""
+    return {name: value for name, value in metrics.items() if (f"{stage}/{name}", step, _number(value)) not in known}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,6 +11,7 @@ from alignpipe.api import Artifact
 from alignpipe.config.model import RunConfig
 from alignpipe.runner.summary import Summary
 from alignpipe.store.files import read_json
+from alignpipe.tables import cell, show_table
 
 _SAMPLES = 3
 _TEXT = 300
@@ -21,39 +22,18 @@ def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact],
     report = _last_report(made)
     if report is not None:
         columns = ["", *(str(column) for column in report["columns"])]
-        show_table(out, "on held-out prompts", columns, [[_cell(value) for value in row] for row in report["rows"]])
+        rows = [[cell(value) for value in row] for row in report["rows"]]
+        out.write("\n")
+        show_table(columns, rows, "on held-out prompts", figures=True, out=out)
+        out.write("\n")
         _show_samples(out, report)
     rows = [[name, result.status, f"{result.seconds:.1f}"] for name, result in summary.stages.items()]
-    show_table(out, "stages", ["stage", "status", "seconds"], rows)
+    show_table(["stage", "status", "seconds"], rows, figures=True, out=out)
+    out.write("\n")
     for label, place in _places(run, made):
         out.write(f"{label:<12}{place}\n")
     out.write(f"{'next':<12}{_next_command(run)}\n")
     out.flush()
-
-
-def show_table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: with rich at a terminal, as aligned plain text elsewhere."""
-    if out.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=title, title_justify="left")
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        out.write("\n")
-        Console(file=out).print(table)
-        out.write("\n")
-        return
-    widths = [max(len(line[number]) for line in (columns, *rows)) for number in range(len(columns))]
-    out.write(f"\n{title}\n")
-    for line in (columns, *rows):
-        first = f"{line[0]:<{widths[0]}}"
-        rest = "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
-        out.write(f"{first}{rest}\n")
-    out.write("\n")
 
 
 def _last_report(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
@@ -89,14 +69,6 @@ def _next_command(run: RunConfig) -> str:
     """The same run with another seed: always possible, and the first thing to know about a result."""
     kept = [override for override in run.overrides if not override.lstrip("+").startswith("seed=")]
     return shlex.join(["alignpipe", *kept, f"seed={run.settings.seed + 1}"]) + "   (does it hold with another seed?)"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
-    return str(value)
 
 
 def _one_line(text: str) -> str:

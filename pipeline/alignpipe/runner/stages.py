@@ -5,42 +5,18 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from alignpipe.api import Artifact, RunInfo
-from alignpipe.config.model import RunConfig
+from alignpipe.api import Artifact
 from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
-from alignpipe.plan import Decision, Planner, StageSpec
-from alignpipe.registry import Registry
+from alignpipe.plan import Decision, StageSpec
 from alignpipe.runner.context import RunningStage, build_stage, slots_of
 from alignpipe.runner.devices import prepare_device
-from alignpipe.runner.leading import Crew
-from alignpipe.runner.observers import Observers
-from alignpipe.runner.recording import RunFiles, StageLog, replay
-from alignpipe.runner.signals import StopSignals
+from alignpipe.runner.job import Job
+from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
-from alignpipe.runner.terminal import Terminal
-from alignpipe.runner.trackers import Trackers
-from alignpipe.store import Made, Store
+from alignpipe.store import Made
 from alignpipe.store.files import storage_error
 from alignpipe.store.locks import HeldLock, now
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything the stages of one run share."""
-
-    run: RunConfig
-    registry: Registry
-    planner: Planner
-    store: Store
-    info: RunInfo
-    files: RunFiles
-    trackers: Trackers
-    observers: Observers
-    terminal: Terminal
-    signals: StopSignals
-    crew: Crew
 
 
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
@@ -122,21 +98,7 @@ def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> 
     log = StageLog(spec.name, work.path, job.files, job.trackers.log, observe)
     slots = slots_of(job.run, decision)
     with job.terminal.bar(spec.name) as bar:
-        ctx = RunningStage(
-            spec.name,
-            work,
-            slots,
-            log,
-            bar,
-            job.terminal,
-            job.signals.requested,
-            job.registry,
-            job.run.settings.seed,
-            device,
-            job.run.settings.scoring,
-            job.crew.size(decision),
-            job.trackers.alert,
-        )
+        ctx = RunningStage(job, decision, work, slots, device, log, bar)
         with job.crew.taking_part(decision, slots, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     log.close()
@@ -156,11 +118,14 @@ def _sentence(why: Sequence[str]) -> str:
 
 
 def _record_failure(job: Job, decision: Decision, error: BaseException) -> None:
-    """Leave the error for the processes that wait for this key; on a full disk that may be impossible."""
+    """Leave the error for the processes that wait for this key; on a full disk that may be impossible.
+
+    Then the reason alone is told: what to do comes with the error that ends the run.
+    """
     try:
         job.store.record_failure(decision.spec.name, decision.key, f"{type(error).__name__}: {error}")
     except StoreError as second:
-        job.terminal.say(f"{decision.spec.name:<8} its failure could not be recorded: {second}")
+        job.terminal.say(f"{decision.spec.name:<8} its failure could not be recorded: {second.__cause__ or second}")
 
 
 def _disk_full(error: BaseException, job: Job) -> StoreError | None:

@@ -9,6 +9,7 @@ from alignpipe.api import AlertingTracker, Artifact, BuildContext, RunInfo, Sele
 from alignpipe.api.tracking import Level, Status
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registry, load_factory
+from alignpipe.runner.recording import Fact, facts_of, news
 
 
 class Trackers:
@@ -23,6 +24,7 @@ class Trackers:
         """
         self._say = say
         self._active: dict[str, Tracker] = {}
+        self._known: dict[str, set[Fact]] = {}
         for name, choice in selected.items():
             tracker = self._guard(name, _build, registry, choice, ctx)
             if tracker is not None:
@@ -33,11 +35,16 @@ class Trackers:
 
         Raises `ConfigError` before any work if a tracker cannot be used as it is configured.
         """
-        return {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
+        ids = {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
+        again = [name for name, run_id in ids.items() if info.tracker_ids.get(name) == run_id]
+        self._known = {name: facts_of(info.earlier.get(name, ())) for name in again}
+        return ids
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step of one stage."""
-        self._each("log", stage, metrics, step)
+        """Record the metrics of one step of one stage; a run that goes on is not told what it knows."""
+        for name, tracker in list(self._active.items()):
+            if fresh := news(stage, metrics, step, self._known.get(name, set())):
+                self._guard(name, tracker.log, stage, fresh, step)
 
     def alert(self, title: str, text: str, level: Level) -> None:
         """Call for attention in the trackers that can."""
@@ -66,10 +73,12 @@ class Trackers:
         try:
             return call(*arguments)
         except ConfigError:
+            self._active.pop(name, None)
             raise
         except (Exception, SystemExit) as error:
             self._active.pop(name, None)
-            self._say(f"tracker {name} is switched off, the run goes on without it: {type(error).__name__}: {error}")
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            self._say(f"tracker {name} is switched off, the run goes on without it: {told}")
             return None
 
 

@@ -16,6 +16,7 @@ from alignpipe.errors import StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 @contextmanager
@@ -37,6 +38,11 @@ def storage_error(error: OSError, what: str, where: Path) -> StoreError:
         )
     if error.errno in _FORBIDDEN:
         return StoreError(f"cannot write {path} while {what}: {error.strerror}; set outputs=<a folder of your own>")
+    if error.errno in _IN_THE_WAY:
+        return StoreError(
+            f"cannot write {path} while {what}: {error.strerror}; something else lies there: move it away, or set "
+            "outputs=<another folder>"
+        )
     return StoreError(f"{type(error).__name__} while {what} ({path}): {error.strerror or error}")
 
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+"""Names of the files that metrics are logged to, in work folders, records and run folders."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -53,12 +53,8 @@ def holding(
     """
     lock = _lock(path)
     _acquire(lock, path, say, stop_requested, what)
-    try:
-        _note_holder(path, owner)
+    with _noted(lock, path, owner):
         yield HeldLock(lock)
-    finally:
-        _holder_file(path).unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager
@@ -68,12 +64,8 @@ def holding_if_free(path: Path, owner: str) -> Iterator[bool]:
     if not _try(lock, path, timeout=0):
         yield False
         return
-    try:
-        _note_holder(path, owner)
+    with _noted(lock, path, owner):
         yield True
-    finally:
-        _holder_file(path).unlink(missing_ok=True)
-        lock.release()
 
 
 def holder(path: Path) -> str:
@@ -133,11 +125,18 @@ def _try(lock: BaseFileLock, path: Path, timeout: float, give_up: Callable[[], b
     return True
 
 
-def _note_holder(path: Path, owner: str) -> None:
+@contextmanager
+def _noted(lock: BaseFileLock, path: Path, owner: str) -> Iterator[None]:
+    """Let waiting processes read who has the lock; release it when the block ends."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     known = {"host": socket.gethostname(), "pid": os.getpid(), "owner": owner, "since": since}
-    with storing("locking the store", path):
-        write_fleeting(_holder_file(path), as_json(known))
+    try:
+        with storing("locking the store", path):
+            write_fleeting(_holder_file(path), as_json(known))
+        yield
+    finally:
+        _holder_file(path).unlink(missing_ok=True)
+        lock.release()
 
 
 def _holder_file(path: Path) -> Path:

@@ -13,7 +13,7 @@ from alignpipe.api import Artifact, Kind
 from alignpipe.errors import StoreError
 from alignpipe.plan.digests import file_digest, listing_digest
 from alignpipe.store.files import read_json, sync_file, sync_folder, write_json
-from alignpipe.store.layout import Layout, records_folder
+from alignpipe.store.layout import METRICS, TIMINGS, Layout, records_folder
 
 _SCHEMA = 1
 _READ_ONLY = 0o444
@@ -48,7 +48,7 @@ def publish(layout: Layout, work: Path, key: str, manifest: Mapping[str, Any], r
         shutil.rmtree(staging)
     records = records_folder(staging, key)
     records.mkdir(parents=True)
-    for name in ("metrics.jsonl", "timings.jsonl"):
+    for name in (METRICS, TIMINGS):
         if (work / name).exists():
             shutil.copyfile(work / name, records / name)
             sync_file(records / name)

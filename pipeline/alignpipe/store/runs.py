@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alignpipe.errors import StoreError
 from alignpipe.store.files import read_json, storing, write_json
 from alignpipe.store.layout import Layout
 from alignpipe.store.locks import holding_if_free
@@ -28,9 +29,22 @@ class RunRecord:
     """Whether this attempt owns the record; a second process with the same run at the same time does not."""
     _attempts: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def earlier(self) -> dict[str, tuple[Path, ...]]:
+        """By tracker, the folders of the earlier attempts that logged under the id it has, oldest first."""
+        return {
+            name: tuple(
+                Path(attempt["folder"])
+                for attempt in self._attempts[:-1]
+                if attempt.get("tracker_ids", {}).get(name) == run_id
+            )
+            for name, run_id in self.tracker_ids.items()
+        }
+
     def note_trackers(self, ids: Mapping[str, str]) -> None:
         """Remember the ids that the trackers returned."""
         self.tracker_ids.update(ids)
+        self._attempts[-1]["tracker_ids"] = dict(ids)
         self._write()
 
     def note_stage(self, stage: str, digest: str) -> None:
@@ -42,11 +56,6 @@ class RunRecord:
         """Remember how the attempt ended."""
         self._attempts[-1]["status"] = status
         self._write()
-
-    def give_up(self) -> None:
-        """Note the failure of an attempt that ended before it could say how."""
-        if self._attempts[-1]["status"] == "running":
-            self.end("failed")
 
     def _write(self) -> None:
         if not self.kept:
@@ -94,7 +103,9 @@ class RunRecords:
             try:
                 yield record
             except BaseException:
-                record.give_up()
+                if attempts[-1]["status"] == "running":  # it ended before it could say how
+                    with suppress(StoreError):  # what ended it is told
+                        record.end("failed")
                 raise
 
     def used_digests(self) -> set[str]:

@@ -54,16 +54,6 @@ class WorkFolder:
         """The stage's own folder, for checkpoints."""
         return self.path / "state"
 
-    @property
-    def metrics(self) -> Path:
-        """The metrics so far."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """The timings so far."""
-        return self.path / "timings.jsonl"
-
 
 class Store:
     """A store below `root` (made when something is first written)."""

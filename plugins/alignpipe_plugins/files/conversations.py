@@ -29,7 +29,7 @@ def messages_of(value: Any, column: str) -> list[Message]:
     Raises `RowError` if it is no list of messages with known roles and text.
     """
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RowError(f"column {column!r} is a {type(value).__name__}, not a list of messages")
+        raise RowError(f"column {column!r} is of type {type(value).__name__}, not a list of messages")
     messages = []
     for number, message in enumerate(value, start=1):
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:

@@ -62,8 +62,10 @@ class Report:
     def check_malformed(self, policy: OnMalformed) -> None:
         """Raises `DataError` naming the malformed rows, unless they are to be skipped."""
         if self.malformed_rows and policy is OnMalformed.error:
-            what = f"{self.malformed_rows} malformed row{'s' * (self.malformed_rows > 1)}"
-            raise DataError(listing(what, self.malformed, self.malformed_rows, "mend them, or set data.malformed=skip"))
+            one = self.malformed_rows == 1
+            what = f"{self.malformed_rows} malformed row{'' if one else 's'}"
+            advice = f"mend {'it' if one else 'them'}, or set data.malformed=skip"
+            raise DataError(listing(what, self.malformed, self.malformed_rows, advice))
 
     def check_unusable(self, policy: OnUnusable) -> None:
         """Raises `DataError` naming the unusable rows, unless they are to be dropped."""

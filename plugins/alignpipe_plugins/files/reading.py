@@ -91,7 +91,7 @@ def _json_lines(source: FileSource, file: Bytes) -> Iterator[tuple[str, Raw | Br
             try:
                 row = _as_row(json.loads(line.rstrip()))
             except (ValueError, RecursionError) as error:
-                row = Broken(f"is no JSON: {_json_problem(error)}")
+                row = Broken(f"is no JSON: {_json_problem(error)}" if _is_text(line) else "is no UTF-8 text")
             yield f"{source.shown}:{number}", row
 
 

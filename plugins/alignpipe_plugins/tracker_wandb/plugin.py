@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignpipe.api import Component, hookimpl
+from alignpipe.options import check_positive
 
 
 class Mode(Enum):
@@ -36,6 +37,9 @@ class WandbConfig:
     finish_timeout: float | None = field(
         default=None, metadata={"help": "seconds to wait for it at the end; unset: WANDB_FINISH_TIMEOUT, else 60"}
     )
+
+    def __post_init__(self) -> None:
+        check_positive(self, *(name for name in ("init_timeout", "finish_timeout") if getattr(self, name) is not None))
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,9 +139,18 @@ def timeouts(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
     return chosen
 
 
-def flush_every_second() -> None:
-    """Have the run file written every second instead of every fifteen, so that a killed process leaves something.
+def prepare_environment() -> None:
+    """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written every second.
 
-    A private setting: `wandb.Settings` of another version may refuse it, the environment never does.
+    Written every fifteen, as usual, a killed process leaves nothing. That setting is private: `wandb.Settings` of
+    another version may refuse it, the environment never does.
     """
+    for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+        del os.environ[name]
     os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+
+
+def unsent(folders: Iterable[Path], run_id: str) -> list[Path]:
+    """The offline parts of a W&B run in run folders that `wandb sync` has not sent yet, in the order given."""
+    parts = [part for folder in folders for part in sorted((folder / "wandb").glob(f"offline-run-*-{run_id}"))]
+    return [part for part in dict.fromkeys(parts) if not list(part.glob("*.synced"))]

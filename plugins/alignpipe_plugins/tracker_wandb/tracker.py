@@ -7,19 +7,22 @@ import secrets
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignpipe.api import Artifact, BuildContext, RunInfo
 from alignpipe.api.tracking import Level, Status
+from alignpipe.errors import ConfigError
 from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig
 from alignpipe_plugins.tracker_wandb.settings import (
     check_key,
-    flush_every_second,
+    prepare_environment,
     redact_override,
     resolve_mode,
     resolve_names,
     run_config,
     timeouts,
+    unsent,
 )
 
 if TYPE_CHECKING:
@@ -39,31 +42,42 @@ class WandbTracker:
         self._config = config
         self._mode = resolve_mode(config, os.environ)
         self._run: Run | None = None
+        self._earlier: list[Path] = []
+        """Parts of the run that earlier attempts left to be sent."""
         self._stages: set[str] = set()
         self._row: dict[str, float] = {}
         self._at: tuple[str, int] | None = None
         self._failures = 0
+        if self._mode is not Mode.disabled:
+            prepare_environment()
         if self._mode is Mode.online:
             import wandb
 
-            check_key(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url, os.environ)
+            try:
+                base_url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+            except ValueError as error:
+                raise _refusal(error) from error
+            check_key(base_url, os.environ)
 
     def start(self, info: RunInfo) -> str | None:
         """Open the run, or go on with the one an earlier attempt opened; gives its id.
 
-        A server that cannot be reached means going on offline.
+        A server that cannot be reached means going on offline. Raises `ConfigError` for what wandb refuses by itself:
+        a name, a key, a setting of the environment.
         """
         if self._mode is Mode.disabled:
             return None
-        flush_every_second()
+        import wandb
+
         run_id = os.environ.get("WANDB_RUN_ID") or info.tracker_ids.get("wandb") or secrets.token_hex(4)
+        self._earlier = unsent(info.earlier.get("wandb", ()), run_id)
         try:
             self._run = self._open(info, run_id)
+        except (wandb.errors.AuthenticationError, wandb.errors.UsageError, ValueError) as error:
+            raise _refusal(error) from error
         except Exception as error:
             if self._mode is not Mode.online:
                 raise
-            import wandb
-
             _say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is logged offline")
             wandb.teardown()
             self._mode = Mode.offline
@@ -99,12 +113,14 @@ class WandbTracker:
             return None
         self._send()
         run, self._run = self._run, None
-        sync = f"wandb sync {shlex.quote(str(run.settings.sync_dir))}"
-        where = f"W&B  {sync}" if self._mode is Mode.offline else f"W&B  {run.url}"
         if status == "interrupted" and self._mode is Mode.online:
             run.mark_preempting()
+        offline = self._mode is Mode.offline
+        parts = [*map(str, self._earlier), *([run.settings.sync_dir] if offline else [])]
+        sync = shlex.join(["wandb", "sync", *parts])
+        lines = [*([] if offline else [f"W&B  {run.url}"]), *([f"W&B  {sync}"] if parts else [])]
         run.finish(exit_code=_EXIT_CODES[status])
-        return where
+        return "\n".join(lines)
 
     def _open(self, info: RunInfo, run_id: str) -> Run:
         import wandb
@@ -161,6 +177,15 @@ class WandbTracker:
                 self._run = None
         else:
             self._failures = 0
+
+
+def _refusal(error: Exception) -> ConfigError:
+    """What wandb says of a value that it does not take; most come from the environment."""
+    told = " ".join(str(error).partition("For further information")[0].split())
+    return ConfigError(
+        f"tracker wandb: wandb refuses an option or an environment variable (WANDB_...): {told}; mend it, or use "
+        "tracker.wandb.mode=disabled"
+    )
 
 
 def _say(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,57 +12,13 @@ import torch
 from torch import nn
 
 from alignpipe.errors import StageInterrupted, TrainingError
-from alignpipe.options import Schedule
 from alignpipe.training import supervised
-from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import load_causal
 from alignpipe.training.supervised import LoopOptions, LossSums, batch_indices
 from support import tiny_models
 from support.context import FakeContext
-
-OPTIONS = LoopOptions(
-    max_steps=7,
-    batch_size=5,
-    micro_batch_size=2,
-    lr=0.01,
-    warmup_steps=2,
-    schedule=Schedule.cosine,
-    max_grad_norm=1.0,
-    weight_decay=0.01,
-    adam_eps=1e-8,
-    eval_every=2,
-    save_every=100,
-    log_every=1,
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    prompt: list[int]
-    response: list[int]
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.response)
-
-    @property
-    def weight(self) -> int:
-        return len(self.response)
-
-
-ROWS = [
-    Row([3 + index] * (1 + index % 3), [20 + index + step for step in range(1 + index * 2 % 7)]) for index in range(9)
-]
-
-
-def token_loss(model: nn.Module):
-    def loss(batch: Sequence[Row]) -> LossSums:
-        tokens = pad_rows([row.prompt for row in batch], [row.response for row in batch], 0, "cpu")
-        logp, _ = response_logprobs(model, tokens)
-        return LossSums(-logp.sum(), {"tokens": float(tokens.response_mask.sum())})
-
-    return loss
+from support.token_rows import OPTIONS, ROWS, Row, token_loss
 
 
 def train(root: Path, options: LoopOptions = OPTIONS, stop_after: int | None = None, rows: Sequence[Row] = ROWS):

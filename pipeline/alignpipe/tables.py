@@ -1,0 +1,54 @@
+"""Tables for people at a terminal; plain columns, one line per row, for everything that reads a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+
+def show_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    *,
+    figures: bool = False,
+    out: TextIO | None = None,
+) -> None:
+    """Write a table to `out`, by default stdout; with `figures` all columns but the first are aligned to the right."""
+    out = out or sys.stdout
+    if out.isatty():
+        _rich(headers, rows, title, figures, out)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
+    if title:
+        out.write(f"{title}\n")
+    for row in (headers, *rows):
+        cells = [
+            cell.rjust(width) if figures and place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.write("  ".join(cells).rstrip() + "\n")
+
+
+def cell(value: Any) -> str:
+    """A value of a table; a dash for one that is not there."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:z.3f}" if abs(value) < 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def _rich(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, figures: bool, out: TextIO) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for place, header in enumerate(headers):
+        table.add_column(header, overflow="fold", justify="right" if figures and place else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: a default such as [a] is no markup
+    Console(file=out).print(table)
