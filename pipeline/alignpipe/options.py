@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit
 
@@ -28,6 +29,29 @@ class LinearType(Enum):
     """The type in which linear layers multiply, if not that of their weights."""
 
     bfloat16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """How a service is asked over HTTP: to be inherited by a component's config; none of it changes a result."""
+
+    concurrency: int = field(default=8, metadata={"help": "requests at the same time", "fingerprint": False})
+    timeout: float = field(default=60.0, metadata={"help": "seconds one request may take", "fingerprint": False})
+    retries: int = field(
+        default=3, metadata={"help": "how often a request that failed is sent again", "fingerprint": False}
+    )
+    backoff: float = field(
+        default=1.0, metadata={"help": "seconds before the first retry; twice as long each time", "fingerprint": False}
+    )
+    longest_wait: float = field(
+        default=60.0,
+        metadata={"help": "most seconds to wait before a retry, Retry-After included", "fingerprint": False},
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "concurrency")
+        check_at_least(self, 0, "retries")
+        check_positive(self, "timeout", "backoff", "longest_wait")
 
 
 def check_at_least(config: object, least: float, *names: str) -> None:

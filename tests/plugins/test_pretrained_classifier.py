@@ -10,15 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import processors
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from alignpipe.api import Sample
 from alignpipe.errors import ConfigError, ModelError
@@ -37,28 +29,12 @@ SAMPLES = [
 TEXTS = [sample.prompt + sample.response for sample in SAMPLES]
 
 
-def save(folder: Path, model, tokenizer) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def decoder(folder: Path, *, pad: bool = True, **options) -> Path:
     """A Llama with a head; without a pad token where `pad` is not."""
     tokenizer = tiny_models.llama_tokenizer() if pad else tiny_models.gpt2_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-        pad_token_id=tokenizer.pad_token_id,
-        **(options or {"id2label": LABELS}),
+    return tiny_models.save(
+        folder, tiny_models.llama_classifier(tokenizer, **(options or {"id2label": LABELS})), tokenizer
     )
-    return save(folder, tiny_models._seeded(lambda: LlamaForSequenceClassification(config), 0), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +59,8 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        pad_token_id=0,
-        id2label={0: "bad", 1: "good"},
-    )
-    model = tiny_models._seeded(lambda: BertForSequenceClassification(config), 0)
-    return save(tmp_path_factory.mktemp("bert"), model, tokenizer)
+    model = tiny_models.bert_classifier(tokenizer, id2label={0: "bad", 1: "good"})
+    return tiny_models.save(tmp_path_factory.mktemp("bert"), model, tokenizer)
 
 
 def reward(folder: Path, **options) -> ClassifierReward:

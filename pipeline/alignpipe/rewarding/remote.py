@@ -11,17 +11,17 @@ import os
 import random
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignpipe.api.rewards import FailureKind
 from alignpipe.errors import RewardError
+from alignpipe.options import RequestOptions
 
 if TYPE_CHECKING:
     import httpx
 
 _Result = TypeVar("_Result")
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_PASSING = frozenset({408, 409, 425, 429, *range(500, 600)}) - {501, 505}
 """Statuses that may be gone the next time."""
 _OUT_OF_THE_QUESTION = frozenset({401, 403, 404, 405})
 """Statuses that every request would get: a wrong key, a wrong address."""
@@ -41,16 +41,6 @@ class Rejected(Exception):
     """The service says that this very request is wrong; asking again would not help."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for an answer, how often to ask again, and how long to wait before that (seconds)."""
-
-    timeout: float
-    retries: int
-    backoff: float = 1.0
-    longest_wait: float = 60.0
-
-
 class Secrets:
     """Values from environment variables, never shown: not in `repr`, and taken out of every text by `hide`.
 
@@ -61,6 +51,9 @@ class Secrets:
 
     def __init__(self, variables: Mapping[str, str], option: str) -> None:
         self._values = {use: _read(name, option) for use, name in variables.items()}
+        # "Bearer abc" may come back as "abc"; the longest first, since one may hold another.
+        pieces = {piece for value in self._values.values() for piece in (value, *value.split()[1:])}
+        self._hidden = sorted(pieces, key=len, reverse=True)
 
     def __getitem__(self, use: str) -> str:
         return self._values[use]
@@ -77,9 +70,19 @@ class Secrets:
 
     def hide(self, text: str) -> str:
         """The text without any of the values."""
-        for value in self._values.values():
+        for value in self._hidden:
             text = text.replace(value, "***")
         return text
+
+    def hide_all(self, answer: Any) -> Any:
+        """What JSON can hold, without any of the values in its texts and names."""
+        if isinstance(answer, str):
+            return self.hide(answer)
+        if isinstance(answer, list):
+            return [self.hide_all(entry) for entry in answer]
+        if isinstance(answer, dict):
+            return {self.hide(name): self.hide_all(value) for name, value in answer.items()}
+        return answer
 
 
 def _read(variable: str, option: str) -> str:
@@ -108,28 +111,29 @@ def open_client(headers: Mapping[str, str], connections: int) -> httpx.AsyncClie
     return httpx.AsyncClient(headers=dict(headers), timeout=None, limits=limits)
 
 
-async def post_json(client: httpx.AsyncClient, url: str, body: Any, patience: Patience, secrets: Secrets) -> Any:
-    """The JSON that a service answers.
+async def post_json(client: httpx.AsyncClient, url: str, body: Any, options: RequestOptions, secrets: Secrets) -> Any:
+    """The JSON that a service answers, without the secrets if it quotes them.
 
-    Time-outs, broken connections, answers that are no JSON and the statuses 408, 409, 425, 429 and 5xx are tried again,
-    after the time a `Retry-After` asks for, else after twice as long each time, a random part of it left out.
+    Time-outs, broken connections, answers that are no JSON and the statuses 408, 409, 425, 429 and 5xx (but 501 and
+    505) are tried again, after the time a `Retry-After` asks for, else after twice as long each time, a random part of
+    it left out.
 
     Raises `Unanswered` when that did not help or the service asks for more time than `longest_wait`, `Rejected` for
     any other status, and `RewardError` for one that every request would get (401, 403, 404, 405).
     """
     attempt = 0
     while True:
-        answer, trouble, asked = await _post(client, url, body, patience.timeout, secrets)
+        answer, trouble, asked = await _post(client, url, body, options.timeout, secrets)
         if trouble is None:
             return answer
-        if attempt == patience.retries:
+        if attempt == options.retries:
             raise Unanswered(trouble.kind, f"{trouble} ({attempt + 1} attempts)")
         # Not `asked or ...`: a service may ask for no wait at all.
-        wait = asked if asked is not None else patience.backoff * 2**attempt * random.uniform(0.5, 1.0)
-        if asked is not None and asked > patience.longest_wait:
-            limit = f"longest_wait={patience.longest_wait:g}"
+        wait = asked if asked is not None else options.backoff * 2**attempt * random.uniform(0.5, 1.0)
+        if asked is not None and asked > options.longest_wait:
+            limit = f"longest_wait={options.longest_wait:g}"
             raise Unanswered(trouble.kind, f"{trouble}; it asks to wait {asked:.0f} s, more than {limit}")
-        await asyncio.sleep(min(wait, patience.longest_wait))
+        await asyncio.sleep(min(wait, options.longest_wait))
         attempt += 1
 
 
@@ -156,8 +160,8 @@ async def _post(
     if not response.is_success:
         raise Rejected(said)
     try:
-        return response.json(), None, None
-    except ValueError:
+        return secrets.hide_all(response.json()), None, None
+    except (ValueError, RecursionError):
         return None, Unanswered("exception", f"{url} answered no JSON: {text[:_QUOTED]!r}"), None
 
 

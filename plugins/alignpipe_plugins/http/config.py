@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignpipe.options import check_at_least, check_positive, check_url
+from alignpipe.options import RequestOptions, check_at_least, check_url
 
 
 @dataclass(frozen=True)
-class HttpConfig:
+class HttpConfig(RequestOptions):
     """Where the service is, which version of it, what it is sent, and how patient to be with it."""
 
     url: str = field(default="???", metadata={"help": "where samples are posted: http(s)://host[:port]/path"})
@@ -27,21 +27,8 @@ class HttpConfig:
         },
     )
     batch_size: int = field(default=32, metadata={"help": "most samples of a request", "fingerprint": False})
-    concurrency: int = field(default=4, metadata={"help": "requests at the same time", "fingerprint": False})
-    timeout: float = field(default=60.0, metadata={"help": "seconds one request may take", "fingerprint": False})
-    retries: int = field(
-        default=3, metadata={"help": "how often a request that failed is sent again", "fingerprint": False}
-    )
-    backoff: float = field(
-        default=1.0, metadata={"help": "seconds before the first retry; twice as long each time", "fingerprint": False}
-    )
-    longest_wait: float = field(
-        default=60.0,
-        metadata={"help": "most seconds to wait before a retry, Retry-After included", "fingerprint": False},
-    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_url(self, "url")
-        check_at_least(self, 1, "batch_size", "concurrency")
-        check_at_least(self, 0, "retries")
-        check_positive(self, "timeout", "backoff", "longest_wait")
+        check_at_least(self, 1, "batch_size")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from alignpipe.api import BuildContext, Failure, Sample, Scores
 from alignpipe.api.rewards import FailureKind
 from alignpipe.rewarding.remote import (
-    Patience,
     Rejected,
     Secrets,
     Unanswered,
@@ -41,7 +40,6 @@ class HttpReward:
     def __init__(self, config: HttpConfig) -> None:
         self._config = config
         self._headers = Secrets(config.headers, "reward.headers")
-        self._patience = Patience(config.timeout, config.retries, config.backoff, config.longest_wait)
         self.columns = tuple(config.columns or ())
 
     async def score(self, samples: Sequence[Sample]) -> Scores:
@@ -59,7 +57,7 @@ class HttpReward:
         body = {"samples": [self._described(sample) for sample in batch]}
         try:
             async with gate:
-                answer = await post_json(client, self._config.url, body, self._patience, self._headers)
+                answer = await post_json(client, self._config.url, body, self._config, self._headers)
         except Rejected as error:
             if len(batch) == 1:
                 return [Verdict(failure=Failure("refused", str(error)))]
@@ -71,7 +69,7 @@ class HttpReward:
         try:
             return read_answer(answer, len(batch))
         except ValueError as error:
-            message = self._headers.hide(f"the answer of {self._config.url} does not keep to the protocol: {error}")
+            message = f"the answer of {self._config.url} does not keep to the protocol: {error}"
             return [Verdict(failure=Failure("count", message))] * len(batch)
 
     def _described(self, sample: Sample) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.errors import ConfigError
-from alignpipe.options import check_at_least, check_positive, check_url
+from alignpipe.options import RequestOptions, check_at_least, check_url
 
 _BODY = ("model", "messages", "temperature", "max_tokens", "stream", "n")
 
@@ -25,7 +25,7 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True)
-class LlmJudgeConfig:
+class LlmJudgeConfig(RequestOptions):
     """Which model judges, how it is asked, how its answer is read, and how patient to be."""
 
     model: str = field(default="???", metadata={"help": "the judge's name at the endpoint; pin a dated one"})
@@ -66,18 +66,6 @@ class LlmJudgeConfig:
     extra: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "more fields of the request's body, as {seed: 1, top_p: 1}"}
     )
-    concurrency: int = field(default=8, metadata={"help": "requests at the same time", "fingerprint": False})
-    timeout: float = field(default=60.0, metadata={"help": "seconds one request may take", "fingerprint": False})
-    retries: int = field(
-        default=3, metadata={"help": "how often a request that failed is sent again", "fingerprint": False}
-    )
-    backoff: float = field(
-        default=1.0, metadata={"help": "seconds before the first retry; twice as long each time", "fingerprint": False}
-    )
-    longest_wait: float = field(
-        default=60.0,
-        metadata={"help": "most seconds to wait before a retry, Retry-After included", "fingerprint": False},
-    )
     cache: str | None = field(
         default="outputs/cache/llm_judge",
         metadata={"help": "folder that keeps answers and usage.jsonl; null: nothing is kept", "fingerprint": False},
@@ -90,10 +78,9 @@ class LlmJudgeConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_url(self, "base_url")
-        check_at_least(self, 0, "retries", "price_in", "price_out")
-        check_at_least(self, 1, "concurrency")
-        check_positive(self, "timeout", "backoff", "longest_wait")
+        check_at_least(self, 0, "price_in", "price_out")
         if self.max_tokens is not None:
             check_at_least(self, 1, "max_tokens")
         if not self.low < self.high:

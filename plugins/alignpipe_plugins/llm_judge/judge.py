@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alignpipe.rewarding.remote import Patience, Secrets, Unanswered, post_json
+from alignpipe.rewarding.remote import Secrets, Unanswered, post_json
 from alignpipe_plugins.llm_judge.cache import Cache, Reply, request_key
 from alignpipe_plugins.llm_judge.config import LlmJudgeConfig
 from alignpipe_plugins.llm_judge.questions import Unreadable
@@ -26,7 +26,6 @@ class Conversation:
         self._secrets = key
         self._client = client
         self._url = f"{config.base_url.rstrip('/')}/chat/completions"
-        self._patience = Patience(config.timeout, config.retries, config.backoff, config.longest_wait)
         self._cache = None if config.cache is None else Cache(Path(config.cache).expanduser())
         self._gate = asyncio.Semaphore(config.concurrency)
         self._turns: dict[str, asyncio.Lock] = {}
@@ -51,7 +50,7 @@ class Conversation:
                     self._counts["cached"] += 1
                     return found
             async with self._gate:
-                answered = await post_json(self._client, self._url, body, self._patience, self._secrets)
+                answered = await post_json(self._client, self._url, body, self._config, self._secrets)
             reply = self._reply(answered)
             found = read(reply.answer)
             self._heard[key] = reply
@@ -91,18 +90,18 @@ class Conversation:
         try:
             choice = answered["choices"][0]
             text = choice["message"]["content"]
-            told = answered.get("usage") or {}
+            told = answered.get("usage")
         except (LookupError, TypeError, AttributeError):
-            text = None
+            text = told = None
         if not isinstance(text, str):
-            said = self._secrets.hide(repr(answered))[:200]
+            said = repr(answered)[:200]
             raise Unanswered("exception", f"{self._url} answered JSON without choices[0].message.content: {said}")
         counts = {name: _count(told, name) for name in ("prompt_tokens", "completion_tokens")}
         for name, value in counts.items():
             self._counts[name] += value
-        return Reply(self._secrets.hide(text), **counts)
+        return Reply(text, **counts)
 
 
-def _count(told: Mapping[str, Any], name: str) -> int:
-    value = told.get(name, 0)
-    return value if isinstance(value, int) else 0
+def _count(told: Any, name: str) -> int:
+    value = told.get(name) if isinstance(told, Mapping) else None
+    return value if isinstance(value, int) and value > 0 else 0

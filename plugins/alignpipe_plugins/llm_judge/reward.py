@@ -53,7 +53,7 @@ class LlmJudgeReward:
         except Rejected as error:
             return Failure("refused", str(error))
         except Unreadable as error:
-            return Failure("exception", self._key.hide(str(error)))
+            return Failure("exception", str(error))
 
     async def _compared(self, sample: Sample, conversation: Conversation) -> dict[str, float]:
         """How the response does against the reference as answer A and, with `swap`, as answer B."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from alignpipe.errors import RewardError
+from alignpipe.options import RequestOptions
 from alignpipe.rewarding.remote import (
-    Patience,
     Rejected,
     Secrets,
     Unanswered,
@@ -29,11 +29,11 @@ pytest.importorskip("httpx")
 NONE = Secrets({}, "reward.key")
 
 
-def ask(url: str, secrets: Secrets = NONE, **patience: float) -> Any:
+def ask(url: str, secrets: Secrets = NONE, **options: float) -> Any:
     async def call() -> Any:
-        given: dict[str, Any] = {"timeout": 5.0, "retries": 2, "backoff": 0.01, **patience}
+        given: dict[str, Any] = {"timeout": 5.0, "retries": 2, "backoff": 0.01, **options}
         async with open_client(dict(secrets.items()), 1) as client:
-            return await post_json(client, url, {"question": 1}, Patience(**given), secrets)
+            return await post_json(client, url, {"question": 1}, RequestOptions(**given), secrets)
 
     return asyncio.run(call())
 
@@ -44,7 +44,7 @@ def test_an_answer_is_its_json() -> None:
 
 
 def test_what_passes_is_waited_for() -> None:
-    busy = [Reply("slow down", 429, {"Retry-After": "0.3"}), Reply("oops", 500), Reply("<html>", 200)]
+    busy = [Reply("slow down", 429, {"Retry-After": "0.3"}), Reply("oops", 522), Reply("<html>", 200)]
     times: list[float] = []
 
     def shaky(asked: Asked) -> Reply:
@@ -90,7 +90,14 @@ def test_the_wait_doubles_and_is_never_longer_than_allowed(monkeypatch) -> None:
 
 
 def test_what_will_not_pass_is_not_tried_again() -> None:
-    for status, error in [(400, Rejected), (422, Rejected), (307, Rejected), (401, RewardError), (404, RewardError)]:
+    for status, error in [
+        (400, Rejected),
+        (422, Rejected),
+        (307, Rejected),
+        (501, Rejected),
+        (401, RewardError),
+        (404, RewardError),
+    ]:
         reply = Reply("no", status)
         with serve(lambda asked, reply=reply: reply) as service:
             with pytest.raises(error, match=rf"answered {status}: 'no'"):
@@ -116,9 +123,17 @@ def test_secrets_are_sent_and_not_shown(monkeypatch) -> None:
         pytest.raises(Unanswered, match=r"you sent \*\*\*"),
     ):
         ask(service.url, secrets, retries=0)
+    with serve(lambda asked: Reply({"t0ps3cret": [asked.headers["x-token"]], "n": 1})) as service:
+        assert ask(service.url, secrets) == {"***": ["***"], "n": 1}
     assert repr(secrets) == "Secrets(X-Token)"
     assert secrets["X-Token"] == "t0ps3cret"
     assert "X-Token" in secrets
+
+
+def test_a_secret_that_comes_back_without_its_scheme(monkeypatch) -> None:
+    monkeypatch.setenv("TOKEN", "Bearer t0ps3cret")
+    secrets = Secrets({"Authorization": "TOKEN"}, "reward.headers")
+    assert secrets.hide("no such key: t0ps3cret (of Bearer t0ps3cret)") == "no such key: *** (of ***)"
 
 
 def test_a_secret_that_is_not_there_or_cannot_be_sent(monkeypatch) -> None:
