@@ -2,7 +2,7 @@
 
 TRL's is what its GRPOTrainer asks of reward functions (TRL 1.x, "Using a custom reward function"): everything comes by
 keyword, prompts and completions are text for plain prompts and lists of messages for conversations, every other column
-of the prompts is a list, and None in place of a number means that the function has no score for that sample.
+of the prompts is a list, and None in place of a number means that the function does not apply to that sample.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from alignpipe.api import Failure, Sample, Scores
 from alignpipe.api.rewards import Answer
 
 Style = Literal["samples", "trl"]
-Finish = Callable[[Any], Answer]
 
 _IDS = ("completion_ids", "completions_ids")
 """TRL's code gives the first name, its documentation the second."""
@@ -79,7 +78,8 @@ class FunctionReward:
     def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
         """What the function gives; an awaitable if it is `async`."""
         if self._style == "samples":
-            return _finished(self._function(samples, **self._options), _filled)
+            answer: Answer | Awaitable[Answer] = self._function(samples, **self._options)
+            return answer
         chats = [place for place, sample in enumerate(samples) if self._chats(sample)]
         plain = [place for place in range(len(samples)) if place not in set(chats)]
         groups = [group for group in (chats, plain) if group]
@@ -99,7 +99,7 @@ class FunctionReward:
             if not seen:
                 return nothing
             return _together([blind, seen], [nothing, self._ask_trl([samples[place] for place in seen])])
-        return _finished(self._function(**self._arguments(samples, len(seen) == len(samples))), _filled)
+        return self._function(**self._arguments(samples, len(seen) == len(samples)))
 
     def _arguments(self, samples: Sequence[Sample], with_ids: bool) -> dict[str, Any]:
         names = dict.fromkeys(name for sample in samples for name in sample.row if name not in _RESERVED)
@@ -163,27 +163,6 @@ def _ignore(*_: Any, **__: Any) -> None:
     """In place of TRL's `log_extra` and `log_metric`; alignpipe's rewards name their parts instead."""
 
 
-def _filled(answer: Any) -> Answer:
-    """The answer with None, TRL's word for "no score", as a failure."""
-    if isinstance(answer, Scores) or not isinstance(answer, Iterable):
-        whatever: Answer = answer  # the judge says what is wrong with what is no list
-        return whatever
-    values = list(answer)
-    absent = [place for place, value in enumerate(values) if value is None]
-    if not absent:
-        return values
-    reason = Failure("refused", "the function gave None: it has no score for this sample")
-    return Scores([math.nan if value is None else value for value in values], failures=dict.fromkeys(absent, reason))
-
-
-def _finished(answer: Any, finish: Finish) -> Answer | Awaitable[Answer]:
-    return _awaited(answer, finish) if inspect.isawaitable(answer) else finish(answer)
-
-
-async def _awaited(answer: Awaitable[Any], finish: Finish) -> Answer:
-    return finish(await answer)
-
-
 def _together(groups: Sequence[Sequence[int]], answers: Sequence[Any]) -> Answer | Awaitable[Answer]:
     """The answers about groups of samples as one."""
     if len(answers) == 1:
@@ -203,15 +182,16 @@ def _merged(groups: Sequence[Sequence[int]], answers: Sequence[Answer]) -> Score
 
     Raises `TypeError` for parts, which a function with TRL's signature cannot name.
     """
-    total = [math.nan] * sum(map(len, groups))
+    total: list[float | None] = [None] * sum(map(len, groups))
     failures: dict[int, Failure] = {}
     for group, answer in zip(groups, answers, strict=True):
         scores = answer if isinstance(answer, Scores) else Scores(answer)
         if scores.parts or scores.per_token:
             raise TypeError("a function with TRL's signature gives a list of numbers, no parts")
-        if len(scores.total) != len(group):
-            raise TypeError(f"{len(scores.total)} scores for {len(group)} samples; there must be one each")
-        for place, value in zip(group, scores.total, strict=True):
+        values = list(scores.total)
+        if len(values) != len(group):
+            raise TypeError(f"{len(values)} scores for {len(group)} samples; there must be one each")
+        for place, value in zip(group, values, strict=True):
             total[place] = value
         failures.update({group[place]: failure for place, failure in scores.failures.items()})
     return Scores(total, failures=failures)

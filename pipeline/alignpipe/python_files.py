@@ -34,9 +34,7 @@ def locate(path: str, key: str) -> Located:
 
     Raises `ConfigError` for a file that cannot be read or is no Python, and for a function that is not in it.
     """
-    where, colon, name = path.strip().rpartition(":")
-    if not colon:
-        where, name = name, ""
+    where, name = split(path)
     file = Path(where).expanduser()
     if not file.is_file():
         told = "is a folder" if file.is_dir() else "there is no such file"
@@ -46,6 +44,12 @@ def locate(path: str, key: str) -> Located:
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot read {file}: {error.strerror}") from error
     return Located(file.absolute(), name_in(source, f"{key}={path}", name), source)
+
+
+def split(path: str) -> tuple[str, str]:
+    """The file and the function's name of `file.py:function`; the name is empty where only the file is given."""
+    where, colon, name = path.strip().rpartition(":")
+    return (where, name) if colon else (name, "")
 
 
 def name_in(source: bytes, at: str, name: str = "") -> str:
@@ -82,12 +86,16 @@ def name_in(source: bytes, at: str, name: str = "") -> str:
 
 def _bound(tree: ast.Module) -> set[str]:
     """Every name that the file binds at its top level: functions, and what it assigns or imports."""
-    found = set()
-    for node in ast.walk(tree):
+    found: set[str] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            continue  # what is bound inside is not the file's
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
         elif isinstance(node, ast.alias):
             found.add((node.asname or node.name).partition(".")[0])
+        waiting += ast.iter_child_nodes(node)
     return found

@@ -9,36 +9,61 @@ The simplest reward is a function, and the entry point names it (`acme = "acme_r
         \"\"\"Answers that say please.\"\"\"
         return [float("please" in sample.response.lower()) for sample in samples]
 
+One that is trained is a class with `fit(inputs, ctx)`, `save` and `load` (`TrainableReward`); it reads the data with
+`alignpipe.dataset.Dataset(inputs["dataset"].folder)`, imported where it is used. What `ctx` can do: `StageContext`.
+
 With options, which become `reward.<field>`: `@reward("polite", Options)` and `def polite(samples, options)`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignpipe.api import BuildContext, Component, Failure, Reward, Sample, Scores, TrainableReward, hookimpl
+from alignpipe.api import (
+    Artifact,
+    BuildContext,
+    Component,
+    Failure,
+    Port,
+    Reward,
+    Sample,
+    Scores,
+    StageContext,
+    TrainableReward,
+    hookimpl,
+)
 from alignpipe.api.components import Requirement
 from alignpipe.api.rewards import Answer, FailureKind, Message
+from alignpipe.errors import StageInterrupted
 from alignpipe.functions import FunctionReward
 
 __all__ = [
     "Answer",
+    "Artifact",
     "BuildContext",
+    "Columns",
     "Failure",
     "FailureKind",
     "Message",
+    "Port",
+    "Requirement",
     "Reward",
     "RewardPlugin",
     "Sample",
     "Scores",
+    "StageContext",
+    "StageInterrupted",
     "TrainableReward",
     "ask_function",
     "reward",
     "score_each",
 ]
+
+Columns = Sequence[str] | Mapping[str, Any]
+"""Names of columns of the prompt row; or by name an example of what stands there, for `plugins check`."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +77,10 @@ class RewardPlugin:
     Calling it with (options, context) builds the reward, as the factory of a component does.
     """
 
-    def __init__(self, target: Callable[..., Any], component: Component, columns: Sequence[str] = ()) -> None:
+    def __init__(self, target: Callable[..., Any], component: Component, columns: Columns = ()) -> None:
         self.target = target
         self.component = component
-        self.columns = tuple(columns)
+        self.columns = columns
         self.__doc__ = target.__doc__
 
     def __call__(self, options: Any, context: BuildContext) -> Reward:
@@ -75,7 +100,7 @@ class RewardPlugin:
 class _FunctionReward:
     """A function as a reward."""
 
-    def __init__(self, function: Callable[..., Any], options: Any, columns: tuple[str, ...]) -> None:
+    def __init__(self, function: Callable[..., Any], options: Any, columns: Columns) -> None:
         self.columns = columns
         self._function = function
         self._given = (options,)[: _positional(function) - 1]
@@ -91,8 +116,11 @@ def reward(
     *,
     summary: str | None = None,
     version: int = 1,
-    columns: Sequence[str] = (),
-    requires: tuple[Requirement, ...] = (),
+    columns: Columns = (),
+    requires: Sequence[Requirement] = (),
+    needs: Mapping[str, Port] | None = None,
+    uses: Sequence[str] = (),
+    parallel: bool = False,
 ) -> Callable[[Callable[..., Any]], RewardPlugin]:
     """Decorate a function or a class so that it is a plugin which offers `reward=<name>`.
 
@@ -101,10 +129,16 @@ def reward(
     `options` is a dataclass, every field with a default or required; `summary` is by default the first line of the
     docstring; raise `version` when the scores for the same options change; `columns` are the columns of the prompt row
     that a function reads (a class has an attribute of that name); `requires` names what the machine must have: `gpu`,
-    `network`, `sandbox`.
+    `network`, `sandbox`. What is trained (has `fit`) may say further what :class:`~alignpipe.api.Component` takes:
+    `needs`, other input ports than the dataset and the policy so far; `uses`, the slots that it reads in `ctx.slots`;
+    `parallel`, that all processes of a launch fit it together.
 
-    Raises `TypeError` for something that takes other arguments, `ValueError` for a name that cannot be an option.
+    Raises `TypeError` for something that takes other arguments, for text in place of a list, and for what only a
+    trained reward can say, `ValueError` for a name that cannot be an option and for a requirement that is not known.
     """
+    for key, value in (("columns", columns), ("requires", requires), ("uses", uses)):
+        if isinstance(value, str):
+            raise TypeError(f"@reward({name!r}): {key} must be a list of names, such as {key}=[{value!r}]")
 
     def decorate(target: Callable[..., Any]) -> RewardPlugin:
         least, most = (0, 2) if isinstance(target, type) else (1, 2)
@@ -113,9 +147,28 @@ def reward(
                 "(), (options) or (options, context)" if isinstance(target, type) else "(samples) or (samples, options)"
             )
             raise TypeError(f"@reward({name!r}): {target.__qualname__} must take {wanted}")
+        if "<locals>" in target.__qualname__:
+            raise TypeError(f"@reward({name!r}): {target.__qualname__} must stand at the top level of its module")
+        if isinstance(target, type) and columns:
+            raise TypeError(f"@reward({name!r}): a class names its columns by an attribute: columns = {columns!r}")
+        if (needs or uses or parallel) and not hasattr(target, "fit"):
+            raise TypeError(
+                f"@reward({name!r}): needs, uses and parallel are for a class with fit(inputs, ctx); "
+                f"{target.__qualname__} has none"
+            )
         told = summary or (inspect.getdoc(target) or "").partition("\n")[0] or f"offered by {target.__module__}"
-        factory = f"{target.__module__}:{target.__qualname__}"
-        component = Component("reward", name, options, factory, told, version, requires=requires)
+        component = Component(
+            "reward",
+            name,
+            options,
+            f"{target.__module__}:{target.__qualname__}",
+            told,
+            version,
+            needs=needs or {},
+            uses=tuple(uses),
+            parallel=parallel,
+            requires=tuple(requires),
+        )
         return RewardPlugin(target, component, columns)
 
     return decorate
@@ -137,7 +190,7 @@ def ask_function(function: Callable[..., Any], samples: Sequence[Sample], **opti
 
 async def score_each(
     samples: Sequence[Sample],
-    score_one: Callable[[Sample], Awaitable[float]],
+    score_one: Callable[[Sample], Awaitable[float | None]],
     *,
     concurrency: int = 16,
     timeout: float | None = None,
@@ -151,7 +204,7 @@ async def score_each(
     gate = asyncio.Semaphore(concurrency)
     failures: dict[int, Failure] = {}
 
-    async def one(index: int, sample: Sample) -> float:
+    async def one(index: int, sample: Sample) -> float | None:
         async with gate:
             try:
                 async with asyncio.timeout(timeout):

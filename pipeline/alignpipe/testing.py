@@ -23,7 +23,9 @@ __all__ = ["reward_contract"]
 def reward_contract(option: str, *overrides: str, samples: Sequence[Sample] | None = None) -> Callable[..., None]:
     """A pytest test, one case per check, of the installed reward `option` with overrides as on the command line.
 
-    `samples` to try it on are by default built-in ones, whose rows hold a text in every column that it reads.
+    `samples` to try it on are by default built-in ones, whose rows hold a text in every column that it reads, or the
+    example that it gives of it (`columns`). A check that cannot be made on them is skipped and says why. A batch may
+    take 30 seconds, or what an override `scoring.deadline=<seconds>` says.
     """
     import pytest
 

@@ -46,7 +46,7 @@ def test_the_trained_one(found: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,response\nHello,I am sorry\n")
     stored = f"store:{summary['stages']['reward']['digest'][:12]}"
     scored = succeed(alignpipe(tmp_path, "score", "--reward", stored, "--data", "a.csv", **found)).stdout
-    assert f"reward acme_words ({stored}) on a.csv: 1 samples" in scored
+    assert "reward acme_words (acme-reward 0.1.0) on a.csv: 1 samples" in scored
 
 
 def test_both_in_a_mix(found: dict[str, str], tmp_path: Path) -> None:

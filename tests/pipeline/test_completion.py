@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -70,10 +71,26 @@ def complete(tmp_path: Path, fake_pipeline: Path):
         ("alignpipe store pl", []),
         ("alignpipe model=toy pl", []),
         ("alignpipe model=toy reward=acme reward.scal=1 reward.", []),
+        ("alignpipe reward=acme +reward@reward.members.a=b", ["+reward@reward.members.a=bradley_terry"]),
+        ("alignpipe reward=acme +reward@reward.mem", []),
+        ("alignpipe plan +scale/tiny/reward@reward.members.a=", ["+scale/tiny/reward@reward.members.a=bradley_terry"]),
+        ("alignpipe reward=acme +reward@reward.members.ab=acme reward.weights.a", ["reward.weights.ab="]),
+        ("alignpipe reward=acme +reward@reward.members.ab=acme reward.scale.", []),
+        ("alignpipe reward=acme reward.weights.", []),
+        ("alignpipe -m model=toy reward=acme,", ["reward=acme,bradley_terry"]),
+        ("alignpipe -m model=toy sft=standard reward=acme,x", []),
+        ("alignpipe plugins check reward/acme +reward@reward.members.a=ac", ["+reward@reward.members.a=acme"]),
     ],
 )
 def test_tab(line: str, words: list[str], complete) -> None:
     assert complete(line) == words
+
+
+def test_an_interactive_shell_does_not_break_words_at_the_at_sign(complete, tmp_path: Path) -> None:
+    environ = {**command_environment(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    code = 'COMP_WORDBREAKS=\'@=:\'; eval "$(alignpipe -sc install=bash)"; echo "[$COMP_WORDBREAKS]"'
+    done = subprocess.run(["bash", "--norc", "-c", code], env=environ, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "[:]\n"
 
 
 def test_an_empty_word_offers_subcommands_and_overrides(complete) -> None:

@@ -106,6 +106,12 @@ def test_a_plugin_may_be_an_object_or_a_class(install_fake_plugin: InstallFakePl
         (component_source("reward", "Bad-Name"), "ValueError: component name 'Bad-Name'"),
         (component_source("reward", "acme", api="(9, 0)"), "written for plugin API 9.0, this alignpipe has"),
         (
+            component_source("reward", "acme", api="'2.0'"),
+            "api of reward/acme must be a pair of whole numbers, (major, m",
+        ),
+        (component_source("reward", "acme", api="2"), "as in (1, 0), not 2"),
+        (component_source("reward", "acme", api="('1', '0')"), "as in (1, 0), not ('1', '0')"),
+        (
             "from alignpipe.api import hookimpl\n@hookimpl\ndef alignpipe_componets():\n    return []\n",
             "unknown hook 'alignpipe_componets'",
         ),

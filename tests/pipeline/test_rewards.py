@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 
 import alignpipe.rewards as rewards
 from alignpipe.api import HookSpecs, Sample
-from alignpipe.rewards import RewardPlugin, Scores, reward, score_each
+from alignpipe.rewards import Port, RewardPlugin, Scores, reward, score_each
 
 SAMPLES = [Sample("p", "please"), Sample("p", "no")]
 
@@ -58,8 +59,8 @@ class Bare:
 def test_what_is_offered_is_pinned() -> None:
     """Names may be added within API version 1; none may go, and no signature may change in kind."""
     assert {
-        "Answer", "BuildContext", "Failure", "FailureKind", "Message", "Reward", "RewardPlugin", "Sample", "Scores",
-        "TrainableReward", "reward", "score_each",
+        "Answer", "Artifact", "BuildContext", "Columns", "Failure", "FailureKind", "Message", "Port", "Requirement",
+        "Reward", "RewardPlugin", "Sample", "Scores", "StageContext", "TrainableReward", "reward", "score_each",
     } <= set(rewards.__all__)  # fmt: skip
     sample = Sample(
         "p", "r", messages=[{"role": "user", "content": "p"}], row={"answer": 1}, prompt_ids=[1], ended=True
@@ -67,6 +68,12 @@ def test_what_is_offered_is_pinned() -> None:
     assert (sample.prompt, sample.response, sample.row["answer"], sample.ended) == ("p", "r", 1, True)
     scores = Scores([1.0], parts={"a": [1.0]}, per_token=[[1.0]], failures={0: rewards.Failure("refused", "why")})
     assert (scores.total, scores.failures[0].kind) == ([1.0], "refused")
+
+
+def test_what_the_decorator_takes_is_pinned() -> None:
+    """Arguments may be added within API version 1; none may go."""
+    arguments = ["name", "options", "summary", "version", "columns", "requires", "needs", "uses", "parallel"]
+    assert list(inspect.signature(reward).parameters)[: len(arguments)] == arguments
 
 
 def test_a_function_is_a_whole_plugin() -> None:
@@ -99,7 +106,52 @@ def test_what_cannot_be_a_reward() -> None:
             def __init__(self, a, b, c) -> None: ...
 
     with pytest.raises(ValueError, match="must match"):
-        reward("Not-A-Name")(lambda samples: samples)
+        reward("Not-A-Name")(polite.target)
+
+
+@reward("needy", columns={"answer": "4"}, requires=["gpu", "network"])
+def needy(samples):
+    return [0.0 for _ in samples]
+
+
+@reward("taught", needs={"dataset": Port("dataset")}, uses=["model"], parallel=True, requires=("sandbox",))
+class Taught(Bare.target):
+    def fit(self, inputs, ctx) -> None: ...
+
+
+def test_declared_needs_reach_the_component() -> None:
+    assert needy.component.requires == ("gpu", "network")
+    assert needy(needy.component.config(), None).columns == {"answer": "4"}
+    component = Taught.component
+    assert (component.needs, component.uses, component.parallel) == ({"dataset": Port("dataset")}, ("model",), True)
+    assert component.requires == ("sandbox",)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"requires": "gpu"}, TypeError, r"requires must be a list of names, such as requires=\['gpu'\]"),
+        ({"columns": "answer"}, TypeError, r"columns must be a list of names, such as columns=\['answer'\]"),
+        ({"requires": ["tpu"]}, ValueError, "reward/odd requires 'tpu'; what can be required: gpu, network, sandbox"),
+        ({"uses": ["model"]}, TypeError, r"needs, uses and parallel are for a class with fit\(inputs, ctx\)"),
+        ({"parallel": True}, TypeError, "needs, uses and parallel are for"),
+    ],
+)
+def test_needs_that_cannot_be_declared(given: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        reward("odd", **given)(polite.target)
+
+
+def test_a_reward_inside_a_function_cannot_be_found_again() -> None:
+    def inner(samples): ...
+
+    with pytest.raises(TypeError, match=r"<locals>\.inner must stand at the top level of its module"):
+        reward("odd")(inner)
+
+
+def test_a_class_names_its_columns_itself() -> None:
+    with pytest.raises(TypeError, match="a class names its columns by an attribute"):
+        reward("odd", columns=["answer"])(Bare.target)
 
 
 def test_each_sample_by_itself() -> None:

@@ -67,10 +67,26 @@ def test_the_lines_of_the_table() -> None:
     interval = f"0.625 [{figures['win_rate_low']:.3f}, {figures['win_rate_high']:.3f}]"
     assert rows_of("gold", figures, 0.95) == [
         ["gold", 1.25, 1.5],
+        ["  tone", 0.25, 0.5],
         ["gold win rate [95%]", None, interval],
         ["gold, prompts swapped", None, 0.5],
     ]
-    assert rows_of("gold", compared(theirs=None), 0.95) == [["gold", None, 1.5]]
+    assert rows_of("gold", compared(theirs=None), 0.95) == [["gold", None, 1.5], ["  tone", None, 0.5]]
+
+
+def test_of_many_parts_eight_are_shown() -> None:
+    ours = Scored([1.0, 2.0], {f"part{number}": [float(number)] * 2 for number in range(11)})
+    lines = rows_of("reward", compared(ours, theirs=None), 0.95)
+    assert [line[0] for line in lines[1:9]] == [f"  part{number}" for number in range(8)]
+    assert lines[9:] == [["  ... 3 more in summary.json", "", ""]]
+
+
+def test_without_a_prompt_that_has_both_scores_nobody_wins() -> None:
+    nan, other = float("nan"), Failure("not_applicable", "other rows")
+    ours, theirs = Scored([1.0, nan], {}, failures={1: other}), Scored([nan, 2.0], {}, failures={0: other})
+    figures = compared(ours, theirs)
+    assert (figures["mean"], figures["baseline_mean"], figures["failures"]) == (1.0, 2.0, 2.0)
+    assert rows_of("reward", figures, 0.95) == [["reward", 2.0, 1.0]]
 
 
 def test_an_answer_without_a_score_counts_nowhere() -> None:

@@ -117,6 +117,7 @@ def test_the_files(tmp_path: Path) -> None:
     assert written["samples"] == lines[:2]
     assert [row[0] for row in written["rows"]] == [
         "reward",
+        "  own",
         "reward win rate [95%]",
         "reward, prompts swapped",
         "gold",

@@ -9,7 +9,7 @@ import pytest
 
 from alignpipe.api import Sample, Scoring, Selected
 from alignpipe.errors import AlignpipeError, ConfigError, RewardError
-from alignpipe.rewarding.artifact import open_reward, save_reward
+from alignpipe.rewarding.artifact import open_stored, save_reward
 from alignpipe.rewarding.judge import Judge
 from alignpipe_plugins.function_reward.config import FunctionConfig
 from alignpipe_plugins.function_reward.reward import build
@@ -99,7 +99,7 @@ def test_the_artifact_keeps_the_file_and_another_file_gives_other_bytes(file: Pa
     context = FakeContext(
         tmp_path, builders={"reward/function": lambda config: build(FunctionConfig(config["path"]), None)}
     )  # type: ignore[arg-type]
-    assert open_reward(tmp_path / "2.0", context).score(SAMPLES) == [2.0, 0.0]
+    assert open_stored(tmp_path / "2.0", context, Scoring()).reward.score(SAMPLES) == [2.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,7 @@ def test_the_artifact_keeps_the_file_and_another_file_gives_other_bytes(file: Pa
         ("nowhere.py:score", "nowhere.py: there is no such file; write file.py:function"),
         (".:score", "is a folder"),
         ("{file}:scoer", r"no function 'scoer' \(did you mean 'score'\?\); its functions: score, exact, decorated"),
+        ("{file}:truth", "no function 'truth'"),
     ],
 )
 def test_paths_that_lead_nowhere(path: str, message: str, file: Path) -> None:

@@ -80,7 +80,13 @@ def test_a_weighted_sum_with_a_clip_by_hand(tmp_path: Path) -> None:
     )
     scores = score(mix, "please", "one two three four", "")
     assert scores.total == [0.5 * 1 + 1, 0.5 * 3 + 0, 0.5 * 1 + 0]
-    assert scores.parts == {"words": [1.0, 4.0, 0.0], "polite": [1.0, 0.0, 0.0]}  # as they said it
+    assert scores.parts == {
+        "words": [1.0, 4.0, 0.0],  # as they said it
+        "polite": [1.0, 0.0, 0.0],
+        "contribution/words": [0.5, 1.5, 0.5],  # as it went into the total
+        "contribution/polite": [1.0, 0.0, 0.0],
+        "clipped/words": [0.0, 1.0, 1.0],
+    }
     assert scores.failures == {}
     assert isinstance(mix, Reward)
     assert not isinstance(mix, TrainableReward)
@@ -112,6 +118,48 @@ def test_parts_of_parts_and_a_mix_in_a_mix(tmp_path: Path) -> None:
         "inner": [0.0], "inner/rules": [0.0], "inner/rules/wanted": [1.0], "inner/rules/length": [-1.0], "n": [2.0],
     }  # fmt: skip
     assert score(outer, "a").total == [1.0]
+
+
+def test_contributions_add_up_to_the_total_where_they_are_not_what_the_members_said(tmp_path: Path) -> None:
+    made = {"n": Written(words), "m": Written(lambda text: 3.0 * words(text)), "curve": Written(words)}
+    bare = score(mixed(tmp_path, made, weights={"curve": 0.0}), "a b")
+    assert (bare.total, bare.parts) == ([8.0], {"n": [2.0], "m": [6.0], "curve": [2.0]})
+    mix = mixed(tmp_path, made, weights={"m": -0.5, "curve": 0.0})
+    mix.scales["n"] = Scale(gain=2.0, bias=-1.0)
+    scores = score(mix, "a b")
+    assert {name: values for name, values in scores.parts.items() if "/" in name} == {
+        "contribution/n": [3.0], "contribution/m": [-3.0],
+    }  # fmt: skip
+    assert scores.total == [0.0]
+    assert not any("/" in name for name in score(mixed(tmp_path, made, combine=Combine.min), "a b").parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"combine": Combine.sum, "weights": {"maths": 2.0}}, [2.0, 12.0]),
+        ({"combine": Combine.min}, [2.0, 2.0]),
+        ({"combine": Combine.mean_minus_spread}, [2.0, 3.5 - 1.5]),
+    ],
+)
+def test_a_member_that_does_not_apply_takes_no_part(options, expected: list[float], tmp_path: Path) -> None:
+    maths = Written(lambda text: 5.0 if "=" in text else None)
+    scored = Judge(
+        mixed(tmp_path, {"n": Written(words), "maths": maths}, **options), "mix", Scoring(failure_budget=0.0)
+    ).score(samples("a b", "1 =1"))
+    assert scored.total == expected
+    assert scored.failures == {}
+    assert math.isnan(scored.parts["maths"][0])
+    assert scored.parts["maths"][1] == 5.0
+
+
+def test_a_sample_that_no_counting_member_applies_to_has_no_score(tmp_path: Path) -> None:
+    maths = Written(lambda text: 5.0 if "=" in text else None)
+    mix = mixed(tmp_path, {"curve": Written(words), "maths": maths}, weights={"curve": 0.0})
+    scored = Judge(mix, "mix", Scoring(failure_budget=0.0)).score(samples("a b", "1 =1"))
+    assert scored.kept == [1]
+    assert scored.failures[0].kind == "not_applicable"
+    assert scored.failures[0].message.startswith("member maths: ")
 
 
 def test_a_failure_of_a_member_is_the_samples_and_names_it(tmp_path: Path) -> None:
@@ -207,7 +255,7 @@ def test_a_normalised_split_adds_up(tmp_path: Path) -> None:
 
 def test_columns_are_those_of_all_members(tmp_path: Path) -> None:
     mix = mixed(tmp_path, {"a": Written(words, ("answer", "x")), "b": Written(words), "c": Written(words, ("answer",))})
-    assert mix.columns == ("answer", "x")
+    assert mix.columns == {"answer": None, "x": None}
 
 
 def test_batches_and_order_change_nothing(tmp_path: Path) -> None:
@@ -385,6 +433,7 @@ def test_a_folder_of_another_mix_is_refused(tmp_path: Path) -> None:
         ({"clip": {"a": [1.0, -1.0]}}, r"clip.a must be \[lowest,highest\], got \[1.0, -1.0\]"),
         ({"clip": {"a": [1.0]}}, r"clip.a must be \[lowest,highest\]"),
         ({"normalise_samples": 1}, "normalise_samples must be at least 2"),
+        ({"members": members("contribution")}, "members.contribution: the mix names parts of its own so"),
     ],
 )
 def test_options_that_make_no_sense(options, message: str) -> None:

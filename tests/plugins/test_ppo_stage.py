@@ -44,7 +44,7 @@ def data(folder: Path, *, heldout: int = 4, gold: bool = False, rows: list[dict[
 
 def reward(folder: Path, name: str = "counting") -> Artifact:
     folder.mkdir(exist_ok=True)
-    (folder / "reward.json").write_text(json.dumps({"name": name, "version": 1, "config": {}}))
+    (folder / "reward.json").write_text(json.dumps({"name": name, "version": 1, "offered_by": "a test", "config": {}}))
     return Artifact("reward", "reward", folder, "digest")
 
 

@@ -166,7 +166,7 @@ def test_columns_for_the_entry_point_and_the_setup() -> None:
     options = {"tests": "test", "entry_point": "name", "setup": "code"}
     assert scored(["def root(x):\n    return isqrt(x)"], row, **options).total == [1.0]
     reward = UnitTestsReward(UnitTestsConfig(**options))
-    assert reward.columns == ("test", "name", "code")
+    assert list(reward.columns) == ["test", "name", "code"]
     assert isinstance(reward, Reward)
     with pytest.raises(DataError, match="reads the column 'name'"):
         Judge(reward, "reward unit_tests").check_columns([{"prompt": "", "test": ""}], "training prompts")
@@ -223,6 +223,13 @@ def test_no_sandbox_no_run(monkeypatch) -> None:
             Judge(reward, "reward unit_tests", PATIENT).score([Sample("p", response, row={"tests": ASSERTS})])
         assert "(refused: 1)" in str(caught.value)
         assert "bubblewrap: bwrap is not on PATH; install the package bubblewrap" in str(caught.value)
+
+
+def test_a_run_without_a_sandbox_is_refused_before_any_work(monkeypatch) -> None:
+    UnitTestsConfig().check_machine()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RewardError, match=r"no sandbox for reward\.isolation=bubblewrap .*bwrap is not on PATH"):
+        UnitTestsConfig(isolation=Isolation.bubblewrap).check_machine()
 
 
 def test_what_does_not_hold_is_refused_and_named(monkeypatch) -> None:

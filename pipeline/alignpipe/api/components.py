@@ -51,7 +51,8 @@ class Component:
     `requires` is what the machine must have: a run without a GPU refuses what needs one, `plugins show` tells the rest.
 
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
-    (the option's name is put there), a factory that is not `module:attribute`, and a requirement that is not known.
+    (the option's name is put there), a factory that is not `module:attribute`, an `api` that is no pair of numbers, and
+    a requirement that is not known.
     """
 
     group: str
@@ -76,6 +77,11 @@ class Component:
         if any(entry.name == "name" for entry in fields(self.config)):
             raise ValueError(
                 f"config of {self.group}/{self.name} must not have a field 'name': the option's name goes there"
+            )
+        if not (isinstance(self.api, tuple) and len(self.api) == 2 and all(type(part) is int for part in self.api)):
+            raise ValueError(
+                f"api of {self.group}/{self.name} must be a pair of whole numbers, (major, minor) as in "
+                f"{API_VERSION}, not {self.api!r}"
             )
         unknown = [need for need in self.requires if need not in get_args(Requirement)]
         if unknown:

@@ -12,7 +12,10 @@ from alignpipe.api.artifacts import Artifact
 from alignpipe.api.stages import StageContext
 
 Message = Mapping[str, str]
-FailureKind = Literal["timeout", "exception", "nan", "count", "refused"]
+FailureKind = Literal["timeout", "exception", "nan", "count", "refused", "not_applicable"]
+"""Why a sample has no score: nothing came in time; the reward raised; a score was no finite number; scores and samples
+did not match in number; the reward (a sandbox, a service) would not score it; the reward has nothing to say about
+samples of this kind, which is no fault and does not count towards `scoring.failure_budget`."""
 
 
 class Sample:
@@ -88,27 +91,31 @@ class Failure:
 class Scores:
     """What a reward says of a batch: one number per sample, and per sample the named parts it was made of.
 
+    None as a total says that the reward does not apply to this sample (a failure of the kind `not_applicable`), None in
+    a part that the sample does not have this part.
+
     `per_token` splits each total over the tokens of the response (`response_ids`): every row adds up to its total, and
     PPO places it token by token instead of on the last one. A sample listed in `failures` (by its place in the batch)
     has no score: its entries elsewhere are ignored, and it is never counted as 0.
     """
 
-    total: Sequence[float]
-    parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    total: Sequence[float | None]
+    parts: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     per_token: Sequence[Sequence[float]] | None = None
     failures: Mapping[int, Failure] = field(default_factory=dict)
 
 
-Answer = Scores | Sequence[float]
+Answer = Scores | Sequence[float | None]
 """What `score` gives."""
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores a batch of samples; one finite float per sample, or :class:`Scores` for parts and failures.
+    """Scores a batch of samples: one finite float per sample (None where it does not apply), or :class:`Scores`.
 
-    An attribute `columns`, if there is one, names the columns of the prompt row that it reads. `save(folder)` and
-    `load(folder)`, if there are both, keep something in the artifact, from which later stages open the reward.
+    An attribute `columns`, if there is one, names the columns of the prompt row that it reads; a mapping gives an
+    example of what stands in each as well, for `plugins check`. `save(folder)` and `load(folder)`, if there are both,
+    keep something in the artifact, from which later stages open the reward.
     """
 
     def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:

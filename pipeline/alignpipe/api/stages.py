@@ -17,8 +17,11 @@ class BuildContext(Protocol):
 
     seed: int
     """The run's seed."""
-    device: str
-    """A torch device string: `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    @property
+    def device(self) -> str:
+        """A torch device string: `cpu`, `cuda`, `cuda:1`, `mps`."""
+        ...
 
     def build(self, selected: Selected) -> Any:
         """Build another component (a nested reward, the model source ...); its config may be plain data."""

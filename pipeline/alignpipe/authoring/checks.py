@@ -10,18 +10,20 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from enum import Enum
-from typing import Any, Literal
+from typing import Literal
 
-from alignpipe.api import Failure, Sample, Scores
+from alignpipe.api import Failure, Reward, Sample, Scores
+from alignpipe.api.rewards import FailureKind
 from alignpipe.authoring import samples as built_in
-from alignpipe.authoring.candidate import Candidate, NotApplicable
-from alignpipe.authoring.choosing import choose
+from alignpipe.authoring.candidate import Candidate, NotTried
+from alignpipe.authoring.choosing import as_overrides, choose
 from alignpipe.errors import AlignpipeError
 from alignpipe.registry import plugin_module
+from alignpipe.rewarding.artifact import Kept
 from alignpipe.rewarding.judge import Scored
+from alignpipe.rewarding.worker import Overdue, Worker
 
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "datasets", "pyarrow", "accelerate", "wandb", "numpy", "pandas")
 """What no plugin's module may import: everybody would wait for it at every TAB."""
@@ -31,6 +33,17 @@ _TOLERANCE = 1e-4
 """How far two scores of one sample may be apart, in units of the score (of 1, if it is smaller): batches round."""
 _BATCH = 512
 _TIMED = 1000
+_KINDS: Mapping[FailureKind | str, str] = {
+    "timeout": "too late",
+    "exception": "an exception",
+    "nan": "no finite number",
+    "count": "wrong count",
+    "refused": "refused",
+    "not_applicable": "not applicable",
+}
+_SUITABLE = "try it on rows of your own (--data FILE), or give an example in its `columns`: {<column>: <example>}"
+_NO_FAULT = {"refused", "not_applicable"}
+"""Why a sample may go without a score and nothing be wrong."""
 
 
 class CheckFailed(Exception):
@@ -80,141 +93,130 @@ def options(candidate: Candidate) -> str:
         raise CheckFailed(f"{type(config).__name__} cannot be pickled: {type(error).__name__}: {error}") from error
     if asdict(again) != asdict(config):
         raise CheckFailed(f"pickled, {config} becomes {again}")
-    given = list(_as_overrides(config))
+    given = as_overrides(config)
     try:
-        again = choose(chosen.selected.name, given).selected.config
+        back = choose(chosen.selected.name, [word for words in given.values() for word in words]).selected.config
     except AlignpipeError as error:
         raise CheckFailed(f"its own values cannot be given back on the command line: {error}") from error
-    left_out = [
-        entry.name for entry in fields(config) if not any(text.startswith(f"reward.{entry.name}=") for text in given)
-    ]
-    differ = [
-        entry.name
-        for entry in fields(config)
-        if entry.name not in left_out and getattr(again, entry.name) != getattr(config, entry.name)
-    ]
+    differ = [name for name in given if getattr(back, name) != getattr(config, name)]
     if differ:
         raise CheckFailed(f"given on the command line, {', '.join(differ)} come back as something else")
     bare = [entry.name for entry in fields(config) if not entry.metadata.get("help")]
     note = f"; without help text: {', '.join(bare)}" if bare else ""
-    return f"{len(fields(config))} options{note}"
+    count = len(fields(config))
+    return f"{count} option{'' if count == 1 else 's'}{note}"
 
 
 def one_score_each(candidate: Candidate) -> str:
     """As many scores as samples, for many and for one, and no sample raises."""
-    reward = candidate.fresh()
-    scored = _asked(candidate, reward, candidate.samples)
+    scored = _first(candidate)
     if not scored.failures:  # the judge halves a batch that goes wrong, which mends a wrong count for ones
-        answer = candidate.answer(reward, candidate.samples)
+        answer = Worker().call(lambda: candidate.reward.score(candidate.samples), candidate.scoring.deadline)
         count = len(answer.total if isinstance(answer, Scores) else answer)
         if count != len(candidate.samples):
-            raise CheckFailed(f"{count} scores for {_of(candidate.samples)}; there must be one each, in order")
-    wrong = {place: failure for place, failure in scored.failures.items() if failure.kind in ("count", "exception")}
-    if wrong:
-        place, failure = next(iter(wrong.items()))
-        hint = (
-            "; name the columns of the prompt row that it reads in `columns`" if "KeyError" in failure.message else ""
-        )
-        raise CheckFailed(f"{len(wrong)} of {_of(candidate.samples)}: {_told(candidate.samples[place], failure)}{hint}")
-    _asked(candidate, reward, candidate.samples[:1])
+            raise CheckFailed(f"{count} scores for {len(candidate.samples)} samples; there must be one each, in order")
+    _none_of(("count", "exception"), candidate, scored)
+    _asked(candidate, candidate.reward, [candidate.samples[scored.kept[0]]])
     parts = f", parts {', '.join(scored.parts)}" if scored.parts else ", no parts"
-    refused = f", {len(scored.failures)} failed ({_counts(scored)})" if scored.failures else ""
-    return f"{_of(candidate.samples)}{parts}{refused}"
+    counts = " and ".join(f"{count} {_KINDS[kind]}" for kind, count in scored.failure_counts().items())
+    without = f"; the other {len(scored.failures)} have none: {counts}" if scored.failures else ""
+    of = f"{len(scored.kept)} of {len(candidate.samples)}" if scored.failures else f"{len(candidate.samples)}"
+    return f"{of} samples have a score{parts}{without}"
 
 
 def finite(candidate: Candidate) -> str:
     """Every score and every part is a finite number, or a failure that says why not."""
-    scored = _asked(candidate, candidate.fresh(), candidate.samples)
-    wrong = {place: failure for place, failure in scored.failures.items() if failure.kind == "nan"}
-    if wrong:
-        place, failure = next(iter(wrong.items()))
-        raise CheckFailed(f"{len(wrong)} of {_of(candidate.samples)}: {_told(candidate.samples[place], failure)}")
+    scored = _first(candidate)
+    _none_of(("nan",), candidate, scored)
     values = [scored.total[place] for place in scored.kept]
     if len(values) > 1 and min(values) == max(values):
-        return f"every sample scores {values[0]:g}: nothing can be learned from that"
-    return f"from {min(values):g} to {max(values):g}"
+        return f"every sample scores {values[0]:zg}: nothing can be learned from that"
+    return f"from {min(values):zg} to {max(values):zg}"
 
 
 def order(candidate: Candidate) -> str:
     """A sample's score does not depend on its place in the batch."""
-    reward = candidate.fresh()
-    first = _asked(candidate, reward, candidate.samples)
+    first = _first(candidate)
     places = list(range(len(candidate.samples)))
     random.Random(1).shuffle(places)
-    shuffled = _asked(candidate, reward, [candidate.samples[place] for place in places])
+    shuffled = _asked(candidate, candidate.reward, [candidate.samples[place] for place in places])
+    found = _outcomes(shuffled)
     back = sorted(range(len(places)), key=places.__getitem__)
-    _same(candidate, first, [shuffled.total[place] for place in back], "in another order")
+    _same(candidate, first, [found[place] for place in back], "in another order")
     return "shuffled, the same scores"
 
 
 def batch(candidate: Candidate) -> str:
     """A sample's score does not depend on what else is in the batch."""
-    reward = candidate.fresh()
-    first = _asked(candidate, reward, candidate.samples)
-    alone = [_alone(candidate, reward, sample) for sample in candidate.samples]
+    first = _first(candidate)
+    alone = []
+    for sample in candidate.samples:
+        scored = candidate.ask(candidate.reward, [sample])
+        if "timeout" in scored.failure_counts():
+            raise CheckFailed(f"asked about {_quoted(sample)} alone, it gave {scored.failures[0].message}")
+        alone += _outcomes(scored)
     _same(candidate, first, alone, "asked about alone")
     return "one by one, the same scores"
 
 
 def seed(candidate: Candidate) -> str:
     """Built twice with the same seed, it gives the same scores, whatever else drew random numbers."""
-    totals = []
-    for number in (1, 2):
-        _stir(number)
-        totals.append(_asked(candidate, candidate.fresh(), candidate.samples))
-    _same(candidate, totals[0], totals[1].total, "built a second time with the same seed")
+    first = _first(candidate)
+    _stir()
+    again = _asked(candidate, candidate.fresh(), candidate.samples)
+    _same(candidate, first, _outcomes(again), "built a second time with the same seed")
     return "built twice, the same scores"
 
 
 def save_and_load(candidate: Candidate) -> str:
     """What was trained, or is kept, scores the same after save and load."""
-    if not candidate.keeps:
-        raise NotApplicable("it keeps nothing: its options say all")
-    reward = candidate.trained or candidate.fresh()
+    if not isinstance(candidate.chosen.build(), Kept):
+        return "it keeps nothing: its options say all"
+    _first(candidate)
+    trained = candidate.trained
+    reward = trained or candidate.fresh()
     before = _asked(candidate, reward, candidate.samples)
     opened = candidate.opened(reward, "again")
-    _same(candidate, before, _asked(candidate, opened, candidate.samples).total, "after save and load")
-    return "trained, saved and loaded" if candidate.trained is not None else "saved and loaded"
+    _same(candidate, before, _outcomes(_asked(candidate, opened, candidate.samples)), "after save and load")
+    return "trained, saved and loaded" if trained is not None else "saved and loaded"
 
 
 def failures(candidate: Candidate) -> str:
     """Odd samples and missing columns get a score or a typed failure, never an exception or a made-up number."""
-    reward = candidate.fresh()
-    row = candidate.samples[0].row
-    strange = built_in.odd(row)
-    scored = _asked(candidate, reward, [*candidate.samples[:1], *strange])
+    usual = candidate.samples[_first(candidate).kept[0]]
+    strange = built_in.odd(usual.row)
+    scored = candidate.ask(candidate.reward, [usual, *strange])
     for place, failure in scored.failures.items():
-        if failure.kind != "refused":
-            sample = [*candidate.samples[:1], *strange][place]
-            raise CheckFailed(f"{failure.kind}, {_told(sample, failure)}")
-    for column in candidate.columns:
-        bare = [
-            Sample(
-                sample.prompt,
-                sample.response,
-                row={name: value for name, value in sample.row.items() if name != column},
+        if failure.kind == "timeout":
+            raise CheckFailed(
+                f"asked about odd samples (empty, very long, control characters), it gave {failure.message}"
             )
-            for sample in candidate.samples[:4]
-        ]
-        if not math.isnan(_alone(candidate, reward, bare[0])):
+        if failure.kind not in _NO_FAULT:
+            raise CheckFailed(f"{failure.kind}, {_told([usual, *strange][place], failure)}")
+    for column in candidate.columns:
+        row = {name: value for name, value in usual.row.items() if name != column}
+        try:
+            bare = candidate.ask(candidate.reward, [Sample(usual.prompt, usual.response, row=row)])
+        except AlignpipeError:  # it says in words that it cannot work so
+            continue
+        if bare.kept:
             raise CheckFailed(
                 f"it says that it reads the column {column!r}, and scores a sample without it all the same"
             )
-    refused = f", {len(scored.failures)} of them refused" if scored.failures else ""
-    return f"{len(strange)} odd samples{refused}" + (
-        f"; {', '.join(candidate.columns)} missed" if candidate.columns else ""
-    )
+    refused = f", {len(scored.failures)} of them without a score" if scored.failures else ""
+    missed = f"; {', '.join(candidate.columns)} missed" if candidate.columns else ""
+    return f"{len(strange)} odd samples{refused}{missed}"
 
 
 def speed(candidate: Candidate) -> str:
     """A batch is scored well within the deadline."""
-    reward = candidate.fresh()
-    samples = list(candidate.samples)
-    _asked(candidate, reward, samples[:1])  # whatever is loaded on first use
-    seconds = _timed(candidate, samples)
+    kept = _first(candidate).kept
+    reward, samples = candidate.fresh(), list(candidate.samples)
+    _asked(candidate, reward, [samples[kept[0]]])  # whatever is loaded on first use
+    seconds = _timed(candidate, reward, samples)
     if seconds * _TIMED / len(samples) < 5:
         samples = (samples * math.ceil(_TIMED / len(samples)))[:_TIMED]
-        seconds = _timed(candidate, samples, reward)
+        seconds = _timed(candidate, reward, samples)
     rate = seconds / len(samples)
     deadline = candidate.chosen.settings.scoring.deadline
     if deadline is not None and rate * _BATCH > deadline:
@@ -242,93 +244,96 @@ def verdict(name: str, candidate: Candidate) -> Verdict:
     """Run one check; whatever it meets becomes part of the verdict."""
     try:
         return Verdict(name, "ok", CHECKS[name](candidate))
-    except NotApplicable as reason:
+    except NotTried as reason:
         return Verdict(name, "skipped", str(reason))
-    except (CheckFailed, AlignpipeError) as error:
-        return Verdict(name, "failed", str(error))
+    except (CheckFailed, AlignpipeError, Overdue) as error:
+        why = str(error)
     except Exception as error:  # the reward's own, from its factory, fit, save or load
-        return Verdict(name, "failed", f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+    before = candidate.told.setdefault(why, name)
+    return Verdict(name, "failed", why) if before == name else Verdict(name, "skipped", f"as for '{before}'")
 
 
-def _asked(candidate: Candidate, reward: Any, samples: Sequence[Sample]) -> Scored:
-    try:
-        return candidate.ask(reward, samples)
-    except AlignpipeError as error:
-        hint = "" if candidate.own_samples else " (--data tries it on rows of your own)"
-        raise CheckFailed(f"no sample gets a score: {str(error).splitlines()[-1]}{hint}") from error
+def _first(candidate: Candidate) -> Scored:
+    """What it says of the samples, at least one of which has a score."""
+    return _with_scores(candidate, candidate.samples, candidate.first())
 
 
-def _alone(candidate: Candidate, reward: Any, sample: Sample) -> float:
-    """The score of one sample asked about by itself; NaN if it gets none."""
-    try:
-        return candidate.ask(reward, [sample]).total[0]
-    except AlignpipeError:
-        return math.nan
+def _asked(candidate: Candidate, reward: Reward, samples: Sequence[Sample]) -> Scored:
+    return _with_scores(candidate, samples, candidate.ask(reward, samples))
 
 
-def _same(candidate: Candidate, first: Scored, second: Sequence[float], how: str) -> None:
+def _with_scores(candidate: Candidate, samples: Sequence[Sample], scored: Scored) -> Scored:
+    """Raise `NotTried` where the built-in samples do not suit, `CheckFailed` where none gets a score otherwise."""
+    if scored.kept:
+        return scored
+    kinds, failure = set(scored.failure_counts()), scored.failures[0]
+    if failure.kind == "timeout":
+        hint = "; scoring.deadline=<seconds> gives it longer"
+        raise CheckFailed(f"{len(samples)} samples: {failure.message}{hint}")
+    told = _told(samples[0], failure)
+    if candidate.own_samples:
+        raise CheckFailed(f"no sample gets a score: {told}")
+    if "not_applicable" in kinds and kinds <= _NO_FAULT:
+        raise NotTried(f"it applies to no built-in sample: {told}; {_SUITABLE}")
+    if candidate.columns and kinds == {"refused"}:
+        raise NotTried(f"it refuses every built-in sample: {told}; {_SUITABLE}")
+    hint = "" if kinds == {"count"} else f"; {_SUITABLE}"
+    raise CheckFailed(f"no built-in sample gets a score: {told}{hint}")
+
+
+def _none_of(kinds: Collection[str], candidate: Candidate, scored: Scored) -> None:
+    """Raise `CheckFailed` if a sample failed in one of these ways."""
+    wrong = {place: failure for place, failure in scored.failures.items() if failure.kind in kinds}
+    if wrong:
+        place, failure = next(iter(wrong.items()))
+        raise CheckFailed(
+            f"{len(wrong)} of {len(candidate.samples)} samples: {_told(candidate.samples[place], failure)}"
+        )
+
+
+def _outcomes(scored: Scored) -> list[float | FailureKind]:
+    """Per sample its score, or why it has none."""
+    failures = scored.failures
+    return [failures[place].kind if place in failures else total for place, total in enumerate(scored.total)]
+
+
+def _same(candidate: Candidate, first: Scored, second: Sequence[float | FailureKind], how: str) -> None:
     """Raise `CheckFailed` if a sample's two scores differ by more than rounding; failures must agree too."""
-    for place, (one, other) in enumerate(zip(first.total, second, strict=True)):
-        if math.isnan(one) and math.isnan(other):
-            continue
-        if not abs(one - other) <= _TOLERANCE * max(1.0, abs(one)):
-            raise CheckFailed(f"{_quoted(candidate.samples[place])} scores {one:g}, and {other:g} {how}")
+    for place, (one, other) in enumerate(zip(_outcomes(first), second, strict=True)):
+        if isinstance(one, str) or isinstance(other, str):
+            agree = isinstance(one, str) and isinstance(other, str)
+        else:
+            agree = abs(one - other) <= _TOLERANCE * max(1.0, abs(one))
+        if not agree:
+            raise CheckFailed(f"{_quoted(candidate.samples[place])} {_said(one)}, and {_said(other)} {how}")
 
 
-def _timed(candidate: Candidate, samples: Sequence[Sample], reward: Any = None) -> float:
-    reward = reward or candidate.fresh()
+def _said(outcome: float | FailureKind) -> str:
+    return f"has no score ({_KINDS[outcome]})" if isinstance(outcome, str) else f"scores {outcome:zg}"
+
+
+def _timed(candidate: Candidate, reward: Reward, samples: Sequence[Sample]) -> float:
     begin = time.perf_counter()
     _asked(candidate, reward, samples)
     return time.perf_counter() - begin
 
 
-def _stir(number: int) -> None:
+def _stir() -> None:
     """Draw from the global random streams, which a reward must not depend on."""
-    random.seed(number)
-    for name, call in (("numpy", "random.seed"), ("torch", "manual_seed")):
-        target: Any = sys.modules.get(name)
-        for step in call.split(".") if target is not None else ():
-            target = getattr(target, step)
-        if target is not None:
-            target(number)
-
-
-def _as_overrides(config: Any) -> Iterator[str]:
-    """The config's own values as overrides, where Hydra's grammar has a word for them."""
-    for entry in fields(config):
-        text = _word(getattr(config, entry.name))
-        if entry.init and text is not None:
-            yield f"reward.{entry.name}={text}"
-
-
-def _word(value: Any) -> str | None:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return None if any(sign in value for sign in ('"', "\\", "${")) else f'"{value}"'
-    if isinstance(value, list | tuple):
-        words = [_word(item) for item in value]
-        return None if None in words else f"[{','.join(word for word in words if word is not None)}]"
-    return None
+    random.random()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.random()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.rand(1)
 
 
 def _told(sample: Sample, failure: Failure) -> str:
-    """A failure with the last line of its message, where the error of a traceback stands."""
-    lines = failure.message.strip().splitlines()
-    return f"{_quoted(sample)}: {lines[0]}" if lines else _quoted(sample)
+    """A failure with the first line of its message, where the error of a traceback stands."""
+    first = failure.message.strip().partition("\n")[0]
+    hint = "; name the columns of the prompt row that it reads in `columns`" if first.startswith("KeyError") else ""
+    return f"{_quoted(sample)}: {first}{hint}" if first else _quoted(sample)
 
 
 def _quoted(sample: Sample) -> str:
     return f"the response {sample.response[:50]!r}"
-
-
-def _of(samples: Sequence[Sample]) -> str:
-    return f"{len(samples)} samples"
-
-
-def _counts(scored: Scored) -> str:
-    return ", ".join(f"{kind}: {count}" for kind, count in scored.failure_counts().items())

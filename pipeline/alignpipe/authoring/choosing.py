@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from alignpipe.api import Reward, Selected
-from alignpipe.api.tracking import Level
 from alignpipe.config.model import RunSettings
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import chosen_reward, run_settings
@@ -21,8 +24,9 @@ from alignpipe.config.source import register
 from alignpipe.errors import PluginError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label
-from alignpipe.runner.context import Builder
+from alignpipe.runner.context import build_component
 from alignpipe.runner.devices import check_machine_settings, prepare_device
+from alignpipe.runner.needs import check_machine
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Chosen:
     registered: Registered
     selected: Selected
     settings: RunSettings
+    overrides: Sequence[str] = ()
+    """What was set on the command line."""
 
     @property
     def label(self) -> str:
@@ -43,7 +49,7 @@ class Chosen:
 
         Raises `PluginError` if the factory makes something that cannot score.
         """
-        reward = builder(self.settings).build(self.selected)
+        reward = Workbench(self.settings).build(self.selected)
         if not isinstance(reward, Reward):
             raise PluginError(f"{self.registered}: its factory built a {type(reward).__name__}, without score(samples)")
         return reward
@@ -60,7 +66,21 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
         settings = run_settings(cfg, registry())
         selected = chosen_reward(cfg, registry())
     check_machine_settings(settings)
-    return Chosen(registered, selected, settings)
+    check_machine(selected)
+    return Chosen(registered, selected, settings, tuple(overrides))
+
+
+def as_overrides(config: Any) -> dict[str, list[str]]:
+    """A reward's options as overrides of the command line, by field; the inverse of `choose`.
+
+    Fields that hold what Hydra's grammar has no word for are left out.
+    """
+    found = {}
+    for entry in fields(config):
+        if entry.init:
+            with suppress(_Unsayable):
+                found[entry.name] = list(_overrides(f"reward.{entry.name}", getattr(config, entry.name)))
+    return found
 
 
 def chosen_settings(overrides: Sequence[str]) -> RunSettings:
@@ -74,6 +94,42 @@ def chosen_settings(overrides: Sequence[str]) -> RunSettings:
     return settings
 
 
+class _Unsayable(Exception):
+    """A value that Hydra's grammar has no word for."""
+
+
+def _overrides(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Selected):
+        yield f"+{value.group}@{key}={value.name}"
+        value = value.config
+    if is_dataclass(value):
+        nested = {entry.name: getattr(value, entry.name) for entry in fields(value) if entry.init}
+    elif isinstance(value, Mapping) and any(isinstance(item, Selected) for item in value.values()):
+        nested = dict(value)
+    else:
+        yield f"{key}={_word(value)}"
+        return
+    for name, item in nested.items():
+        yield from _overrides(f"{key}.{name}", item)
+
+
+def _word(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, int | float):
+        return repr(value)
+    value = str(value) if isinstance(value, PurePath) else value
+    if isinstance(value, str) and "${" not in value:
+        return QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_word, value))}]"
+    if isinstance(value, Mapping) and all(re.fullmatch(r"[A-Za-z_]\w*", str(name)) for name in value):
+        return "{" + ",".join(f"{name}:{_word(item)}" for name, item in value.items()) + "}"
+    raise _Unsayable
+
+
 @contextmanager
 def composing() -> Iterator[None]:
     """Hydra over our config, with the plugins as config source, for the time of a block."""
@@ -84,42 +140,18 @@ def composing() -> Iterator[None]:
         yield
 
 
-def builder(settings: RunSettings) -> Builder:
-    """What builds components under these settings."""
-    return Builder(registry(), settings.seed, prepare_device(settings))
+class Workbench:
+    """What a reward is built with outside of a run; implements `alignpipe.api.BuildContext`."""
 
+    def __init__(self, settings: RunSettings) -> None:
+        self.seed = settings.seed
+        self.settings = settings
 
-class Bench(Builder):
-    """A stage context for a reward that is trained outside of a run; what it logs is dropped."""
+    @cached_property
+    def device(self) -> str:
+        """The torch device; torch is imported by rewards that ask for it only."""
+        return prepare_device(self.settings)
 
-    def __init__(self, settings: RunSettings, folder: Path, slots: Mapping[str, Selected]) -> None:
-        super().__init__(registry(), settings.seed, prepare_device(settings))
-        self.stage = "reward"
-        self.payload, self.work = folder / "payload", folder / "work"
-        for place in (self.payload, self.work):
-            place.mkdir(parents=True, exist_ok=True)
-        self.slots = slots
-        self.scoring = settings.scoring
-        self.rank, self.world_size = 0, 1
-
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Drop them."""
-
-    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
-        """Drop them."""
-
-    def rewind(self, step: int) -> None:
-        """Nothing was kept."""
-
-    def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
-        """Show nothing."""
-
-    def say(self, message: str) -> None:
-        """Say nothing."""
-
-    def alert(self, title: str, text: str, level: Level = "warn") -> None:
-        """Say nothing."""
-
-    def stop_requested(self) -> bool:
-        """It goes on to the end."""
-        return False
+    def build(self, selected: Selected) -> Any:
+        """Build a component from its config, typed or plain."""
+        return build_component(selected, registry(), self)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignpipe.api import TrainableReward
-from alignpipe.authoring.choosing import builder, choose, chosen_settings
+from alignpipe.authoring.choosing import Workbench, choose, chosen_settings
 from alignpipe.errors import ConfigError, RewardError
-from alignpipe.rewarding.artifact import label, open_reward, reward_name
+from alignpipe.rewarding.artifact import open_stored
 from alignpipe.rewarding.judge import Judge
 from alignpipe.store import Store
 
@@ -38,7 +38,7 @@ def open_named(name: str, overrides: Sequence[str]) -> Judge:
     if given:
         raise ConfigError(f"{' '.join(given)}: a stored reward ({name}) has its options already; leave this out")
     settings = chosen_settings(overrides)
-    return Judge(open_reward(folder, builder(settings)), label(reward_name(folder), name), settings.scoring)
+    return open_stored(folder, Workbench(settings), settings.scoring)
 
 
 def _folder(name: str, overrides: Sequence[str]) -> Path | None:
@@ -56,7 +56,8 @@ def _folder(name: str, overrides: Sequence[str]) -> Path | None:
         return found[0].folder
     path = Path(name).expanduser()
     if path.is_dir() and ("/" in name or (path / "reward.json").is_file()):
-        return path
+        inside = path / "payload"  # of an object's folder in the store
+        return inside if (inside / "reward.json").is_file() else path
     if "/" in name:
         raise ConfigError(f"--reward {name}: there is no such folder; name an option, store:<digest>, or the folder")
     return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
+import json
 import keyword
 import re
 import sys
@@ -39,7 +41,12 @@ def render(name: str, source: Located | None = None) -> dict[str, str]:
     Raises `ConfigError` for a function that cannot be a reward.
     """
     module = name.replace("-", "_")
-    words = {"distribution": name, "module": module, "alignpipe": ".".join(alignpipe.__version__.split(".")[:2])}
+    words = {
+        "distribution": name,
+        "module": module,
+        "alignpipe": ".".join(alignpipe.__version__.split(".")[:2]),
+        "commands": _commands(module),
+    }
     if source is None:
         words["summary"] = "Answers with a polite word that were not cut short"
         words["option_table"] = _option_table(
@@ -77,6 +84,11 @@ def write(folder: Path, contents: Mapping[str, str]) -> None:
         for path, text in contents.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
+
+
+def undocumented(source: Located) -> bool:
+    """Whether the function has no docstring, which would say what the reward is for."""
+    return ast.get_docstring(_definition(source, source.function)) is None
 
 
 def neighbours(source: Located) -> list[str]:
@@ -124,7 +136,7 @@ def _function_words(source: Located) -> dict[str, str]:
         decoration += f", columns=({', '.join(repr(column) for column in columns)},)".replace("'", '"')
     return {
         "function": source.function,
-        "summary": summary or f"the function {source.function}",
+        "summary": f"{summary[:1].upper()}{summary[1:]}" or f"The function {source.function}",
         "dataclass_import": "from dataclasses import dataclass, field\n" if options else "",
         "options_class": _options_class(options),
         "decoration": decoration,
@@ -137,7 +149,7 @@ def _function_words(source: Located) -> dict[str, str]:
 def _definition(source: Located, at: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
     for node in ast.parse(source.source).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == source.function:
-            if any("reward" in ast.unparse(decorator) for decorator in node.decorator_list):
+            if any(re.match(r"([\w.]+\.)?reward\(", ast.unparse(decorator)) for decorator in node.decorator_list):
                 raise ConfigError(f"{at} is made a reward by a decorator already: name it in an entry point")
             return node
     raise ConfigError(f"{at}: that is no function defined in the file, and only such a one can be packaged")
@@ -145,30 +157,25 @@ def _definition(source: Located, at: str) -> ast.FunctionDef | ast.AsyncFunction
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> inspect.Signature:
     """The signature as it stands in the source; a default that is no plain value is kept as its source."""
-    arguments = node.args
-    placed = [*arguments.posonlyargs, *arguments.args]
-    defaults = [None] * (len(placed) - len(arguments.defaults)) + list(arguments.defaults)
-    kinds = inspect.Parameter
-    found = [
-        kinds(
-            entry.arg,
-            kinds.POSITIONAL_ONLY if place < len(arguments.posonlyargs) else kinds.POSITIONAL_OR_KEYWORD,
-            default=_value(default),
-        )
-        for place, (entry, default) in enumerate(zip(placed, defaults, strict=True))
-    ]
-    if arguments.vararg:
-        found.append(kinds(arguments.vararg.arg, kinds.VAR_POSITIONAL))
-    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    found += [kinds(entry.arg, kinds.KEYWORD_ONLY, default=_value(default)) for entry, default in pairs]
-    if arguments.kwarg:
-        found.append(kinds(arguments.kwarg.arg, kinds.VAR_KEYWORD))
-    return inspect.Signature(found)
+    values: dict[str, Any] = {}
+
+    def named(default: ast.expr) -> ast.expr:
+        name = f"default_{len(values)}"
+        values[name] = _value(default)
+        return ast.Name(name, ast.Load())
+
+    arguments = copy.deepcopy(node.args)
+    for entry in ast.walk(arguments):
+        if isinstance(entry, ast.arg):
+            entry.annotation = None
+    arguments.defaults = [named(default) for default in arguments.defaults]
+    arguments.kw_defaults = [default and named(default) for default in arguments.kw_defaults]
+    # Nothing of the file is run: a function that takes the same, its defaults being names of the values.
+    bare = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, ast.Constant(None))))
+    return inspect.signature(eval(compile(bare, "<signature>", "eval"), values))
 
 
-def _value(node: ast.expr | None) -> Any:
-    if node is None:
-        return inspect.Parameter.empty
+def _value(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -202,18 +209,28 @@ def _options(node: ast.FunctionDef | ast.AsyncFunctionDef, signature: inspect.Si
 def _options_class(options: Sequence[_Option]) -> str:
     if not options:
         return ""
-    help_text = 'metadata={"help": "say what it does"}'
-    lines = [
-        f"    {option.name}: {option.type} = field(default={_source(option.default)}, {help_text})"
-        for option in options
-    ]
+    lines = []
+    for option in options:
+        # In double quotes, as a formatter would have it.
+        default = json.dumps(option.default, ensure_ascii=False) if isinstance(option.default, str) else option.default
+        metadata = 'metadata={"help": "say what it does"}'
+        lines.append(f"    {option.name}: {option.type} = field(default={default!s}, {metadata})")
     head = '@dataclass(frozen=True)\nclass Options:\n    """What can be set: reward.<field>=<value>."""\n'
     return "\n\n" + "\n".join([head, *lines]) + "\n"
 
 
-def _source(value: Any) -> str:
-    text = repr(value)
-    return f'"{text[1:-1]}"' if isinstance(value, str) and '"' not in text and text[0] == "'" else text
+def _commands(module: str) -> str:
+    """The commands of the README, what they are for in a column of its own."""
+    rows = [
+        ('pip install -e ".[test]"', "in this folder, while you write it"),
+        (f"alignpipe plugins show reward/{module}", "what can be set"),
+        (f"alignpipe plugins check reward/{module}", "does it keep the contract?"),
+        (f"alignpipe score --reward {module} --data answers.jsonl", "what does it say of your answers?"),
+        (f"alignpipe reward={module}", "train a policy on it"),
+        ("python -m pytest", "its own tests"),
+    ]
+    width = max(len(command) for command, _ in rows)
+    return "\n".join(f"{command:<{width}}  # {comment}" for command, comment in rows)
 
 
 def _option_table(rows: Sequence[tuple[str, str, str]]) -> str:

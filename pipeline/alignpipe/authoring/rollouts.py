@@ -10,10 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from alignpipe.errors import ConfigError, DataError
-from alignpipe.ops.correlation import spearman
 
 FILE = "rollouts.parquet"
 _MOST_GROUPS = 20
@@ -67,6 +64,10 @@ def by_update(table: Sequence[dict[str, Any]]) -> list[Stretch]:
 
 def agreement(table: Sequence[dict[str, Any]]) -> float:
     """Spearman's correlation of the two over all samples that have both; NaN where there is none."""
+    import torch  # only here: a reward on a file is scored without it
+
+    from alignpipe.ops.correlation import spearman
+
     both = [(row["reward"], row["score"]) for row in table if _is_number(row["reward"]) and _is_number(row["score"])]
     if len(both) < 2:
         return math.nan

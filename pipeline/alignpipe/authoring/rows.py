@@ -25,29 +25,20 @@ Raw = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Prompts with an answer each: the rows as they stand in the file, and what a reward sees of them."""
+class Data:
+    """What a file holds: the samples, behind each its row in the file, and the preference pairs if it holds pairs.
 
-    raw: Sequence[Raw]
+    Of every pair there are two samples, the chosen answer and the rejected one; their rows say which (`side`).
+    """
+
     samples: Sequence[Sample]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Preference pairs: the rows as they stand in the file, and as the rows of a dataset's preferences."""
-
     raw: Sequence[Raw]
-    rows: Sequence[Raw]
-
-    def side(self, column: str) -> list[Sample]:
-        """One side of every pair."""
-        return [
-            Sample(row["prompt"], row[column], messages=row["messages"], row=extras(row), ended=True)
-            for row in self.rows
-        ]
+    pairs: Sequence[Raw] = ()
+    left_out: int = 0
+    """Pairs whose answers are to different prompts."""
 
 
-def read(path: Path) -> Answers | Pairs:
+def read(path: Path) -> Data:
     """What a file holds, told by the columns of its first row.
 
     Raises `DataError` naming file and line for what cannot be read.
@@ -56,8 +47,23 @@ def read(path: Path) -> Answers | Pairs:
     if not found:
         raise DataError(f"{path} has no rows; {_WANTED}")
     if _has(found[0][1], "chosen", "rejected"):
-        return Pairs([raw for _, raw in found], [_pair(place, raw) for place, raw in found])
-    return Answers([raw for _, raw in found], [_answer(place, raw) for place, raw in found])
+        data = of_pairs([raw for _, raw in found], [_pair(place, raw) for place, raw in found])
+        if not data.pairs:
+            raise DataError(f"{path} has no pair whose two answers are to the same prompt")
+        return data
+    return Data([_answer(place, raw) for place, raw in found], [raw for _, raw in found])
+
+
+def of_pairs(raw: Sequence[Raw], pairs: Sequence[Raw | None]) -> Data:
+    """Pairs, given as they stand in the file and as rows of a dataset (None for those to leave out)."""
+    kept = [(row, pair) for row, pair in zip(raw, pairs, strict=True) if pair is not None]
+    sides = [(row, pair, side) for row, pair in kept for side in ("chosen", "rejected")]
+    return Data(
+        [Sample(pair["prompt"], pair[side], messages=pair["messages"], row=extras(pair)) for _, pair, side in sides],
+        [{**row, "side": side, "completion": pair[side]} for row, pair, side in sides],
+        [pair for _, pair in kept],
+        len(raw) - len(kept),
+    )
 
 
 def extras(row: Mapping[str, Any]) -> Raw:
@@ -160,7 +166,8 @@ def _answer(place: str, raw: Raw) -> Sample:
     return Sample(prompt, response, messages=messages, row=own, ended=raw.get("ended") is not False)
 
 
-def _pair(place: str, raw: Raw) -> Raw:
+def _pair(place: str, raw: Raw) -> Raw | None:
+    """The row of a dataset; None where the two answers are to different prompts, as some of hh-rlhf's are."""
     if not _has(raw, "chosen", "rejected"):
         raise DataError(f"{place} has the columns {', '.join(raw) or 'none'}, and the first row is a preference pair")
     sides = [raw["chosen"], raw["rejected"]]
@@ -168,12 +175,16 @@ def _pair(place: str, raw: Raw) -> Raw:
         if _has(raw, "prompt"):
             prompt, messages = _prompt(place, raw["prompt"])
         elif all(_ASSISTANT in side for side in sides):  # hh-rlhf transcripts, which hold their prompt
-            prompt, messages = sides[0][: sides[0].rindex(_ASSISTANT) + len(_ASSISTANT)], []
-            sides = [side[side.rindex(_ASSISTANT) + len(_ASSISTANT) :] for side in sides]
+            (prompt, _, chosen), (other, _, rejected) = (side.rpartition(_ASSISTANT) for side in sides)
+            if prompt != other:
+                return None
+            prompt, messages, sides = prompt + _ASSISTANT, [], [chosen, rejected]
         else:
             raise DataError(f"{place} has no 'prompt'; {_WANTED}")
     else:
-        (messages, chosen), (_, rejected) = _last(place, sides[0], "chosen"), _last(place, sides[1], "rejected")
+        (messages, chosen), (before, rejected) = _last(place, sides[0], "chosen"), _last(place, sides[1], "rejected")
+        if messages != before:
+            return None
         sides = [chosen, rejected]
         if _has(raw, "prompt") and not messages:
             prompt, messages = _prompt(place, raw["prompt"])

@@ -24,21 +24,13 @@ PAIRS: Sequence[tuple[str, str, str]] = (
         "```python\ndef add(a, b):\n    return a + b\n```",
         "Sure! First, think of a number. Then think of another one. Done.",
     ),
-    (
-        "Translate to German: The weather is fine.",
-        "Das Wetter ist schön.",
-        "The weather is fine.",
-    ),
+    ("Translate to German: The weather is fine.", "Das Wetter ist schön.", "The weather is fine."),
     (
         "Summarise: The committee met on Monday, argued for three hours and postponed every decision to May.",
         "The committee postponed all its decisions to May.",
         "The committee met on Monday. It argued. It argued for three hours. It was a Monday. Then came May. " * 4,
     ),
-    (
-        "Name three colours.",
-        "- red\n- green\n- blue",
-        "RED!!! GREEN!!! And, well, some other one, who cares.",
-    ),
+    ("Name three colours.", "- red\n- green\n- blue", "RED!!! GREEN!!! And, well, some other one, who cares."),
     (
         "Reply as JSON with a key `city`: Where is the Eiffel Tower?",
         '{"city": "Paris"}',
@@ -60,19 +52,11 @@ PAIRS: Sequence[tuple[str, str, str]] = (
 """(prompt, the better answer, the worse answer)."""
 
 
-def usual(columns: Sequence[str] = ()) -> list[Sample]:
-    """Both answers to every prompt; `columns` are filled with the better answer, as a reference would be.
-
-    Every fifth was cut before it ended.
-    """
+def usual(columns: Mapping[str, Any]) -> list[Sample]:
+    """Both answers to every prompt, with the columns filled; every fifth was cut before it ended."""
     texts = [(prompt, answer, good) for prompt, good, bad in PAIRS for answer in (good, bad)]
     return [
-        Sample(
-            prompt,
-            answer,
-            row=dict.fromkeys(columns, good),
-            ended=place % 5 != 4,
-        )
+        Sample(prompt, answer, row=_filled(columns, good), ended=place % 5 != 4)
         for place, (prompt, answer, good) in enumerate(texts)
     ]
 
@@ -84,8 +68,14 @@ def odd(row: Mapping[str, Any]) -> list[Sample]:
     return [*samples, Sample("Say something.", "It was cut in the mid", row=row, ended=False)]
 
 
-def rows() -> list[dict[str, Any]]:
-    """The pairs as preference rows of a dataset."""
+def rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pairs as preference rows of a dataset, with the columns filled."""
     return [
-        {"prompt": prompt, "messages": [], "chosen": f" {good}", "rejected": f" {bad}"} for prompt, good, bad in PAIRS
+        {**_filled(columns, good), "prompt": prompt, "messages": [], "chosen": f" {good}", "rejected": f" {bad}"}
+        for prompt, good, bad in PAIRS
     ]
+
+
+def _filled(columns: Mapping[str, Any], good: str) -> dict[str, Any]:
+    """The columns with the reward's own examples, or with the better answer, as a reference would be."""
+    return {name: good if example is None else example for name, example in columns.items()}

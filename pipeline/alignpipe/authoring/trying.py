@@ -12,13 +12,12 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from alignpipe.api import Failure, Sample
-from alignpipe.authoring.rows import Answers, Pairs, Raw, extras
+from alignpipe.api import Sample
+from alignpipe.authoring.rows import Data, Raw
 from alignpipe.errors import ConfigError
 from alignpipe.rewarding.judge import Judge, Scored
-from alignpipe.rewarding.report_card import card_of
 
-_OURS = ("score", "failure", "side")
+_OURS = ("score", "failure")
 _PART = "part/"
 _BINS = 10
 _BAR = 40
@@ -28,81 +27,78 @@ Writer = Callable[[Path, Sequence[Raw]], None]
 
 @dataclass(frozen=True)
 class Tried:
-    """The scores of all samples, one row each of the table, and for pairs the report card."""
+    """The samples with their scores, one row of the table for each, and for pairs the report card."""
 
     samples: Sequence[Sample]
-    total: Sequence[float]
-    parts: Mapping[str, Sequence[float]]
-    failures: Mapping[int, Failure]
+    scored: Scored
     table: Sequence[Raw]
     card: Mapping[str, float]
 
+    @property
+    def totals(self) -> list[float]:
+        """The totals that there are."""
+        return [self.scored.total[place] for place in self.scored.kept]
+
     def figures(self) -> list[tuple[str, float, float, float, float]]:
         """(part, mean, standard deviation, minimum, maximum) over the samples that have a score; the total first."""
-        kept = [place for place in range(len(self.total)) if place not in self.failures]
         found = []
-        for name, values in {"total": self.total, **self.parts}.items():
-            numbers = [values[place] for place in kept if math.isfinite(values[place])]
+        for name, values in {"total": self.scored.total, **self.scored.parts}.items():
+            numbers = [values[place] for place in self.scored.kept if math.isfinite(values[place])]
             if numbers:
                 found.append((name, fmean(numbers), pstdev(numbers), min(numbers), max(numbers)))
         return found
 
     def failure_kinds(self) -> list[tuple[str, int, str]]:
         """(kind, how many, what the first one says) of what has no score."""
-        counts = Counter(failure.kind for failure in self.failures.values())
-        first = {failure.kind: failure.message for failure in reversed(list(self.failures.values()))}
-        return [(kind, count, first[kind].strip().splitlines()[0]) for kind, count in sorted(counts.items())]
+        first: dict[str, str] = {}
+        for failure in self.scored.failures.values():
+            first.setdefault(failure.kind, failure.message.strip().partition("\n")[0])
+        return [(kind, count, first[kind]) for kind, count in self.scored.failure_counts().items()]
 
 
-def try_on(judge: Judge, data: Answers | Pairs, what: str) -> Tried:
+def try_on(judge: Judge, data: Data, what: str) -> Tried:
     """Score everything; `what` names the data in messages.
 
     Raises `DataError` for a column that the reward reads and the data lacks, `RewardError` as the judge does.
     """
-    hint = "add it to the file"
-    if isinstance(data, Answers):
-        judge.check_columns([dict(sample.row) for sample in data.samples], what, hint)
-        scored = judge.score(data.samples)
-        table = [_line(raw, {}, scored, place) for place, raw in enumerate(data.raw)]
-        return Tried(data.samples, scored.total, scored.parts, scored.failures, table, {})
-    judge.check_columns([extras(row) for row in data.rows], what, hint)
-    sides = {column: data.side(column) for column in ("chosen", "rejected")}
-    scores = {column: judge.score(samples) for column, samples in sides.items()}
-    chosen, rejected = scores["chosen"], scores["rejected"]
-    table = [
-        _line(raw, {"side": column, "completion": row[column]}, scores[column], place)
-        for place, (raw, row) in enumerate(zip(data.raw, data.rows, strict=True))
-        for column in sides
-    ]
-    both = any(place not in rejected.failures for place in chosen.kept)
-    count = len(data.rows)
-    return Tried(
-        [*sides["chosen"], *sides["rejected"]],
-        [*chosen.total, *rejected.total],
-        {
-            name: [*chosen.parts.get(name, [math.nan] * count), *rejected.parts.get(name, [math.nan] * count)]
-            for name in dict.fromkeys([*chosen.parts, *rejected.parts])
-        },
-        {**chosen.failures, **{count + place: failure for place, failure in rejected.failures.items()}},
-        table,
-        card_of(data.rows, chosen, rejected) if both else {},
+    rows = [sample.row for sample in data.samples]
+    judge.check_columns(rows[::2] if data.pairs else rows, what, "add it to the file")
+    scored = judge.score(data.samples)
+    table = [_line(raw, scored, place) for place, raw in enumerate(data.raw)]
+    return Tried(data.samples, scored, table, _card(data.pairs, scored))
+
+
+def _card(pairs: Sequence[Raw], scored: Scored) -> Mapping[str, float]:
+    """The report card; empty without a pair of which both sides have a score."""
+    chosen, rejected = (
+        Scored(
+            scored.total[side::2],
+            {name: values[side::2] for name, values in scored.parts.items()},
+            failures={place // 2: failure for place, failure in scored.failures.items() if place % 2 == side},
+        )
+        for side in (0, 1)
     )
+    if not pairs or not any(place not in rejected.failures for place in chosen.kept):
+        return {}
+    from alignpipe.rewarding.report_card import card_of  # with torch, which answers alone do not need
+
+    return card_of(pairs, chosen, rejected)
 
 
-def _line(raw: Raw, more: Raw, scored: Scored, place: int) -> Raw:
+def _line(raw: Raw, scored: Scored, place: int) -> Raw:
     """A row of the table: the file's columns (an earlier try's aside), then the score, the parts and the failure."""
     own = {name: value for name, value in raw.items() if name not in _OURS and not name.startswith(_PART)}
     failure = scored.failures.get(place)
     found = {"score": None if failure else scored.total[place]}
     found |= {_PART + name: None if failure else values[place] for name, values in scored.parts.items()}
-    return {**own, **more, **found, "failure": f"{failure.kind}: {failure.message}" if failure else None}
+    return {**own, **found, "failure": f"{failure.kind}: {failure.message}" if failure else None}
 
 
 def histogram(values: Sequence[float]) -> list[str]:
     """The lines of a histogram in text."""
     low, high = min(values), max(values)
     if low == high:
-        return [f"{low:>10.4g}              {'#' * _BAR} {len(values)}"]
+        return [f"{low:>z10.4g}              {'#' * _BAR} {len(values)}"]
     width = (high - low) / _BINS
     counts = Counter(min(int((value - low) / width), _BINS - 1) for value in values)
     most = max(counts.values())
@@ -110,7 +106,7 @@ def histogram(values: Sequence[float]) -> list[str]:
     for place in range(_BINS):
         bar = "#" * math.ceil(_BAR * counts[place] / most)
         begin, end = low + place * width, low + (place + 1) * width
-        lines.append(f"{begin:>10.4g} .. {end:<10.4g} {bar:<{_BAR}} {counts[place]}".rstrip())
+        lines.append(f"{begin:>z10.4g} .. {end:<z10.4g} {bar:<{_BAR}} {counts[place]}".rstrip())
     return lines
 
 

@@ -95,6 +95,6 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _completes(argv: list[str]) -> bool:
-    """Whether a shell asks for the words that may come next, as Hydra's completion functions do."""
+    """Whether a shell asks for the words that may come next, as Hydra's functions for it do, or for such a function."""
     flags = ("-sc", "--shell_completion", "--shell-completion")
-    return any(word in flags for word in argv) and any(word.startswith("query=") for word in argv)
+    return any(word in flags for word in argv) and any(word.startswith(("query=", "install=bash")) for word in argv)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignpipe.authoring.package import check_name, neighbours, render, write
+from alignpipe.authoring.package import check_name, neighbours, render, undocumented, write
 from alignpipe.python_files import locate
 
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     beside = neighbours(source) if source else []
     if beside:
         lines += [f"the file imports {', '.join(beside)} from its folder: copy them into {folder}/src/{option}", ""]
+    if source and undocumented(source):
+        lines += [f"{source.function} has no docstring; say in {folder}/src/{option}/__init__.py what it rewards", ""]
     lines += [
         "next:",
         f"  pip install -e '{folder}[test]'",

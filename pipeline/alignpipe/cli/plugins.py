@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 from alignpipe.api import SLOTS, Port
-from alignpipe.cli.tables import show_table
 from alignpipe.errors import ConfigError
-from alignpipe.registry import Plugin, Registered, Registry, did_you_mean, registry
+from alignpipe.registry import Plugin, Registered, Registry, did_you_mean, normalise, registry
+from alignpipe.rewards import RewardPlugin
+from alignpipe.tables import show_table
 
 
 def main(argv: list[str]) -> int:
@@ -21,8 +22,10 @@ def main(argv: list[str]) -> int:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check|new")
     listing = actions.add_parser("list", help="every option, who brings it, and the plugins that are broken")
     listing.add_argument("--timings", action="store_true", help="show what importing each plugin costs")
-    showing = actions.add_parser("show", help="the keys of one option, or why a plugin is broken")
-    showing.add_argument("what", metavar="GROUP/OPTION", help="reward/length, or distribution:plugin")
+    showing = actions.add_parser(
+        "show", help="the keys of one option, what a distribution brings, or why a plugin is broken"
+    )
+    showing.add_argument("what", metavar="NAME", help="reward/length, a distribution, or distribution:plugin")
     # These two read their own words; here they are for --help.
     actions.add_parser("check", help="whether a reward keeps the contract; status 1 if it does not")
     actions.add_parser("new", help="write a package that brings a reward: installable, with a test")
@@ -59,8 +62,8 @@ def list_options(known: Registry) -> None:
     absent = [plugin for plugin in known.plugins if plugin.state != "ok"]
     if absent:
         sys.stdout.write("\n")
-        rows = [(plugin.id, plugin.version, plugin.state, plugin.reason, "") for plugin in absent]
-        show_table(("plugin", "version", "state", "reason"), [row[:4] for row in rows])
+        reasons = [(plugin.id, plugin.version, plugin.state, plugin.reason) for plugin in absent]
+        show_table(("plugin", "version", "state", "reason"), reasons)
         if any(plugin.state == "broken" for plugin in absent):
             sys.stdout.write("\n'alignpipe plugins show DISTRIBUTION:PLUGIN' shows a broken plugin's traceback\n")
 
@@ -73,16 +76,21 @@ def show_timings(known: Registry) -> None:
 
 
 def show(what: str, known: Registry) -> None:
-    """One option in full, every offer of an ambiguous one; a broken plugin with its traceback.
+    """One option in full, every offer of an ambiguous one; what a distribution brings; a broken plugin's traceback.
 
     Raises `ConfigError` if there is nothing of this name.
     """
     group, slash, name = what.partition("/")
+    brought = [plugin for plugin in known.plugins if plugin.distribution == normalise(what)]
+    if brought:
+        _show_distribution(brought)
+        return
     plugin = known.absent(group, name) if slash else next((entry for entry in known.plugins if entry.id == what), None)
     offers = known.offers(group, name) if slash else plugin.components if plugin else ()
     if not offers and plugin is None:
         names = [f"{group}/{option}" for group in known.groups() for option in known.options(group)]
         names += [entry.id for entry in known.plugins if entry.state != "ok"]
+        names += sorted({entry.distribution for entry in known.plugins})
         raise ConfigError(f"{what}: there is no such option{did_you_mean(what, names)}; see 'alignpipe plugins list'")
     for offer in offers:
         _show_option(offer)
@@ -90,6 +98,18 @@ def show(what: str, known: Registry) -> None:
         sys.stdout.write(f"{what} is AMBIGUOUS: block one of these distributions with ALIGNPIPE_BLOCK_PLUGINS\n")
     if not offers and plugin is not None:
         _show_absent(plugin)
+
+
+def _show_distribution(plugins: Sequence[Plugin]) -> None:
+    """What the plugins of one distribution offer, and what is wrong with those that offer nothing."""
+    sys.stdout.write(f"{plugins[0].distribution} {plugins[0].version}\n\n")
+    rows = []
+    for plugin in plugins:
+        offers = [(f"{one.component.group}/{one.component.name}", one.component.summary) for one in plugin.components]
+        nothing = "no options" if plugin.state == "ok" else f"{plugin.state}: {plugin.reason}"
+        rows += [(option, summary, plugin.name) for option, summary in offers or [("-", nothing)]]
+    show_table(("option", "summary", "plugin"), sorted(rows))
+    sys.stdout.write("\n'alignpipe plugins show GROUP/OPTION' shows the keys of one\n")
 
 
 def _show_absent(plugin: Plugin) -> None:
@@ -111,6 +131,7 @@ def _show_option(offer: Registered) -> None:
         ("makes", component.makes or ("reward" if component.group == "reward" else "-")),
         ("reads slots", ", ".join(component.uses) or "-"),
         ("requires", ", ".join(component.requires) or "-"),
+        *_columns(offer),
         *((f"input {name}", _port(port)) for name, port in component.needs.items()),
     ]
     show_table((f"{component.group}/{component.name}", ""), facts)
@@ -121,6 +142,21 @@ def _show_option(offer: Registered) -> None:
         sys.stdout.write("\n")
     else:
         sys.stdout.write("no keys\n\n")
+
+
+def _columns(offer: Registered) -> list[tuple[str, str]]:
+    """The columns of the prompt row that a reward made by `@reward` says it reads; others say it by their options."""
+    module, _, attribute = offer.component.factory.partition(":")
+    if offer.component.group != "reward" or module not in sys.modules:  # what is not imported yet may be heavy
+        return []
+    made = getattr(sys.modules[module], attribute, None)
+    if not isinstance(made, RewardPlugin):
+        return []
+    columns = made.columns or getattr(made.target, "columns", ())
+    if not isinstance(columns, Mapping | list | tuple):  # a property, which knows it once the reward is built
+        return []
+    told = [f"{name} (such as {columns[name]!r:.60})" if isinstance(columns, Mapping) else name for name in columns]
+    return [("reads columns", ", ".join(told) or "-")]
 
 
 def _port(port: Port) -> str:

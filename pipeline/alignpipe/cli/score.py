@@ -12,8 +12,8 @@ from alignpipe.authoring.opening import open_named
 from alignpipe.authoring.rollouts import agreement, by_update, rollouts_of
 from alignpipe.authoring.rows import read
 from alignpipe.authoring.trying import Tried, histogram, try_on, writer_for
-from alignpipe.cli.tables import show_table
 from alignpipe.store.files import storing
+from alignpipe.tables import show_table
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,13 +27,15 @@ def main(argv: Sequence[str]) -> int:
     data = read(path)
     judge = open_named(arguments.reward, arguments.overrides)
     tried = try_on(judge, data, f"rows of {path}")
-    _say(f"{judge.label} on {path}: {len(tried.samples)} samples\n")
+    left_out = f" ({data.left_out} pairs with different prompts left out)" if data.left_out else ""
+    _say(f"{judge.label} on {path}: {len(tried.samples)} samples{left_out}\n")
     _show_parts(tried)
     if arguments.run:
         _show_updates(tried)
     if tried.card:
         _say("\nreport card: how often the chosen answer scores higher, and what else the pairs say\n")
-        show_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in tried.card.items()])
+        show_table(("figure", "value"), [(name, f"{value:z.4g}") for name, value in tried.card.items()])
+        _say("\naccuracy counts a tie as half; accuracy_low and accuracy_high are the ends of its 95% interval")
     if write is not None:
         with storing("writing the scores", arguments.out.parent):
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,15 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show_parts(tried: Tried) -> None:
     figures = tried.figures()
-    rows = [(name, *(f"{value:.4g}" for value in values)) for name, *values in figures]
+    rows = [(name, *(f"{value:z.4g}" for value in values)) for name, *values in figures]
     show_table(("part", "mean", "std", "min", "max"), rows)
-    kept = [value for place, value in enumerate(tried.total) if place not in tried.failures]
-    if kept:
+    if tried.totals:
         _say("\ntotal")
-        for line in histogram(kept):
+        for line in histogram(tried.totals):
             _say(line)
-    if tried.failures:
-        _say(f"\n{len(tried.failures)} of {len(tried.samples)} samples have no score:\n")
+    if tried.scored.failures:
+        _say(f"\n{len(tried.scored.failures)} of {len(tried.samples)} samples have no score:\n")
         show_table(
             ("kind", "samples", "the first one"), [(kind, str(n), text) for kind, n, text in tried.failure_kinds()]
         )
@@ -84,15 +85,15 @@ def _show_updates(tried: Tried) -> None:
         (
             str(part.first) if part.first == part.last else f"{part.first}-{part.last}",
             str(part.samples),
-            f"{part.reward:.4g}",
-            f"{part.score:.4g}",
+            f"{part.reward:z.4g}",
+            f"{part.score:z.4g}",
         )
         for part in by_update(tried.table)
     ]
     show_table(("update", "samples", "trained on", "score"), rows)
     found = agreement(tried.table)
     if not math.isnan(found):
-        _say(f"\nrank correlation of the two over all samples: {found:.3f}")
+        _say(f"\nrank correlation of the two over all samples: {found:z.3f}")
 
 
 def _say(line: str) -> None:

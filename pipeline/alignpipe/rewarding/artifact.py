@@ -16,10 +16,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
-from alignpipe.api import Artifact, BuildContext, Reward, Selected, StageContext
+from alignpipe.api import Artifact, BuildContext, Reward, Scoring, Selected, StageContext
 from alignpipe.dataset import Dataset
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
@@ -28,12 +28,16 @@ _FILE = "reward.json"
 
 
 @runtime_checkable
-class _Kept(Protocol):
+class Kept(Protocol):
     """A reward that keeps something in its artifact: what it was trained to, or a file it was made of."""
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs."""
+        ...
 
-    def load(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        ...
 
 
 def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, offered_by: str) -> None:
@@ -41,7 +45,7 @@ def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, 
 
     `version` is the component's, `offered_by` the distribution with its version.
     """
-    if isinstance(reward, _Kept):
+    if isinstance(reward, Kept):
         reward.save(folder)
     config = plain(selected.config)
     record = {"name": selected.name, "version": version, "offered_by": offered_by, "config": config}
@@ -51,19 +55,9 @@ def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, 
     (folder / _FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
-def reward_name(folder: Path) -> str:
-    """The option name of a saved reward.
-
-    Raises `RewardError` if the folder is no reward artifact.
-    """
-    return str(_record(folder)["name"])
-
-
 def open_judge(artifact: Artifact, ctx: StageContext) -> Judge:
     """The reward of an artifact, as stages ask it."""
-    record = _record(artifact.folder)
-    reward = open_reward(artifact.folder, ctx, ctx.slots.get(artifact.stage))
-    return Judge(reward, label(record["name"], record.get("offered_by", "of an earlier version")), ctx.scoring)
+    return open_stored(artifact.folder, ctx, ctx.scoring, ctx.slots.get(artifact.stage))
 
 
 def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
@@ -79,7 +73,7 @@ def label(name: str, offered_by: str) -> str:
     return f"reward {name} ({offered_by})"
 
 
-def open_reward(folder: Path, context: BuildContext, chosen: Selected | None = None) -> Reward:
+def open_stored(folder: Path, context: BuildContext, scoring: Scoring, chosen: Selected | None = None) -> Judge:
     """Build the reward a folder holds, what it kept loaded.
 
     `chosen` is what the run at hand has in that reward's place: from it come the options that cannot change a score.
@@ -91,9 +85,9 @@ def open_reward(folder: Path, context: BuildContext, chosen: Selected | None = N
     if chosen is not None and chosen.name == record["name"]:
         config = _with_unkeyed(config, chosen.config)
     reward: Reward = context.build(Selected("reward", record["name"], config))
-    if isinstance(reward, _Kept):
+    if isinstance(reward, Kept):
         reward.load(folder)
-    return reward
+    return Judge(reward, label(record["name"], record["offered_by"]), scoring)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -123,13 +117,15 @@ def _revisions(value: Any, where: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def plain(value: Any) -> Any:
-    """A config as plain data: dataclasses become dicts, enums their names."""
+    """A config as plain data: dataclasses become dicts, enums their names, paths text."""
     if isinstance(value, Selected):
         return {"group": value.group, "name": value.name, "config": plain(value.config)}
     if is_dataclass(value) and not isinstance(value, type):
         return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

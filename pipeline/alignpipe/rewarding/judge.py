@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
-import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from alignpipe.api import Failure, Reward, Sample, Scores, Scoring
 from alignpipe.errors import AlignpipeError, DataError, RewardError
-from alignpipe.rewarding.tally import Tally, WrongAnswer
+from alignpipe.rewarding.tally import Tally, failure_of, faults
 from alignpipe.rewarding.worker import Overdue, Worker
 
 _BATCH = 512
 """Samples a reward is given at once, at most: the deadline is theirs."""
 _TRIED_AGAIN = ("timeout", "exception", "nan", "count")
 """What may go well the next time; who refused will refuse again."""
+
+
+class NothingApplies(RewardError):
+    """Not one of the samples has a score, since the reward applies to none that did not fail."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +79,35 @@ class Judge:
     def score(self, samples: Sequence[Sample], of: int | None = None) -> Scored:
         """Scores of `samples`, in their order; `of` says how many there are in all, where these are a process's share.
 
-        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, of all of them.
+        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, of all of them, or if it applies
+        to none.
         """
         tally, count = Tally(samples), of or len(samples)
-        for start in range(0, len(samples), _BATCH):
-            self._settle(range(start, min(start + _BATCH, len(samples))), tally, self._budget(count))
+        for batch in _batches(len(samples)):
+            self._settle(batch, tally, self._budget(count))
             self.check_failures(tally.failures, samples, count)
-        return Scored(tally.total, tally.parts, tally.per_token, dict(sorted(tally.failures.items())))
+        return _scored(tally)
+
+    def score_all(self, samples: Sequence[Sample]) -> Scored:
+        """Scores of `samples`, in their order, however many fail."""
+        tally = Tally(samples)
+        for batch in _batches(len(samples)):
+            self._settle(batch, tally, math.inf)
+        return _scored(tally)
 
     def check_failures(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> None:
-        """Raise `RewardError` if more of the `count` samples failed than `scoring.failure_budget` allows."""
-        if len(failures) > self._budget(count):
+        """Raise `RewardError` if more of the `count` samples failed than `scoring.failure_budget` allows.
+
+        Samples that the reward does not apply to are no failures in this; there must be one that it applies to.
+        """
+        if faults(failures) > self._budget(count):
             raise RewardError(self._over_budget(failures, samples, count))
+        if count and len(failures) == count:
+            index, first = min(failures.items())
+            raise NothingApplies(
+                f"{self.label} applies to none of the {count} samples, so there is nothing to go by. The first, where "
+                f"the prompt ends {samples[index].prompt[-60:]!r}: {first.message}"
+            )
 
     def _settle(self, batch: Sequence[int], tally: Tally, budget: float) -> None:
         """Ask about one batch, and again about what failed, until the deadline."""
@@ -112,15 +133,15 @@ class Judge:
                 tally.fail(batch, Failure("timeout", str(error)))
             except Exception as error:
                 # Past the budget the run is lost unless another try mends it all: no need to know who it was.
-                if len(batch) == 1 or len(tally.failures) > budget:
-                    tally.fail(batch, _failure(error))
+                if len(batch) == 1 or tally.faults > budget:
+                    tally.fail(batch, failure_of(error))
                 else:
                     batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
 
     def _call(self, samples: Sequence[Sample], ends: float | None) -> Scores:
         seconds = _left(ends)
         if seconds == 0:
-            raise Overdue(f"not asked any more: scoring.deadline={self._scoring.deadline:g} s are over")
+            raise Overdue(f"not asked any more: scoring.deadline={self._scoring.deadline:g} s is over")
         if self._worker is None or not self._worker.idle:
             self._worker = Worker()
         answer = self._worker.call(lambda: self.reward.score(samples), seconds)
@@ -130,23 +151,25 @@ class Judge:
         return self._scoring.failure_budget * count
 
     def _over_budget(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> str:
-        index, first = min(failures.items())
+        wrong = {index: failure for index, failure in failures.items() if failure.kind != "not_applicable"}
+        index, first = min(wrong.items())
         budget = self._scoring.failure_budget
-        counts = Counter(failure.kind for failure in failures.values())
+        counts = Counter(failure.kind for failure in wrong.values())
         listed = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
         sample = samples[index]
         return (
-            f"{self.label} failed on {len(failures)} of {count} samples ({listed}), more than "
+            f"{self.label} failed on {len(wrong)} of {count} samples ({listed}), more than "
             f"scoring.failure_budget={budget:g} allows. The first ({first.kind}), where the prompt "
             f"ends {sample.prompt[-60:]!r} and the response begins {sample.response[:80]!r}: {first.message}"
         )
 
 
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, WrongAnswer):
-        return Failure("count", str(error))
-    lines = traceback.format_exception(error)
-    return Failure("exception", f"{type(error).__name__}: {error}\n{''.join(lines).rstrip()}")
+def _batches(count: int) -> Iterator[range]:
+    return (range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH))
+
+
+def _scored(tally: Tally) -> Scored:
+    return Scored(tally.total, tally.parts, tally.per_token, dict(sorted(tally.failures.items())))
 
 
 def _left(ends: float | None) -> float | None:

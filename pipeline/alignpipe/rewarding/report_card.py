@@ -24,6 +24,8 @@ _MOST_GROUPS = 12
 def report_card(judge: Judge, rows: Sequence[Row]) -> dict[str, float]:
     """Figures on held-out preference rows; a pair counts if both its sides have a score, `failures` is the rest.
 
+    There are none if there is no such pair.
+
     Raises `RewardError` as the judge does.
     """
     chosen, rejected = (
@@ -33,8 +35,10 @@ def report_card(judge: Judge, rows: Sequence[Row]) -> dict[str, float]:
 
 
 def card_of(rows: Sequence[Row], preferred: Scored, other: Scored) -> dict[str, float]:
-    """The figures from the scores of both sides of each pair; at least one pair must have both."""
+    """The figures from the scores of both sides of each pair; none if no pair has both."""
     kept = [index for index in preferred.kept if index not in other.failures]
+    if not kept:
+        return {}
     failures = len(rows) - len(kept)
     rows = [rows[index] for index in kept]
     sides = (preferred, other)
@@ -59,12 +63,24 @@ def card_of(rows: Sequence[Row], preferred: Scored, other: Scored) -> dict[str, 
         card["length_correlation"] = correlation
     for column in _GROUPINGS:
         card.update(_accuracy_by(column, rows, right))
-    return card
+    return card | _accuracy_by_part(preferred.parts, other.parts, kept)
 
 
 def preference_sample(row: Row, column: str) -> Sample:
     """One side of a preference pair as a sample."""
     return Sample(row["prompt"], row[column], messages=row["messages"], row=Dataset.extras(row))
+
+
+def _accuracy_by_part(
+    preferred: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]], kept: Sequence[int]
+) -> dict[str, float]:
+    """What the accuracy would be if one part alone were the score; of a mix, one of its members."""
+    found = {}
+    for name in preferred.keys() & other.keys():
+        chosen, rejected = (torch.tensor([part[name][row] for row in kept]) for part in (preferred, other))
+        if not (chosen.isnan() | rejected.isnan()).any():  # a part may be there for some of the batches only
+            found[f"accuracy_by_part/{name}"] = float(wins(chosen, rejected).mean())
+    return dict(sorted(found.items()))
 
 
 def _accuracy_by(column: str, rows: Sequence[Mapping[str, Any]], right: torch.Tensor) -> dict[str, float]:

@@ -9,7 +9,7 @@ from alignpipe.api import Artifact, Reward, Selected, StageContext, TrainableRew
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError, PluginError
 from alignpipe.rewarding.artifact import label, save_reward
-from alignpipe.rewarding.judge import Judge
+from alignpipe.rewarding.judge import Judge, NothingApplies
 from alignpipe.rewarding.report_card import report_card
 
 
@@ -40,11 +40,23 @@ class RewardStage:
             return
         judge = Judge(reward, label(name, self._offered_by), ctx.scoring)
         rows = _pairs(judge, Dataset(inputs["dataset"].folder), ctx)
-        card = report_card(judge, rows) if rows else {}
+        card = _card(judge, rows, ctx) if rows else {}
         if card:
             ctx.log({f"heldout/{figure}": value for figure, value in card.items()})
         save_reward(ctx.payload, reward, self._selected, self._version, self._offered_by)
         (ctx.payload / "report_card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+
+
+def _card(judge: Judge, rows: Sequence[Row], ctx: StageContext) -> dict[str, float]:
+    """The report card; none, and a word why, for a reward that is for other samples than these."""
+    try:
+        card = report_card(judge, rows)
+    except NothingApplies as error:
+        ctx.say(f"no report card: {error}")
+        return {}
+    if not card:
+        ctx.say("no report card: of no held-out pair both answers have a score")
+    return card
 
 
 def _pairs(judge: Judge, data: Dataset, ctx: StageContext) -> Sequence[Row]:

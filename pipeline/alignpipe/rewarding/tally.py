@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 
 from alignpipe.api import Failure, Sample, Scores
 from alignpipe.api.rewards import is_finite
 
+_NOT_APPLICABLE = Failure("not_applicable", "the reward gave None: it does not apply to this sample")
 _SPLIT_TOLERANCE = 1e-3
 """How far the tokens' scores may be from the total they add up to, in units of it (of 1, if it is smaller)."""
 
 
 class WrongAnswer(Exception):
     """An answer that cannot be matched with the samples asked about."""
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception means for the sample that was asked about alone."""
+    if isinstance(error, WrongAnswer):
+        return Failure("count", str(error))
+    lines = traceback.format_exception(error)
+    return Failure("exception", f"{type(error).__name__}: {error}\n{''.join(lines).rstrip()}")
 
 
 class Tally:
@@ -26,6 +36,11 @@ class Tally:
         self.per_token: list[list[float]] | None = None
         self.failures: dict[int, Failure] = {}
 
+    @property
+    def faults(self) -> int:
+        """How many samples failed; those that the reward does not apply to are not among them."""
+        return faults(self.failures)
+
     def take(self, rows: Sequence[int], scores: Scores) -> None:
         """Enter what the reward said of the samples `rows`.
 
@@ -37,18 +52,19 @@ class Tally:
         if split is not None and len(split) != len(rows):
             raise WrongAnswer(f"per_token has {len(split)} rows for {len(rows)} samples; there must be one each")
         for place, row in enumerate(rows):
-            own = {name: values[place] for name, values in parts.items()}
+            own = {name: value for name, values in parts.items() if (value := values[place]) is not None}
+            score = total[place]
             tokens = None if split is None else [float(value) for value in split[place]]
-            failure = (
-                scores.failures.get(place)
-                or _unusable(total[place], own)
-                or _unlike(tokens, total[place], self.samples[row])
-            )
-            if failure is not None:
-                self.fail([row], failure)
+            failure = scores.failures.get(place)
+            if failure is not None or score is None:
+                self.fail([row], failure or _NOT_APPLICABLE)
+                continue
+            wrong = _unusable(score, own) or _unlike(tokens, score, self.samples[row])
+            if wrong is not None:
+                self.fail([row], wrong)
                 continue
             self.failures.pop(row, None)
-            self.total[row] = total[place]
+            self.total[row] = score
             for name, value in own.items():
                 self.parts.setdefault(name, [math.nan] * len(self.samples))[row] = value
             if tokens is not None:
@@ -60,9 +76,14 @@ class Tally:
         self.failures.update(dict.fromkeys(rows, failure))
 
 
-def _numbers(values: Sequence[float], count: int, what: str) -> list[float]:
+def faults(failures: Mapping[int, Failure]) -> int:
+    """How many samples failed; those that the reward does not apply to are not among them."""
+    return sum(failure.kind != "not_applicable" for failure in failures.values())
+
+
+def _numbers(values: Sequence[float | None], count: int, what: str) -> list[float | None]:
     try:
-        numbers = [float(value) for value in values]
+        numbers = [None if value is None else float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise WrongAnswer(f"its {what} is {values!r:.80}, which are no numbers: {error}") from error
     if len(numbers) != count:

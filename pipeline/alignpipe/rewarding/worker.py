@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import queue
+import selectors
 import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any
 
 _Answer = queue.SimpleQueue[tuple[Any, BaseException | None]]
+_GRACE = 0.5
+"""Seconds that an async call which is cancelled at its deadline has to say where it was."""
+_OURS = ("alignpipe", "alignpipe_plugins")
+"""Packages whose lines tell an author nothing."""
 
 
 class Overdue(Exception):
@@ -19,10 +25,11 @@ class Overdue(Exception):
 
 
 class Worker:
-    """Makes calls one after the other; after an :class:`Overdue` one it is of no more use, and `idle` says so."""
+    """Makes calls one after the other; once one does not come back it is of no more use, and `idle` says so."""
 
     def __init__(self) -> None:
         self.idle = True
+        self._awaiting = False
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], float | None, _Answer]] = queue.SimpleQueue()
         # A daemon: a call that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, name="alignpipe-reward", daemon=True)
@@ -36,7 +43,11 @@ class Worker:
         try:
             value, error = answer.get(timeout=seconds)
         except queue.Empty:
-            raise Overdue(f"no answer within {seconds:g} s; it was {self._place()}") from None
+            assert seconds is not None
+            try:
+                value, error = answer.get(timeout=_GRACE if self._awaiting else 0)
+            except queue.Empty:
+                raise Overdue(_told(seconds, self._place())) from None
         self.idle = True
         if error is not None:
             raise error
@@ -48,27 +59,67 @@ class Worker:
             try:
                 value = function()
                 if inspect.isawaitable(value):
+                    self._awaiting = True
                     value = asyncio.run(_awaited(value, seconds))
             except BaseException as error:
                 answer.put((None, error))
             else:
                 answer.put((value, None))
+            finally:
+                self._awaiting = False
 
-    def _place(self) -> str:
+    def _place(self) -> str | None:
         """Where the thread is now: the innermost line of its stack."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         if frame is None:
-            return "gone"
+            return None
         last = traceback.extract_stack(frame)[-1]
-        return f"at {last.filename}:{last.lineno} ({last.name})"
+        if last.filename == selectors.__file__:  # an event loop that waits: of what, a cancelled call would have told
+            return None
+        return f"{last.filename}:{last.lineno} ({last.name})"
 
 
 async def _awaited(value: Awaitable[Any], seconds: float | None) -> Any:
     """Await a back end's answer; cancelled when the time is over, so that its connections are closed."""
+    place: list[str | None] = []
+    if seconds is not None:  # set before the time limit, and so called before it cancels anything
+        asyncio.get_running_loop().call_later(seconds, lambda: place.append(_awaiting_place()))
     try:
         async with asyncio.timeout(seconds) as limit:
             return await value
     except TimeoutError as error:
         if limit.expired():
-            raise Overdue(f"no answer within {seconds:g} s") from None
+            assert seconds is not None
+            raise Overdue(_told(seconds, place[0] if place else None)) from None
         raise error
+
+
+def _told(seconds: float, place: str | None) -> str:
+    where = f"; it was at {place}" if place else ""
+    return f"no answer within {seconds:.3g} s{where}"
+
+
+def _awaiting_place() -> str | None:
+    """The line of the reward's own code that the running loop waits in; None if only ours and asyncio's are to be seen.
+
+    Of several tasks it is a line of one that waits for no other task: the first of those that wait at most lines of it.
+    """
+    places = [place for task in asyncio.all_tasks() if (place := _place_of(task.get_coro())) is not None]
+    return max(sorted(set(places)), key=places.count, default=None)
+
+
+def _place_of(coroutine: Any) -> str | None:
+    """The innermost line of the reward's own package in a waiting coroutine; None if it waits for tasks."""
+    frames: list[FrameType] = []
+    awaited = coroutine
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        frames.append(frame)
+        awaited = awaited.cr_await
+    if isinstance(awaited, asyncio.Task) or hasattr(awaited, "_children"):  # the future of asyncio.gather
+        return None
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames]
+    own = next((package for package in packages if package not in (*_OURS, "asyncio")), None)
+    if own is None:
+        return None
+    last = next(frame for frame, package in zip(reversed(frames), reversed(packages), strict=True) if package == own)
+    return f"{last.f_code.co_filename}:{last.f_lineno} ({last.f_code.co_name})"

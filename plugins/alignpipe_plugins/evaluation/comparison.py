@@ -11,6 +11,9 @@ from alignpipe.ops.intervals import bootstrap_interval
 from alignpipe.ops.pairs import wins
 from alignpipe.rewarding.judge import Scored
 
+_MOST_PARTS = 8
+"""Parts of a reward that are shown at the end of a run; the metrics hold all."""
+
 Line = list[str | float | None]
 """A line of the report's table: label, baseline, policy."""
 
@@ -39,13 +42,17 @@ def compare(
         figures["mismatched_mean"] = _mean(mismatched.total)
     if theirs is None:
         return figures
+    figures |= {
+        "baseline_mean": _mean(theirs.total),
+        **{f"baseline_part/{name}": _mean(values) for name, values in theirs.parts.items()},
+    }
     both = [index for index in ours.kept if index not in theirs.failures]
+    if not both:  # a reward may apply to other answers of ours than of theirs
+        return figures
     outcome = wins(_numbers(ours.total, both), _numbers(theirs.total, both))
     low, high = bootstrap_interval(outcome, torch.Generator().manual_seed(seed), confidence, resamples)
     return {
         **figures,
-        "baseline_mean": _mean(theirs.total),
-        **{f"baseline_part/{name}": _mean(values) for name, values in theirs.parts.items()},
         "win_rate": float(outcome.mean()),
         "win_rate_low": low,
         "win_rate_high": high,
@@ -54,12 +61,23 @@ def compare(
 
 def rows_of(title: str, figures: Mapping[str, float], confidence: float) -> list[Line]:
     """The report's lines about one reward."""
-    lines: list[Line] = [[title, figures.get("baseline_mean"), figures["mean"]]]
+    lines: list[Line] = [[title, figures.get("baseline_mean"), figures["mean"]], *_part_rows(figures)]
     if "win_rate" in figures:
         interval = f"{figures['win_rate']:.3f} [{figures['win_rate_low']:.3f}, {figures['win_rate_high']:.3f}]"
         lines.append([f"{title} win rate [{confidence:.0%}]", None, interval])
     if "mismatched_mean" in figures:
         lines.append([f"{title}, prompts swapped", None, figures["mismatched_mean"]])
+    return lines
+
+
+def _part_rows(figures: Mapping[str, float]) -> list[Line]:
+    """A line for each part, indented below its reward: of many the first ones, and how many more there are."""
+    names = [name.removeprefix("part/") for name in figures if name.startswith("part/")]
+    lines: list[Line] = [
+        [f"  {name}", figures.get(f"baseline_part/{name}"), figures[f"part/{name}"]] for name in names[:_MOST_PARTS]
+    ]
+    if len(names) > _MOST_PARTS:
+        lines.append([f"  ... {len(names) - _MOST_PARTS} more in summary.json", "", ""])
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from alignpipe.api import BuildContext, Reward, Sample
 from alignpipe.api.rewards import Answer
 from alignpipe.errors import AlignpipeError, RewardError
 from alignpipe.functions import FunctionReward
-from alignpipe.python_files import Located, locate, name_in
-from alignpipe.rewards import RewardPlugin
+from alignpipe.python_files import Located, locate, name_in, split
+from alignpipe.rewards import Columns, RewardPlugin
 from alignpipe_plugins.function_reward.config import FunctionConfig
 
 _FILE = "function.py"
@@ -34,9 +34,10 @@ class FileReward:
         self._reward: Reward | None = None
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """The columns of the prompts that the function cannot do without."""
-        return tuple(getattr(self._ready(), "columns", ()))
+        columns: Columns = getattr(self._ready(), "columns", ())
+        return columns
 
     def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
         """What the function says."""
@@ -54,10 +55,8 @@ class FileReward:
         if not file.is_file():
             raise RewardError(f"{folder} holds no function reward: it has no {_FILE}")
         source = file.read_bytes()
-        wanted = self._config.path.strip().rpartition(":")
-        self._located = Located(
-            file, name_in(source, f"{_KEY}={self._config.path}", wanted[2] if wanted[1] else ""), source
-        )
+        _, wanted = split(self._config.path)
+        self._located = Located(file, name_in(source, f"{_KEY}={self._config.path}", wanted), source)
         self._reward = None
 
     def _ready(self) -> Reward:
@@ -83,7 +82,7 @@ class FileReward:
             raise RewardError(f"{at}: the function cannot be used: {error}") from error
 
 
-def _import(located: Located, path: str) -> Callable[..., Any]:
+def _import(located: Located, path: str) -> Any:
     """Run the file as a module of its own and take the function out of it.
 
     The file's folder goes to the end of `sys.path` meanwhile, so that it may import its neighbours.
@@ -108,12 +107,9 @@ def _import(located: Located, path: str) -> Callable[..., Any]:
         raise RewardError(f"{at}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
-    function: Callable[..., Any] = getattr(module, located.function, None) or _gone(located, path)
-    return function
-
-
-def _gone(located: Located, path: str) -> Callable[..., Any]:
-    raise RewardError(f"{_KEY}={path}: after running the file there is no {located.function!r} in it")
+    if not hasattr(module, located.function):
+        raise RewardError(f"{_KEY}={path}: after running the file there is no {located.function!r} in it")
+    return getattr(module, located.function)
 
 
 def build(config: FunctionConfig, context: BuildContext) -> FileReward:

@@ -16,7 +16,7 @@ class MathAnswerReward:
 
     def __init__(self, config: MathAnswerConfig) -> None:
         self._config = config
-        self.columns = (config.column,)
+        self.columns = {config.column: "12 * 7 = 84\n#### 84"}
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """1 or 0 per sample; part `answered` is 1 if there is a number at all.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Sequence
 
 from alignpipe.api import Failure, Reward, Sample, Scores
 from alignpipe.errors import AlignpipeError, RewardError
-from alignpipe.rewarding.tally import Tally, WrongAnswer
+from alignpipe.rewarding.tally import Tally, failure_of
 
 _HOPELESS = 0.5
 """The share of a batch from which on nobody looks any further for the samples at fault."""
@@ -31,8 +30,8 @@ async def ask(name: str, reward: Reward, samples: Sequence[Sample]) -> Tally:
         except AlignpipeError as error:
             raise RewardError(f"member {name}: {error}") from error
         except Exception as error:
-            if len(batch) == 1 or len(tally.failures) > _HOPELESS * len(samples):
-                tally.fail(batch, _failure(error))
+            if len(batch) == 1 or tally.faults > _HOPELESS * len(samples):
+                tally.fail(batch, failure_of(error))
             else:
                 batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
     for row, failure in tally.failures.items():
@@ -45,11 +44,3 @@ async def _answer(reward: Reward, samples: Sequence[Sample]) -> Scores:
     if inspect.isawaitable(answer):
         answer = await answer
     return answer if isinstance(answer, Scores) else Scores(total=answer)
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, WrongAnswer):
-        return Failure("count", str(error))
-    return Failure(
-        "exception", f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error)).rstrip()}"
-    )

@@ -38,5 +38,10 @@ def combination(config: MixConfig) -> Callable[[Mapping[str, float]], float]:
         return lambda given: min(given.values())
     if config.combine is Combine.mean_minus_spread:
         return lambda given: fmean(given.values()) - config.spread_coef * pstdev(given.values())
-    weights = {name: config.weights.get(name, 1.0) for name in config.members}
+    weights = weights_of(config)
     return lambda given: sum(weights[name] * value for name, value in given.items())
+
+
+def weights_of(config: MixConfig) -> dict[str, float]:
+    """What each member counts in a weighted sum."""
+    return {name: config.weights.get(name, 1.0) for name in config.members}

@@ -12,6 +12,9 @@ from typing import Any
 from alignpipe.api import Selected
 from alignpipe.options import check_at_least
 
+CONTRIBUTION, CLIPPED = "contribution", "clipped"
+"""Under these names the mix says what members came to, so no member can be called so."""
+
 
 class Combine(Enum):
     """How the members' scores become one."""
@@ -40,7 +43,10 @@ class MixConfig:
 
     members: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "the rewards, by names of yours: +reward@reward.members.<name>=<option>"},
+        metadata={
+            "help": "the rewards, by names of yours: +reward@reward.members.<name>=<option>; the part <name> is what "
+            "it said, the parts contribution/<name> add up to the total"
+        },
     )
     combine: Combine = field(
         default=Combine.sum, metadata={"help": "sum (weighted), min, or mean_minus_spread over an ensemble"}
@@ -106,6 +112,8 @@ class MixConfig:
 def _check_member(name: str, member: Any) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"members.{name}: a member's name is made of letters, digits, - and _")
+    if name in (CONTRIBUTION, CLIPPED):
+        raise ValueError(f"members.{name}: the mix names parts of its own so; call the member something else")
     plain = isinstance(member, Mapping) and member.keys() == {"group", "name", "config"}
     if not isinstance(member, Selected) and not plain:
         raise ValueError(

@@ -23,7 +23,9 @@ _MOST_WORDS = 22
 
 
 class SupportGold:
-    """Scores an answer against the facts in the prompt's row (`customer`, `product`, `problem`)."""
+    """Scores an answer against the facts in the prompt's row."""
+
+    columns: Mapping[str, str] = {"customer": NAMES[0], "product": PRODUCTS[0], "problem": next(iter(PROBLEMS))}
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """One total per sample and its five parts, each in [-1, 1]."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignpipe.errors import RewardError
 from alignpipe.options import check_at_least, check_positive
 
 
@@ -103,3 +104,13 @@ class UnitTestsConfig:
         from alignpipe_plugins.unit_tests.interpreter import find_interpreter
 
         return {"python": find_interpreter(self.python).version}
+
+    def check_machine(self) -> None:
+        """Raise `RewardError` where there is no sandbox as it is asked for."""
+        from alignpipe_plugins.unit_tests.reward import sandbox_of
+        from alignpipe_plugins.unit_tests.sandbox import Refused
+
+        try:
+            sandbox_of(self).way()
+        except Refused as error:
+            raise RewardError(str(error)) from error

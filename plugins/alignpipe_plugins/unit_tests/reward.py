@@ -30,17 +30,9 @@ class UnitTestsReward:
 
     def __init__(self, config: UnitTestsConfig) -> None:
         self._config = config
-        self.columns = tuple(column for column in (config.tests, config.entry_point, config.setup) if column)
-        limits = Limits(
-            timeout=config.timeout,
-            test_timeout=config.test_timeout,
-            memory_bytes=config.memory_mb << 20,
-            processes=config.processes,
-            file_bytes=config.file_mb << 20,
-            disk_bytes=config.disk_mb << 20,
-            output_bytes=config.output_kb << 10,
-        )
-        self._sandbox = Sandbox(limits, config.isolation, config.seccomp, config.python)
+        examples = {config.tests: "assert add(1, 2) == 3", config.entry_point: "add", config.setup: "import math"}
+        self.columns = {column: example for column, example in examples.items() if column}
+        self._sandbox = sandbox_of(config)
 
     async def score(self, samples: Sequence[Sample]) -> Scores:
         """The share of tests passed, or 1 and 0; parts passed, runs and timeout, each in [0, 1].
@@ -110,6 +102,20 @@ def _passes(result: Result, case: Case) -> bool:
     if case.output is None:
         return result.passed
     return result.passed and not result.cut and same_output(result.output, case.output)
+
+
+def sandbox_of(config: UnitTestsConfig) -> Sandbox:
+    """The sandbox with the limits of the options; nothing is tried yet."""
+    limits = Limits(
+        timeout=config.timeout,
+        test_timeout=config.test_timeout,
+        memory_bytes=config.memory_mb << 20,
+        processes=config.processes,
+        file_bytes=config.file_mb << 20,
+        disk_bytes=config.disk_mb << 20,
+        output_bytes=config.output_kb << 10,
+    )
+    return Sandbox(limits, config.isolation, config.seccomp, config.python)
 
 
 def build(config: UnitTestsConfig, context: BuildContext) -> UnitTestsReward:

@@ -89,6 +89,21 @@ def test_our_functions_arguments_become_options(tmp_path: Path) -> None:
     assert "ask_function(scoring.score, samples, word=options.word, weight=options.weight, most=options.most)" in module
 
 
+def test_the_summary_begins_with_a_capital_and_comments_stand_in_a_column(tmp_path: Path) -> None:
+    bare = render("acme", located("def score(samples):\n    return []\n", "score", tmp_path))
+    assert '"""The function score."""' in bare["src/acme/__init__.py"]
+    told = render("acme", located("def score(samples):\n    'short answers.'\n", "score", tmp_path))
+    assert '"""Short answers."""' in told["src/acme/__init__.py"]
+    lines = bare["README.md"].split("```\n")[1].splitlines()
+    assert len({len(line.partition("# ")[0]) for line in lines}) == 1
+
+
+def test_another_decorator_is_no_obstacle(tmp_path: Path) -> None:
+    text = "@clip_rewards(0, 1)\ndef score(samples, /, *more, word='x', **rest):\n    return []\n"
+    module = render("acme", located(text, "score", tmp_path))["src/acme/__init__.py"]
+    assert "ask_function(scoring.score, samples, word=options.word)" in module
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -98,6 +113,7 @@ def test_our_functions_arguments_become_options(tmp_path: Path) -> None:
         ("def score(): ...", "must take \\(samples\\)"),
         ("def score(completions, trainer_state): ...", "it needs trainer_state"),
         ("@reward('a')\ndef score(samples): ...", "is made a reward by a decorator already"),
+        ("@rewards.reward('a')\ndef score(samples): ...", "is made a reward by a decorator already"),
         ("score = print", "that is no function defined in the file"),
     ],
 )
@@ -152,6 +168,7 @@ def test_the_command(
     assert main(["plugins", "new", "reward", "acme-one", "--from", "my.py", "--folder", "here"]) == 0
     said = capsys.readouterr().out
     assert "the file imports near from its folder: copy them into here/src/acme_one" in said
+    assert "score has no docstring; say in here/src/acme_one/__init__.py what it rewards" in said
     assert "alignpipe plugins check reward/acme_one" in said
     assert (tmp_path / "here" / "src" / "acme_one" / "scoring.py").is_file()
     assert main(["plugins", "new", "reward", "acme-one", "--from", "my.py", "--folder", "here"]) == 1

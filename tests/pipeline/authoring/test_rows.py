@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignpipe.authoring.rows import Answers, Pairs, read
+from alignpipe.authoring.rows import Data, read
 from alignpipe.errors import DataError
 
 ROWS = [
@@ -26,9 +26,9 @@ def lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def answers(path: Path) -> Answers:
+def answers(path: Path) -> Data:
     found = read(path)
-    assert isinstance(found, Answers)
+    assert not found.pairs
     return found
 
 
@@ -97,10 +97,26 @@ def test_an_answer_that_was_cut(written) -> None:
 )
 def test_pairs(row: dict[str, Any], prompt: str, written) -> None:
     found = read(written("p.jsonl", lines([row])))
-    assert isinstance(found, Pairs)
-    (chosen,), (rejected,) = found.side("chosen"), found.side("rejected")
+    chosen, rejected = found.samples
+    assert [(row["side"], row["completion"]) for row in found.raw] == [("chosen", "Hello"), ("rejected", "No")]
+    assert (found.pairs[0]["chosen"], found.pairs[0]["rejected"]) == ("Hello", "No")
     assert (chosen.prompt, chosen.response, rejected.response) == (prompt, "Hello", "No")
-    assert chosen.row == {"source": "a"}
+    assert chosen.row == rejected.row == {"source": "a"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: b\n\nAssistant: y"),
+        ([*ASKED, *SAID], [{"role": "user", "content": "Bye"}, *SAID]),
+    ],
+)
+def test_pairs_of_different_prompts_are_left_out(chosen: Any, rejected: Any, written) -> None:
+    rows = [{"chosen": chosen, "rejected": chosen}, {"chosen": chosen, "rejected": rejected}]
+    found = read(written("p.jsonl", lines(rows)))
+    assert (len(found.samples), len(found.raw), len(found.pairs), found.left_out) == (2, 2, 1, 1)
+    with pytest.raises(DataError, match="has no pair whose two answers are to the same prompt"):
+        read(written("q.jsonl", lines(rows[1:])))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from alignpipe.api import Sample, Scores, Scoring
 from alignpipe.authoring.opening import open_named
 from alignpipe.authoring.rollouts import agreement, by_update
-from alignpipe.authoring.rows import Answers, Pairs
+from alignpipe.authoring.rows import Data, of_pairs
 from alignpipe.authoring.trying import histogram, try_on
 from alignpipe.cli.main import main
 from alignpipe.errors import ConfigError, DataError, RewardError
@@ -47,7 +47,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_figures_and_table_by_hand() -> None:
     rows = [{"prompt": "p", "completion": text} for text in ("a", "abc", "fail")]
-    tried = try_on(JUDGE, Answers(rows, [Sample("p", row["completion"]) for row in rows]), "rows")
+    tried = try_on(JUDGE, Data([Sample("p", row["completion"]) for row in rows], rows), "rows")
     assert tried.figures() == [("total", 2.0, 1.0, 1.0, 3.0), ("half", 1.0, 0.5, 0.5, 1.5)]
     assert tried.failure_kinds() == [("refused", 1, "no")]
     assert tried.table[1] == {"prompt": "p", "completion": "abc", "score": 3.0, "part/half": 1.5, "failure": None}
@@ -63,13 +63,14 @@ def test_pairs_get_two_lines_each_and_the_report_card() -> None:
         {"prompt": "p", "chosen": "fail", "rejected": "ab"},
         {"prompt": "p", "chosen": "abcd", "rejected": "fail"},
     ]
-    tried = try_on(JUDGE, Pairs(raw, [{**row, "messages": []} for row in raw]), "rows")
+    tried = try_on(JUDGE, of_pairs(raw, [{**row, "messages": []} for row in raw]), "rows")
     assert [(row["side"], row["completion"], row["score"]) for row in tried.table[:4]] == [
         ("chosen", "abc", 3.0), ("rejected", "a", 1.0), ("chosen", "a", 1.0), ("rejected", "ab", 2.0),
     ]  # fmt: skip
     assert (tried.card["accuracy"], tried.card["pairs"], tried.card["failures"]) == (0.5, 2.0, 2.0)
-    assert sorted(tried.failures) == [2, 7]
-    assert [tried.samples[place].response for place in (2, 7)] == ["fail", "fail"]
+    assert sorted(tried.scored.failures) == [4, 7]
+    assert [tried.samples[place].response for place in (4, 7)] == ["fail", "fail"]
+    assert tried.card["accuracy_by_part/half"] == 0.5
     assert tried.figures()[0][1] == pytest.approx((3 + 1 + 4 + 1 + 2 + 2) / 6)
 
 
@@ -100,6 +101,7 @@ def test_pairs_at_the_command(example_reward: None, data: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert "6 samples" in said
     assert re.search(r"^accuracy +1$", said, re.MULTILINE)
+    assert said.endswith("a tie as half; accuracy_low and accuracy_high are the ends of its 95% interval\n")
 
 
 @pytest.mark.parametrize(
@@ -134,13 +136,18 @@ def stored_rule(folder: Path) -> None:
 def test_a_stored_reward_brings_its_options(example_reward: None, data: Path) -> None:
     stored_rule(data / "kept")
     judge = open_named("./kept", ["scoring.retries=0"])
-    assert judge.label == "reward example_reward (./kept)"
+    assert judge.label == "reward example_reward (x 1)"
     assert judge.score([Sample("p", "no no")]).total == [1.0]
     with pytest.raises(ConfigError, match=r"reward\.word=x: a stored reward \(\./kept\) has its options already"):
         open_named("./kept", ["reward.word=x"])
     (data / "empty").mkdir()
     with pytest.raises(RewardError, match=r"is no reward artifact"):
         open_named("./empty", [])
+
+
+def test_the_folder_of_a_stored_object_is_one_too(example_reward: None, data: Path) -> None:
+    stored_rule(data / "store" / "objects" / "reward" / "abc" / "payload")
+    assert open_named("store/objects/reward/abc", []).score([Sample("p", "no no")]).total == [1.0]
 
 
 def test_rollouts_update_by_update() -> None:

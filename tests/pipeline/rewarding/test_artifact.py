@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from alignpipe.api import Artifact, Sample, Selected
+from alignpipe.api import Artifact, Sample, Scoring, Selected
 from alignpipe.errors import RewardError
-from alignpipe.rewarding.artifact import open_judge, open_reward, plain, save_reward
+from alignpipe.rewarding.artifact import open_judge, open_stored, plain, save_reward
 from support.context import FakeContext
 
 
@@ -61,12 +61,23 @@ def test_what_was_saved_is_opened(made: type[Written], tmp_path: Path) -> None:
     folder.mkdir()
     save_reward(folder, reward, CHOICE, 3, "acme-reward 1.2")
     ctx = FakeContext(tmp_path, builders={"reward/acme": lambda _: made()})
-    opened = open_reward(folder, ctx)
+    opened = open_stored(folder, ctx, Scoring()).reward
     assert opened.score([Sample("p", "r")]) == reward.score([Sample("p", "r")])
     assert (ctx.built[0].group, ctx.built[0].name) == ("reward", "acme")
     judge = open_judge(Artifact("reward", "reward", folder, "d"), ctx)
     assert judge.label == "reward acme (acme-reward 1.2)"
     assert judge.score([Sample("p", "r")]).total == list(reward.score([Sample("p", "r")]))
+
+
+def test_paths_are_kept_as_text(tmp_path: Path) -> None:
+    assert plain({"folder": Path("a/b"), "files": [Path("c")]}) == {"folder": "a/b", "files": ["c"]}
+
+    @dataclass(frozen=True)
+    class Located:
+        folder: Path = Path("words/en")
+
+    save_reward(tmp_path, Written(), Selected("reward", "acme", Located()), 1, "acme-reward 1.2")
+    assert json.loads((tmp_path / "reward.json").read_text())["config"] == {"folder": "words/en"}
 
 
 def test_the_options_are_kept_as_plain_data(tmp_path: Path) -> None:
@@ -91,7 +102,7 @@ def test_plain_leaves_plain_data_alone() -> None:
 
 def test_a_folder_that_is_no_reward(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=r"is no reward artifact: it has no reward\.json"):
-        open_reward(tmp_path, FakeContext(tmp_path))
+        open_stored(tmp_path, FakeContext(tmp_path), Scoring())
 
 
 def test_the_state_of_files_is_kept_with_the_options(tmp_path: Path) -> None:
@@ -122,7 +133,8 @@ def test_what_is_kept_without_training_is_opened(tmp_path: Path) -> None:
             self.kept = (folder / "kept").read_text()
 
     save_reward(tmp_path, Kept(), Selected("reward", "acme", {}), 1, "acme 1")
-    assert open_reward(tmp_path, FakeContext(tmp_path, builders={"reward/acme": lambda _: Kept()})).kept == "something"
+    ctx = FakeContext(tmp_path, builders={"reward/acme": lambda _: Kept()})
+    assert open_stored(tmp_path, ctx, Scoring()).reward.kept == "something"
 
 
 @dataclass(frozen=True)

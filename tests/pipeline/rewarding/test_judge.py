@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import math
 import threading
 import time
@@ -11,7 +13,8 @@ import pytest
 
 from alignpipe.api import Failure, Sample, Scores, Scoring
 from alignpipe.errors import DataError, RewardError
-from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.rewarding.judge import Judge, NothingApplies, Scored
+from alignpipe.rewards import score_each
 
 SAMPLES = [Sample("a prompt", str(index)) for index in range(40)]
 NAN = float("nan")
@@ -109,6 +112,36 @@ def test_past_the_budget_the_run_stops_with_the_first_failure_and_who_it_was() -
     assert "the response begins '1': ValueError: odd ones out\nTraceback" in said
 
 
+def test_what_a_reward_does_not_apply_to_is_masked_and_counts_against_no_budget() -> None:
+    def math_only(samples):
+        return Scores(
+            [None if int(sample.response) < 30 else 1.0 for sample in samples],
+            {"tone": [None if sample.response == "39" else 2.0 for sample in samples]},
+        )
+
+    scored = ask(math_only, Scoring(retries=1, failure_budget=0.0))
+    assert scored.kept == list(range(30, 40))
+    assert scored.failure_counts() == {"not_applicable": 30}
+    assert math.isnan(scored.total[0])
+    assert [math.isnan(value) for value in scored.parts["tone"][30:]] == [False] * 9 + [True]
+    with pytest.raises(NothingApplies, match=r"reward acme \(acme-reward 1.2\) applies to none of the 20 samples"):
+        ask(math_only, PATIENT, SAMPLES[:20])
+
+
+def test_failures_beside_what_does_not_apply_are_counted_by_themselves() -> None:
+    answer = lambda samples: [None if int(s.response) < 30 else NAN if s.response == "30" else 1.0 for s in samples]  # noqa: E731
+    assert ask(answer, Scoring(retries=0, failure_budget=0.025)).failure_counts() == {"nan": 1, "not_applicable": 30}
+    with pytest.raises(RewardError, match=r"failed on 1 of 40 samples \(nan: 1\).*response begins '30'"):
+        ask(answer, Scoring(retries=0, failure_budget=0.02))
+
+
+def test_all_may_fail_where_only_the_failures_are_wanted() -> None:
+    scored = Judge(Rule(lambda _: 1 / 0), "reward broken", Scoring(failure_budget=0)).score_all(SAMPLES[:2])
+    assert scored.kept == []
+    assert scored.failure_counts() == {"exception": 2}
+    assert scored.failures[1].message.startswith("ZeroDivisionError: division by zero\nTraceback")
+
+
 def test_exactly_the_budget_is_allowed() -> None:
     few = {"0", "1", "2", "3"}
     answer = lambda samples: [NAN if sample.response in few else 1.0 for sample in samples]  # noqa: E731
@@ -199,6 +232,31 @@ def test_an_async_reward_is_awaited_and_cancelled() -> None:
             break
         time.sleep(0.02)
     assert ended == ["cancelled"]
+
+
+async def waiting(sample) -> float:
+    await asyncio.sleep(60)  # the line that is told
+    return 1.0
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["awaited", "score_each"])
+def test_of_an_async_reward_that_hangs_its_own_line_is_told(each: bool) -> None:
+    async def slow(samples):
+        return await (score_each(samples, waiting) if each else waiting(samples[0]))
+
+    scored = Judge(Rule(slow), "acme", Scoring(deadline=0.19999, retries=0)).score_all(SAMPLES[:3])
+    line = inspect.getsourcelines(waiting)[1] + 1
+    assert scored.failures[0].message == f"no answer within 0.2 s; it was at {__file__}:{line} (waiting)"
+
+
+def test_an_async_reward_that_will_not_be_cancelled_is_left_behind() -> None:
+    async def stubborn(samples):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(5)
+
+    scored = Judge(Rule(stubborn), "acme", Scoring(deadline=0.1, retries=0)).score_all(SAMPLES[:3])
+    assert scored.failures[0].message == "no answer within 0.1 s", "the line of the event loop would tell nothing"
 
 
 def test_a_rewards_own_error_is_passed_on() -> None:

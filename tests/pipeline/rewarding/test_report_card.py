@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from alignpipe.api import Scoring
+from alignpipe.api import Scores, Scoring
 from alignpipe.errors import RewardError
 from alignpipe.rewarding import report_card as module
 from alignpipe.rewarding.judge import Judge
@@ -86,6 +86,34 @@ def test_accuracy_apart_by_source_and_confidence() -> None:
         "accuracy_by_confidence/1": 1.0,
         "accuracy_by_confidence/2": 0.5,
     }
+
+
+class Parted:
+    """The total is the first number of the answer, the parts are the first and the second."""
+
+    def score(self, samples):
+        numbers = [[float(word) for word in sample.response.split()] for sample in samples]
+        first, second = zip(*numbers, strict=True)
+        return Scores(list(first), parts={"first": list(first), "rival/second": list(second)})
+
+
+def test_accuracy_of_every_part_by_itself() -> None:
+    card = report_card(Parted(), [pair("2 0", "1 5"), pair("3 3", "1 3"), pair("0 7", "1 0"), pair("4 0", "3 1")])
+    assert card["accuracy"] == card["accuracy_by_part/first"] == 3 / 4
+    assert card["accuracy_by_part/rival/second"] == (0 + 0.5 + 1 + 0) / 4
+
+
+def test_a_part_that_is_missing_for_some_samples_has_no_accuracy() -> None:
+    class Sometimes(Parted):
+        def score(self, samples):
+            scores = super().score(samples)
+            parts = scores.parts if len(samples) == 512 else {"first": scores.parts["first"]}
+            return Scores(scores.total, parts=parts)
+
+    rows = [pair("2 0", "1 5")] * 513
+    assert "accuracy_by_part/first" in report_card(Parted(), rows)
+    named = [name for name in report_card(Sometimes(), rows) if "_by_part/" in name]
+    assert named == ["accuracy_by_part/first"]
 
 
 def test_no_groups_where_there_is_one_or_too_many_or_a_gap() -> None:

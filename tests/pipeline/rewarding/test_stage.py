@@ -83,6 +83,21 @@ def test_pairs_without_a_column_the_reward_reads_give_no_card(tmp_path: Path) ->
     assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
 
 
+@pytest.mark.parametrize("told", ["applies to none of the 2 samples", "of no held-out pair both answers have a score"])
+def test_a_reward_for_other_samples_gets_no_card(told: str, tmp_path: Path) -> None:
+    class Other:
+        def score(self, samples):
+            none = "none" in told
+            return [
+                None if none or (sample.response == "bad") == bool(place) else 1.0
+                for place, sample in enumerate(samples)
+            ]
+
+    ctx = run(tmp_path, Other())
+    assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
+    assert told in ctx.said[-1]
+
+
 def test_what_cannot_score_is_the_plugins_fault(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"factory of reward/acme built a dict, which has no score\(samples\)"):
         run(tmp_path, {})

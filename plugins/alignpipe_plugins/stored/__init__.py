@@ -1,0 +1,1 @@
+"""reward=stored: a reward that an earlier run made."""
