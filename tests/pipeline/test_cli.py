@@ -10,7 +10,7 @@ import pytest
 import alignpipe
 from alignpipe.cli import main as cli_main
 from alignpipe.cli.commands import COMMANDS
-from alignpipe.cli.report import explain
+from alignpipe.cli.report import message_of
 from alignpipe.errors import DataError
 from support.distributions import InstallFakePlugin, RunCommand, component_source
 
@@ -227,7 +227,7 @@ def test_a_bug_keeps_its_traceback_and_hydras_setting_is_restored(monkeypatch: p
     ],
 )
 def test_which_errors_are_the_users(error: Exception, message: str | None) -> None:
-    told = explain(error)
+    told = message_of(error)
     assert told == message if message is None else told is not None and message in told
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
-from alignpipe.cli.report import explain
+from alignpipe.cli.report import message_of
 from alignpipe.config import CodeChange, RunConfig, RunSettings
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
@@ -49,7 +49,7 @@ def refused(*overrides: str) -> str:
     """The message that a user gets for these overrides."""
     with pytest.raises((ConfigError, PluginError, ConfigCompositionException, OmegaConfBaseException)) as raised:
         configured(*overrides)
-    message = explain(raised.value)
+    message = message_of(raised.value)
     assert message is not None
     assert "\n" not in message
     return message

@@ -11,7 +11,7 @@ from alignpipe.api import Artifact, Component, Port, Selected
 from alignpipe.config.model import CodeChange
 from alignpipe.errors import ConfigError
 from alignpipe.plan import Planner, make_plan, resolve_ports, stage_specs
-from alignpipe.plan.plan import differences
+from alignpipe.plan.differences import differences
 from alignpipe.runner import execute, show_plan
 from alignpipe.store import Store
 from support.fake_run import (

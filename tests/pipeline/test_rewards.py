@@ -137,7 +137,7 @@ def test_declared_needs_reach_the_component() -> None:
         ({"parallel": True}, TypeError, "needs, uses and parallel are for"),
     ],
 )
-def test_needs_that_cannot_be_declared(given: dict[str, object], error: type[Exception], message: str) -> None:
+def test_requirements_that_cannot_be_declared(given: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         reward("odd", **given)(polite.target)
 

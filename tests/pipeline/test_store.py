@@ -434,6 +434,9 @@ def test_store_commands(store, capsys):
     assert f"sft        {artifact.digest[:12]}  policy" in listing
     assert "unfinished" in listing
     assert "1 folders, " in shown("gc")
+    assert "within the last hour" not in shown("gc")
+    publish(store, "9" * 64, {"w": "young"})
+    assert "1 more that no run folder needs were used within the last hour" in shown("gc")
     assert artifact.folder.exists(), "a dry run removes nothing"
     shown("pin", artifact.digest[:8])
     assert "pinned" in shown("ls")

@@ -86,7 +86,7 @@ def use_memory(monkeypatch: Any) -> MemoryStore:
     store = MemoryStore()
     for module in ("leading", "following"):
         monkeypatch.setattr(f"alignpipe.runner.{module}.connect", lambda place: Messages(store))
-        monkeypatch.setattr(f"alignpipe.runner.{module}.part", lambda: None)
+        monkeypatch.setattr(f"alignpipe.runner.{module}.disconnect", lambda: None)
     # alignpipe.runner has a function of the module's name
     monkeypatch.setattr(sys.modules["alignpipe.runner.execute"], "this_process", lambda: Place(0, 2, 0, 2))
     monkeypatch.setattr("alignpipe.runner.following._AFTER_FAILURE", 0.5)

@@ -58,7 +58,10 @@ class StageContext(BuildContext, Protocol):
         ...
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`: called once when a stage resumes from its checkpoint of `step`."""
+        """Forget what was logged after `step`: called once when a stage resumes from its checkpoint of `step`.
+
+        A stage that does not call it has begun anew: what an earlier attempt logged is dropped at its first `log`.
+        """
         ...
 
     def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:

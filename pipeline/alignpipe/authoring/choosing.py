@@ -26,7 +26,7 @@ from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label
 from alignpipe.runner.context import build_component
 from alignpipe.runner.devices import check_machine_settings, prepare_device
-from alignpipe.runner.needs import check_machine
+from alignpipe.runner.requirements import check_machine
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alignpipe.cli.help import register_help
-from alignpipe.cli.report import JobFailed, RunFailed, explain, report
+from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import told_at_its_end
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
@@ -63,7 +63,7 @@ def run_job(cfg: DictConfig) -> None:
 
         status = execute(run_config(cfg, HydraConfig.get(), registry()), registry())
     except Exception as error:
-        if explain(error) is None:
+        if message_of(error) is None:
             raise
         if not sweep:
             if not this_process().follows:
@@ -84,7 +84,7 @@ def plan_job(cfg: DictConfig) -> None:
     try:
         show_plan(run_config(cfg, HydraConfig.get(), registry()), registry())
     except Exception as error:
-        if explain(error) is None:
+        if message_of(error) is None:
             raise
         raise RunFailed(error) from error
 

@@ -55,10 +55,10 @@ def _guarded(arguments: list[str]) -> int:
 
 def _tell(failure: BaseException, wants_traceback: bool) -> int:
     """Report an error in one message; raise what is a bug, or everything if the user wants to see it."""
-    from alignpipe.cli.report import RunFailed, explain, report
+    from alignpipe.cli.report import RunFailed, message_of, report
 
     error = failure.error if isinstance(failure, RunFailed) else failure
-    if wants_traceback or explain(error) is None:
+    if wants_traceback or message_of(error) is None:
         raise error
     if this_process().follows:
         time.sleep(_AFTER_RANK_0)

@@ -40,11 +40,11 @@ class RunFailed(BaseException):
 def report(error: BaseException) -> None:
     """Write the error's message to stderr."""
     sys.stdout.flush()
-    sys.stderr.write(f"alignpipe: error: {explain(error) or error}\n")
+    sys.stderr.write(f"alignpipe: error: {message_of(error) or error}\n")
     sys.stderr.flush()
 
 
-def explain(error: BaseException) -> str | None:
+def message_of(error: BaseException) -> str | None:
     """What the user is told; None for an error that is a bug of ours or of a plugin."""
     if isinstance(error, AlignpipeError):
         return str(error)

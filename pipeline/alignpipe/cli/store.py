@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alignpipe.errors import StoreError
 from alignpipe.store import Store
-from alignpipe.store.cleaning import pin, pinned, removals, remove, unpin
+from alignpipe.store.cleaning import pin, pinned, removals, remove, spared, unpin
 from alignpipe.store.files import folder_bytes, read_json
 from alignpipe.store.objects import problem_of
 
@@ -89,6 +89,8 @@ def _gc(store: Store, arguments: argparse.Namespace) -> int:
         _print(f"removed {len(planned)} folders, {total}")
     else:
         _print(f"{len(planned)} folders, {total} would go; 'alignpipe store gc --yes' removes them")
+    if young := spared(store):
+        _print(f"{young} more that no run folder needs were used within the last hour and stay")
     return 0
 
 

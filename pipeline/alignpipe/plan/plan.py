@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from alignpipe.api import Artifact
 from alignpipe.config.model import CodeChange, RunConfig
 from alignpipe.errors import ConfigError
 from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
+from alignpipe.plan.differences import why_missing
 from alignpipe.plan.digests import data_digest, folder_digest
 from alignpipe.plan.keys import Explained, Explainer, key_of
 from alignpipe.plan.ports import FindStored, Source, StageSpec, resolve_ports, stage_specs
 from alignpipe.registry import Registered, Registry
 
 Action = Literal["hit", "resume", "run", "unknown"]
-
-_SHOWN_DIFFERENCES = 4
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,8 @@ class Planner:
         self.sources = resolve_ports(self.specs, run.settings.inputs, find)
         self._explainer = Explainer(run, registry, self.specs, self.sources)
         self._checkpoints: dict[str, str] = {}
+        # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
+        # config has the same name, and so enters the same unfinished run of the trackers again.
         symbolic = [
             self._explainer.explain(spec, {port: str(source) for port, source in self.sources[spec.name].items()})
             for spec in self.specs
@@ -132,7 +132,7 @@ class Planner:
         decision = Decision(spec, "run", (), key, explained, inputs, self._explainer.uses(spec), code)
         stored = self.lookup.stored(spec.name, key)
         if stored is None:
-            return self._miss(decision, self._why_missing(spec.name, explained))
+            return self._miss(decision, why_missing(self.lookup.explained(spec.name), explained))
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
         changed = changed_parts(stored.code, code)
@@ -175,19 +175,6 @@ class Planner:
             self._checkpoints[source.name] = folder_digest(Path(source.name))
         return Artifact("policy", "checkpoint", Path(source.name), self._checkpoints[source.name])
 
-    def _why_missing(self, stage: str, explained: Explained) -> tuple[str, ...]:
-        """The differences to the nearest key the store knows."""
-        candidates = list(self.lookup.explained(stage))
-        if not candidates:
-            return ("nothing is stored for this stage yet",)
-        when, nearest = min(candidates, key=lambda candidate: len(_changed(candidate[1], explained)))
-        lines = differences(nearest, explained)
-        if not lines:
-            return (f"its result of {when} is no longer in the store",)
-        more = len(lines) - _SHOWN_DIFFERENCES
-        shown = lines[:_SHOWN_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
-        return (f"differs from the result of {when}:", *shown)
-
 
 def make_plan(planner: Planner) -> list[Decision]:
     """The decisions for a whole run, as far as they are known before it."""
@@ -201,56 +188,6 @@ def make_plan(planner: Planner) -> list[Decision]:
     return decisions
 
 
-def differences(before: Explained, now: Explained) -> list[str]:
-    """What differs between two explained keys, as lines `ppo.kl_coef: 0.05 -> 0.1`.
-
-    Another option is one line, whatever their keys are; so are inputs that come from the same stages as before.
-    """
-    lines, swapped, renewed = [], [], set()
-    changed = _changed(before, now)
-    for name, (old, new) in changed.items():
-        prefix, _, last = name.rpartition(".")
-        if last == "name" and (prefix == "component" or re.fullmatch(r"uses\.\w+", prefix)):
-            swapped.append(f"{prefix}.")
-            lines.append(f"{now['stage'] if prefix == 'component' else prefix.removeprefix('uses.')}: {old} -> {new}")
-    for name, (old, new) in changed.items():
-        maker = str(new).partition(" ")[0]
-        if name.startswith("inputs.") and maker == str(old).partition(" ")[0]:
-            renewed.add(maker)
-        elif not name.startswith(tuple(swapped)):
-            lines.append(f"{_as_override(name, now['stage'])}: {_short(old)} -> {_short(new)}")
-    return [*lines, *([f"new result of {', '.join(sorted(renewed))}"] if renewed else [])]
-
-
-def _changed(before: Explained, now: Explained) -> dict[str, tuple[Any, Any]]:
-    """(before, now) of every value that differs, by its dotted name."""
-    old, new = _flat(before), _flat(now)
-    pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in sorted({*old, *new})}
-    return {name: (was, becomes) for name, (was, becomes) in pairs.items() if was != becomes}
-
-
-def _as_override(name: str, stage: str) -> str:
-    """A value's name as it is written on the command line (`ppo.kl_coef`, `model.size`, `data.prompts[0]`)."""
-    parts = re.fullmatch(r"(?:component|uses\.(?P<slot>\w+))\.(?:config|revision)\.(?P<key>.+)", name)
-    return f"{parts['slot'] or stage}.{parts['key']}" if parts else name
-
-
 def _fed(artifact: Artifact) -> str:
     """What feeds a port, as the key sees it: who made it (reports name it) and its digest."""
     return "base" if artifact.stage == "base" else f"{artifact.stage} {artifact.digest}"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value} if prefix and value != {} else {}
-    flat: dict[str, Any] = {}
-    for name, entry in value.items():
-        flat.update(_flat(entry, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
-
-
-def _short(value: Any) -> str:
-    """A value for a line: digests cut to twelve digits, long texts to sixty characters."""
-    words = [word[:12] if len(word) == 64 else word for word in str(value).split(" ")]
-    text = " ".join(words)
-    return text if len(text) <= 60 else f"{text[:57]}..."

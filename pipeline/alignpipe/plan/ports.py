@@ -155,7 +155,8 @@ def _first_policy(makers: Sequence[StageSpec], resolved: Mapping[str, Mapping[st
     """The first policy of the run: that of the first stage that makes one, or the base model which that stage improved.
 
     A stage whose policy port is by default the base model (sft) is there to make a first policy of it; one that only
-    falls back to the base model (ppo without sft) improves it, and what it is measured against is the base model.
+    falls back to the base model (ppo without sft) improves it, and what it is measured against is the base model:
+    `sft, ppo` gives sft; `ppo` alone gives base; `sft, ppo, ppo_2` gives sft.
     """
     if not makers:
         return None

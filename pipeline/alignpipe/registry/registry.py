@@ -102,6 +102,9 @@ class Registry:
     def find(self, config_type: type[Any] | None, name: str) -> Registered:
         """The component that a config node was made from: its dataclass and the option name it bears.
 
+        The node's place in the config does not say its group: `ppo_2` may hold any option. So no two groups may share a
+        dataclass.
+
         Raises `ConfigError` if there is none, `PluginError` if it is ambiguous.
         """
         matches = [

@@ -20,10 +20,10 @@ from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
 from alignpipe.runner.job import Job
 from alignpipe.runner.leading import Crew, leading
-from alignpipe.runner.needs import check_needs
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report
+from alignpipe.runner.requirements import check_requirements
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
 from alignpipe.runner.summary import StageResult, Summary
@@ -56,7 +56,7 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
     store = Store(run.outputs / "store")
     with StopSignals() as signals:
         planner = Planner(run, registry, store)
-        check_needs(planner, run.settings, crew.place)
+        check_requirements(planner, run.settings, crew.place)
         trackers = Trackers(run.trackers, registry, Builder(registry, run.settings.seed, "cpu"), terminal.say)
         store.check_writable()
         with storing("opening the run's folder", run.folder):
@@ -73,13 +73,13 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
                 raise
             observers = Observers(registry.hook, terminal.say)
             job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
-            code = _go(job, record)
+            code = _run_stages(job, record)
         if code:
             signals.chain()
     return code
 
 
-def _go(job: Job, record: RunRecord) -> int:
+def _run_stages(job: Job, record: RunRecord) -> int:
     """The stages in order; whatever happens, the run is brought to an end that can be read from its summary."""
     results = {spec.name: StageResult() for spec in job.planner.specs}
     summary = Summary(job.planner.run_key, record.attempt, results)

@@ -19,7 +19,7 @@ from alignpipe.processes import Place
 from alignpipe.registry import Registry
 from alignpipe.runner.context import Builder, build_stage
 from alignpipe.runner.devices import prepare_device
-from alignpipe.runner.leading import part
+from alignpipe.runner.leading import disconnect
 from alignpipe.runner.messages import Messages, connect
 from alignpipe.runner.signals import StopSignals
 
@@ -88,7 +88,7 @@ def follow(run: RunConfig, registry: Registry, place: Place) -> int:
                 )
             if message["do"] == "end":
                 if message["well"]:
-                    part()
+                    disconnect()
                 return 0
             if message["do"] == "stage":
                 _help(message, run, registry, place, messages, signals)

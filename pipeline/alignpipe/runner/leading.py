@@ -55,10 +55,10 @@ class Crew:
             return
         self._messages.post({"do": "end", "well": well})
         if well:
-            part()
+            disconnect()
 
 
-def part() -> None:
+def disconnect() -> None:
     """End the connection between the processes; all must do so."""
     from torch import distributed
 

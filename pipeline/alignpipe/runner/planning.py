@@ -8,7 +8,7 @@ from alignpipe.config.model import RunConfig
 from alignpipe.plan import Planner, make_plan
 from alignpipe.registry import Registry
 from alignpipe.runner.devices import check_machine_settings
-from alignpipe.runner.needs import check_needs
+from alignpipe.runner.requirements import check_requirements
 from alignpipe.store import Store
 
 _WIDTH = 22
@@ -21,7 +21,7 @@ def show_plan(run: RunConfig, registry: Registry) -> None:
     """
     check_machine_settings(run.settings)
     planner = Planner(run, registry, Store(run.outputs / "store"))
-    check_needs(planner, run.settings)
+    check_requirements(planner, run.settings)
     decisions = make_plan(planner)
     width = max(len(decision.spec.name) for decision in decisions)
     lines = [f"run {planner.run_key[:12]}, store {run.outputs / 'store'}"]

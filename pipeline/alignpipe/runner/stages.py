@@ -26,7 +26,7 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
     """
     began = time.perf_counter()
     try:
-        artifact = _get(job, spec, made, result)
+        artifact = _reuse_or_compute(job, spec, made, result)
     except BaseException as error:
         raised = _disk_full(error, job) or error
         interrupted = isinstance(raised, StageInterrupted | KeyboardInterrupt)
@@ -46,7 +46,11 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
     return artifact
 
 
-def _get(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+    """Decide, wait for the key's lock, and decide again: whoever held the lock may have published the result.
+
+    Or failed: then this run fails with it, rather than to repeat hours of work only to fail alike.
+    """
     decision = job.planner.decide(spec, made)
     result.key = decision.key
     if decision.artifact is not None:
@@ -61,7 +65,7 @@ def _get(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageR
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
         try:
-            return _work(job, decision, lock, result)
+            return _compute(job, decision, lock, result)
         except (StageInterrupted, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -81,7 +85,7 @@ def _reuse(job: Job, decision: Decision, artifact: Artifact, result: StageResult
     return artifact
 
 
-def _work(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
+def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
     """Run the stage and publish what it made."""
     spec = decision.spec
     job.terminal.say(f"{spec.name:<8} {decision.headline}: {_sentence(decision.why)}")

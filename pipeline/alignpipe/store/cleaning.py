@@ -32,17 +32,32 @@ class Removal:
 
 def removals(store: Store, days: float) -> list[Removal]:
     """What can go: objects no run folder and no pin needs, work folders older than `days` days, and the trash."""
-    roots = RunRecords(store.layout).used_digests() | pinned(store)
-    found: list[Removal] = []
-    for obj in store.objects():
-        if obj.name not in roots and now() - obj.stat().st_mtime > _GRACE_SECONDS:
-            found.append(Removal(obj, folder_bytes(obj), "no run folder and no pin needs it"))
+    found = [
+        Removal(obj, folder_bytes(obj), "no run folder and no pin needs it")
+        for obj in unused(store)
+        if not _recent(obj)
+    ]
     for work in _children(store.root / "work"):
         age = (now() - _newest(work)) / _DAY
         if age >= days:
             found.append(Removal(work, folder_bytes(work), f"unfinished for {age:.0f} days"))
     found += [Removal(path, folder_bytes(path), "in the trash") for path in _children(store.layout.trash)]
     return found
+
+
+def spared(store: Store) -> int:
+    """How many objects nothing needs but that are too recent to go."""
+    return sum(map(_recent, unused(store)))
+
+
+def unused(store: Store) -> list[Path]:
+    """The objects that no run folder and no pin needs."""
+    roots = RunRecords(store.layout).used_digests() | pinned(store)
+    return [obj for obj in store.objects() if obj.name not in roots]
+
+
+def _recent(obj: Path) -> bool:
+    return now() - obj.stat().st_mtime <= _GRACE_SECONDS
 
 
 def remove(store: Store, planned: Iterable[Removal]) -> list[Removal]:

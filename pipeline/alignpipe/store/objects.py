@@ -39,8 +39,13 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
     return {"schema": _SCHEMA, "stage": stage, "kind": kind, "digest": listing_digest(files), "files": listed}
 
 
-def publish(layout: Layout, work: Path, key: str, manifest: Mapping[str, Any], record: Mapping[str, Any]) -> Artifact:
-    """Turn a work folder's payload into an object; if the same object is there already, only add the key's records."""
+def place_object(
+    layout: Layout, work: Path, key: str, manifest: Mapping[str, Any], record: Mapping[str, Any]
+) -> Artifact:
+    """Turn a work folder's payload into an object; if the same object is there already, only add the key's records.
+
+    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename shows it.
+    """
     stage, digest = manifest["stage"], manifest["digest"]
     target = layout.object(stage, digest)
     staging = work / "object"

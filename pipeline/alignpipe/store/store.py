@@ -20,7 +20,7 @@ from alignpipe.plan.plan import Stored, Unfinished
 from alignpipe.store.files import empty_folder, read_json, storing, write_json
 from alignpipe.store.layout import Layout, records_folder
 from alignpipe.store.locks import HeldLock, holding
-from alignpipe.store.objects import artifact_of, make_manifest, problem_of, publish, to_trash
+from alignpipe.store.objects import artifact_of, make_manifest, place_object, problem_of, to_trash
 
 _COMPARED_KEYS = 200
 """How many known keys of a stage, newest first, a miss is compared with."""
@@ -156,7 +156,7 @@ class Store:
                 "code": dict(made.code),
                 "explained": made.explained,
             }
-            artifact = publish(self.layout, work.path, key, manifest, record)
+            artifact = place_object(self.layout, work.path, key, manifest, record)
             write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})
             shutil.rmtree(work.path)
         return artifact

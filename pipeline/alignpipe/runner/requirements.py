@@ -11,7 +11,7 @@ from alignpipe.processes import Place
 from alignpipe.runner.devices import prepare_device
 
 
-def check_needs(planner: Planner, settings: RunSettings, place: Place | None = None) -> None:
+def check_requirements(planner: Planner, settings: RunSettings, place: Place | None = None) -> None:
     """Raise `ConfigError` if a component needs what this machine has not.
 
     A GPU is looked for here, torch being imported only for that; whatever else an option needs it looks for itself, in
