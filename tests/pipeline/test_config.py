@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -149,8 +150,19 @@ def test_an_experiment_is_an_overlay() -> None:
 
 
 def test_an_experiment_that_has_no_sizes_for_the_model() -> None:
-    assert "scale=smoke/toy: there is no such overlay" in refused("experiment=smoke")
-    assert "scale follows the model or the experiment" in refused("scale=tiny")
+    assert "scale=smoke_toy: there is no such overlay" in refused("experiment=smoke")
+    # Hydra 1.4 composes this, as 1.3 cannot, and then meets a key that the toy options lack.
+    assert re.search("scale follows the model or the experiment|'batch_size' not in", refused("scale=tiny"))
+
+
+@pytest.mark.parametrize(
+    "file", sorted(conf_dir().rglob("*.yaml")), ids=lambda file: file.relative_to(conf_dir()).as_posix()
+)
+def test_no_yaml_of_ours_names_code_or_an_option_that_hydra_1_4_reads_otherwise(file: Path) -> None:
+    text = file.read_text()
+    assert "_target_" not in text
+    # 1.4 takes `scale: smoke/tiny` for `scale/smoke: tiny`, below which other files are relative.
+    assert not re.search(r"^ *- [^#:\n]+: [^#\s]*/", text, re.MULTILINE)
 
 
 def test_inputs_need_no_plus() -> None:

@@ -17,7 +17,7 @@ from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import told_at_its_end
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
-from alignpipe.config.source import register
+from alignpipe.config.source import TOLD_OF_SWEEPS, register
 from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
 from alignpipe.registry import registry
@@ -106,9 +106,10 @@ def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
     """Hydra's own command line over our config, with the plugins as config source."""
     register()
     register_help()
-    # Hydra 1.4 warns about version_base, 1.3 warns without it.
-    version: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
-    application = hydra.main(config_path=str(conf_dir()), config_name="config", **version)(task)
+    # Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that it builds without leave.
+    is_1_3 = hydra.__version__.startswith("1.3")
+    asked: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": TOLD_OF_SWEEPS}
+    application = hydra.main(config_path=str(conf_dir()), config_name="config", **asked)(task)
     before = sys.argv
     # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
     sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in argv)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
+import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -15,8 +17,11 @@ _NOT_CHOSEN = {"hydra", "scale"}
 
 def register_help() -> None:
     """Make the lists known to the help template as interpolations."""
-    OmegaConf.register_new_resolver("alignpipe_options", options_text, replace=True)
-    OmegaConf.register_new_resolver("alignpipe_settings", settings_text, replace=True)
+    # OmegaConf 2.4 warns of the name that this has in 2.3, and the other way round.
+    old = omegaconf.__version__.startswith("2.3")
+    add: Any = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
+    add("alignpipe_options", options_text, replace=True)
+    add("alignpipe_settings", settings_text, replace=True)
 
 
 def options_text() -> str:

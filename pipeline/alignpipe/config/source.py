@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from alignpipe.api import SLOTS
 from alignpipe.config.nodes import component_node, settings_node
@@ -22,6 +23,9 @@ from alignpipe.registry import registry
 
 SETTINGS = "run_settings"
 """The config that holds the run settings; `config.yaml` begins with it."""
+CALLBACKS = "hydra/callbacks/alignpipe"
+"""The config that makes Hydra tell `cli/sweeps.py` of a sweep; a class is named here because no YAML may name one."""
+TOLD_OF_SWEEPS = "alignpipe.cli.sweeps.Sweep"
 
 
 class OptionError(PluginError, ConfigCompositionException):
@@ -41,13 +45,16 @@ class PluginConfigSource(ConfigSource):
         return True
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The typed node of an option, or the run settings.
+        """The typed node of an option, the run settings, or the callback of sweeps.
 
         Raises `OptionError` if the option is ambiguous, or its plugin broken or blocked.
         """
         path = _clean(config_path)
         if path == SETTINGS:
             return ConfigResult("alignpipe", "plugins://", settings_node(), {"package": "_global_"})
+        if path == CALLBACKS:
+            node = OmegaConf.create({"sweep": {"_target_": TOLD_OF_SWEEPS}})
+            return ConfigResult("alignpipe", "plugins://", node, {"package": "hydra.callbacks"})
         group, _, name = path.partition("/")
         try:
             registered = registry().get(group, name)
@@ -68,7 +75,7 @@ class PluginConfigSource(ConfigSource):
         """Whether this is an option; one of a broken plugin too, so that selecting it says why it is not there."""
         path = _clean(config_path)
         group, _, name = path.partition("/")
-        if path == SETTINGS or registry().offers(group, name):
+        if path in (SETTINGS, CALLBACKS) or registry().offers(group, name):
             return True
         known = group in SLOTS or group in registry().groups()
         return known and registry().absent(group, name) is not None
