@@ -136,6 +136,22 @@ def test_a_time_out_is_the_codes_own_fault() -> None:
     assert not found.failures
 
 
+def test_too_much_memory_in_all_is_the_codes_own_fault() -> None:
+    greedy = """
+import os, time
+def double(x):
+    for _ in range(3):
+        if os.fork() == 0:
+            held = b'x' * (30 << 20)
+            time.sleep(60)
+    time.sleep(60)
+"""
+    found = scored([greedy, DOUBLE], {"tests": ASSERTS}, memory_mb=64, total_memory_mb=64)
+    assert found.total == [0.0, 1.0]
+    assert found.parts == {"passed": [0.0, 1.0], "runs": [1.0, 1.0], "timeout": [0.0, 0.0]}
+    assert not found.failures
+
+
 def test_past_the_deadline_the_sandboxes_are_ended() -> None:
     reward = UnitTestsReward(UnitTestsConfig(timeout=60.0, test_timeout=60.0, workers=2))
     need(reward._sandbox, *BUILDERS)
@@ -236,7 +252,7 @@ def test_what_does_not_hold_is_refused_and_named(monkeypatch) -> None:
     """The probe's attempts fail here in all the ways there are; the reason says which."""
 
     def lets_the_network_through(attempt, memory, processes, *, filtered):
-        def leaky(code, cases):
+        def leaky(cases, **limits):
             return [
                 Result(passed=number != 2, timeout=False, output="", cut=False, detail="x\nAssertionError: reached it")
                 for number in range(len(cases))
@@ -321,6 +337,7 @@ def test_sets_have_the_same_order_every_time() -> None:
         ({"timeout": 0.0}, "timeout must be a positive number, got 0.0"),
         ({"test_timeout": 30.0}, "test_timeout must not be above timeout=20, got 30"),
         ({"memory_mb": 8}, "memory_mb must be at least 64, got 8"),
+        ({"memory_mb": 512, "total_memory_mb": 256}, "total_memory_mb must not be below memory_mb=512, got 256"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
     ],
 )

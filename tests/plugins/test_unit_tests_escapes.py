@@ -23,14 +23,9 @@ from alignpipe_plugins.unit_tests.sandbox import Limits, Refused, Result, Sandbo
 from support.sandboxes import need
 
 LIMITS = Limits(
-    timeout=6.0,
-    test_timeout=2.0,
-    memory_bytes=256 << 20,
-    processes=8,
-    file_bytes=1 << 20,
-    disk_bytes=4 << 20,
-    output_bytes=16 << 10,
-)
+    timeout=6.0, test_timeout=2.0, memory_bytes=256 << 20, total_memory_bytes=320 << 20, processes=8,
+    file_bytes=1 << 20, disk_bytes=4 << 20, output_bytes=16 << 10,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=[Isolation.namespaces, Isolation.bubblewrap], ids=lambda kind: kind.name)
@@ -133,6 +128,32 @@ def test_a_memory_bomb_gets_a_memory_error(sandbox) -> None:
     assert after.passed
 
 
+def test_a_memory_bomb_in_several_processes_ends_the_sandbox(sandbox) -> None:
+    """None of them is above its own limit, and each has left its parent; two together are within what is allowed."""
+    before, began = processes(), time.monotonic()
+    bomb = """
+        import os, time
+        for number in range({count}):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    held = b'x' * (90 << 20)
+                    time.sleep({seconds})
+                os._exit(0)
+            os.wait()
+        time.sleep({seconds})
+    """
+    first, second, third = run(
+        sandbox, "", bomb.format(count=2, seconds=0.5), bomb.format(count=4, seconds=60), "assert True"
+    )
+    assert first.passed, first.detail
+    for result in (second, third):
+        assert (result.passed, result.timeout) == (False, False)
+        assert result.detail.endswith("held more than total_memory_mb")
+    assert time.monotonic() - began < LIMITS.test_timeout
+    assert gone(before)
+
+
 @pytest.mark.slow
 def test_huge_output_is_cut(sandbox) -> None:
     (result,) = run(sandbox, "for _ in range(2000): print('x' * 1000)")
@@ -190,15 +211,8 @@ def test_the_hosts_files_are_not_there(sandbox, tmp_path) -> None:
 
 
 def test_nothing_outside_can_be_written(sandbox, tmp_path) -> None:
-    victims = [
-        str(tmp_path / "new"),
-        "/etc/new",
-        "/usr/lib/new",
-        os.__file__,
-        "/new",
-        "/dev/new",
-        str(Path.home() / "new"),
-    ]
+    victims = [str(tmp_path / "new"), str(Path.home() / "new"), os.__file__]
+    victims += ["/etc/new", "/usr/lib/new", "/new", "/dev/new"]
     code = f"""
         for place in {victims!r}:
             try:
@@ -359,7 +373,7 @@ sys.path[:0] = {sys.path!r}
 from alignpipe_plugins.unit_tests.cases import Case
 from alignpipe_plugins.unit_tests.config import Isolation
 from alignpipe_plugins.unit_tests.sandbox import Limits, Sandbox
-limits = Limits(60, 60, 256 << 20, 8, 1 << 20, 4 << 20, 1 << 14)
+limits = Limits(60, 60, 256 << 20, 320 << 20, 8, 1 << 20, 4 << 20, 1 << 14)
 sandbox = Sandbox(limits, Isolation.{sandbox.way()}, False, None)
 sandbox.way()
 print("ready", flush=True)

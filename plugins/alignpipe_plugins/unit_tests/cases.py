@@ -21,6 +21,8 @@ class Case:
     test: str | None = None
     input: str | None = None
     output: str | None = None
+    stated_bytes: int = 0
+    """How much the values that `test` hands out may take."""
 
 
 class BadTests(Exception):

@@ -62,6 +62,9 @@ class UnitTestsConfig:
     timeout: float = field(default=20.0, metadata={"help": "seconds all tests of one response may take together"})
     test_timeout: float = field(default=5.0, metadata={"help": "seconds one test may take"})
     memory_mb: int = field(default=512, metadata={"help": "MiB of address space of each process"})
+    total_memory_mb: int = field(
+        default=1024, metadata={"help": "MiB that all processes of a response may hold together"}
+    )
     processes: int = field(default=16, metadata={"help": "processes and threads a test may have at once"})
     file_mb: int = field(default=16, metadata={"help": "MiB of one file"})
     disk_mb: int = field(default=32, metadata={"help": "MiB of all files of a response; they are held in memory"})
@@ -95,6 +98,10 @@ class UnitTestsConfig:
         check_at_least(self, 1, "processes", "file_mb", "disk_mb", "output_kb", "workers")
         if self.test_timeout > self.timeout:
             raise ValueError(f"test_timeout must not be above timeout={self.timeout:g}, got {self.test_timeout:g}")
+        if self.total_memory_mb < self.memory_mb:
+            raise ValueError(
+                f"total_memory_mb must not be below memory_mb={self.memory_mb}, got {self.total_memory_mb}"
+            )
 
     def revision(self) -> Mapping[str, str]:
         """The version of Python the code runs with, for the stage key.

@@ -11,9 +11,10 @@ import time
 from dataclasses import dataclass
 
 from alignpipe_plugins.unit_tests.isolation import Command
+from alignpipe_plugins.unit_tests.memory import held_bytes
 
-_LOOK = 0.2
-"""Seconds after which to look whether the answer is still wanted."""
+_LOOK = 0.05
+"""Seconds after which to look whether the answer is still wanted, and at the memory held."""
 
 
 class Unwanted(Exception):
@@ -27,10 +28,23 @@ class Said:
     output: bytes
     errors: bytes
     overdue: bool
+    heavy: bool
 
 
-def exchange(command: Command, given: bytes, seconds: float, most: int, stop: threading.Event) -> Said:
-    """Start a process, give it `given`, and read at most `most` bytes of each of its outputs for `seconds`.
+@dataclass(frozen=True)
+class Bounds:
+    """When a process is ended: after `seconds`, or once it and its descendants hold more than `memory_bytes`.
+
+    At most `output_bytes` are read of each of its outputs.
+    """
+
+    seconds: float
+    output_bytes: int
+    memory_bytes: int
+
+
+def exchange(command: Command, given: bytes, bounds: Bounds, stop: threading.Event) -> Said:
+    """Start a process, give it `given`, and read what it says, within bounds.
 
     Its environment is empty but for a fixed hash seed, so that sets are in the same order every time. The process has
     ended when this returns; what it started in its own pid namespace ends with it.
@@ -50,7 +64,7 @@ def exchange(command: Command, given: bytes, seconds: float, most: int, stop: th
         extra_groups=None if command.user is None else [],
     )
     try:
-        return _converse(process, given, time.monotonic() + seconds, most, stop)
+        return _converse(process, given, bounds, stop)
     finally:
         process.kill()
         process.wait()
@@ -60,19 +74,21 @@ def exchange(command: Command, given: bytes, seconds: float, most: int, stop: th
                     stream.close()
 
 
-def _converse(process: subprocess.Popen[bytes], given: bytes, ends: float, most: int, stop: threading.Event) -> Said:
+def _converse(process: subprocess.Popen[bytes], given: bytes, bounds: Bounds, stop: threading.Event) -> Said:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     heard = {process.stdout: bytearray(), process.stderr: bytearray()}
     left = memoryview(given)
+    look = time.monotonic()
+    ends = look + bounds.seconds
     with selectors.DefaultSelector() as selector:
         for stream in heard:
             selector.register(stream, selectors.EVENT_READ)
         os.set_blocking(process.stdin.fileno(), False)
         selector.register(process.stdin, selectors.EVENT_WRITE)
-        overdue = False
-        while selector.get_map() and not overdue:
+        overdue = heavy = False
+        while selector.get_map() and not overdue and not heavy:
             if stop.is_set():
                 raise Unwanted
             for key, _ in selector.select(min(_LOOK, max(0.0, ends - time.monotonic()))):
@@ -86,9 +102,13 @@ def _converse(process: subprocess.Popen[bytes], given: bytes, ends: float, most:
                 if not data:
                     selector.unregister(key.fileobj)
                 buffer = heard[key.fileobj]  # type: ignore[index]
-                buffer += data[: most - len(buffer)]
-            overdue = time.monotonic() >= ends
-    return Said(bytes(heard[process.stdout]), bytes(heard[process.stderr]), overdue)
+                buffer += data[: bounds.output_bytes - len(buffer)]
+            now = time.monotonic()
+            overdue = now >= ends
+            if now >= look:
+                heavy = held_bytes(process.pid) > bounds.memory_bytes
+                look = time.monotonic() + _LOOK
+    return Said(bytes(heard[process.stdout]), bytes(heard[process.stderr]), overdue, heavy)
 
 
 def _give(process: subprocess.Popen[bytes], left: memoryview) -> memoryview:

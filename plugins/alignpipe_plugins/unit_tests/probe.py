@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from alignpipe_plugins.unit_tests.cases import Case
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PROBE_LIMITS: dict[str, Any] = {"timeout": 60.0, "test_timeout": 10.0}
 """Time enough on a busy machine: the probe asks what holds, not how fast."""
+PROBE_MEMORY = 32 << 20
+"""A limit above what an idle sandbox holds and below what the probe's test holds."""
+TOO_HEAVY = "the sandbox was ended: its processes together held more than total_memory_mb"
 
 _ATTEMPTS = {
     "running Python": "assert 1 + 1 == 2",
@@ -78,18 +81,21 @@ else:
     raise AssertionError('got more')
 """,
 }
+_HEAVY = f"""
+import time
+held = b'x' * {PROBE_MEMORY}
+time.sleep(60)
+"""
 _FILTERED = """
 import ctypes
 assert ctypes.CDLL(None).unshare(0x10000000) == -1
 """
 
 
-def probe(
-    attempt: Callable[[str, Sequence[Case]], list[Result]], memory: int, processes: int, *, filtered: bool
-) -> str | None:
+def probe(attempt: Callable[..., list[Result]], memory: int, processes: int, *, filtered: bool) -> str | None:
     """What a sandbox does not keep away from the code in it; None if it keeps everything away.
 
-    Raises what `attempt` raises when there is no sandbox at all.
+    `attempt` takes cases and, as keywords, other limits. Raises what `attempt` raises when there is no sandbox at all.
     """
     name = f"alignpipe-probe-{os.getpid()}-{os.urandom(4).hex()}"
     with (
@@ -106,10 +112,12 @@ def probe(
         attempts = {what: test.format_map(known) for what, test in _ATTEMPTS.items()}
         if filtered:
             attempts["the filter of system calls"] = _FILTERED
-        results = attempt("", [Case(test=test) for test in attempts.values()])
+        results = attempt([Case(test=test) for test in attempts.values()])
     lacking = [
         f"{what} ({(result.detail.strip().splitlines() or ['no reason given'])[-1]})"
         for what, result in zip(attempts, results, strict=True)
         if not result.passed
     ]
+    if not lacking and attempt([Case(test=_HEAVY)], total_memory_bytes=PROBE_MEMORY)[0].detail != TOO_HEAVY:
+        lacking = ["the limit of memory in all (its processes cannot be seen in /proc)"]
     return f"it does not keep what it should: {', '.join(lacking)}" if lacking else None

@@ -14,6 +14,7 @@ from alignpipe_plugins.unit_tests.config import Score, UnitTestsConfig
 from alignpipe_plugins.unit_tests.exchange import Unwanted
 from alignpipe_plugins.unit_tests.extraction import find_code
 from alignpipe_plugins.unit_tests.sandbox import Limits, Refused, Result, Sandbox, Trouble
+from alignpipe_plugins.unit_tests.withholding import withhold
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,16 @@ class UnitTestsReward:
 def _judged(sandbox: Sandbox, setup: str, code: str, cases: Sequence[Case], stop: threading.Event) -> Outcome:
     """Run the cases; tests of code have one more before them, which only loads the response."""
     as_program = cases[0].test is None
-    first = [] if as_program else [Case(test="")]
-    results = sandbox.run(code, [*first, *cases], stop, setup=setup)
-    passed = [_passes(result, case) for result, case in zip(results[len(first) :], cases, strict=True)]
-    runs = any(result.passed for result in results) if as_program else results[0].passed
+    if as_program:
+        results = sandbox.run(code, cases, stop, setup=setup)
+        passed = [_prints(result, case.output or "") for result, case in zip(results, cases, strict=True)]
+        runs = any(result.passed for result in results)
+    else:
+        tests = [withhold(case.test or "") for case in cases]
+        asked = [Case(test=test.code, stated_bytes=test.most) for test in tests]
+        loaded, *results = sandbox.run(code, [Case(test=""), *asked], stop, setup=setup)
+        passed = [result.passed and test.hold(result.stated) for result, test in zip(results, tests, strict=True)]
+        results, runs = [loaded, *results], loaded.passed
     return Outcome(
         passed=sum(passed) / len(passed),
         runs=float(runs),
@@ -97,11 +104,9 @@ def _judged(sandbox: Sandbox, setup: str, code: str, cases: Sequence[Case], stop
     )
 
 
-def _passes(result: Result, case: Case) -> bool:
+def _prints(result: Result, wanted: str) -> bool:
     """A program's output is compared here, outside: what it should print never enters the sandbox."""
-    if case.output is None:
-        return result.passed
-    return result.passed and not result.cut and same_output(result.output, case.output)
+    return result.passed and not result.cut and same_output(result.output, wanted)
 
 
 def sandbox_of(config: UnitTestsConfig) -> Sandbox:
@@ -110,6 +115,7 @@ def sandbox_of(config: UnitTestsConfig) -> Sandbox:
         timeout=config.timeout,
         test_timeout=config.test_timeout,
         memory_bytes=config.memory_mb << 20,
+        total_memory_bytes=config.total_memory_mb << 20,
         processes=config.processes,
         file_bytes=config.file_mb << 20,
         disk_bytes=config.disk_mb << 20,

@@ -11,10 +11,10 @@ from typing import Any
 
 from alignpipe_plugins.unit_tests.cases import Case
 from alignpipe_plugins.unit_tests.config import Isolation
-from alignpipe_plugins.unit_tests.exchange import exchange
+from alignpipe_plugins.unit_tests.exchange import Bounds, exchange
 from alignpipe_plugins.unit_tests.interpreter import Interpreter, find_interpreter
 from alignpipe_plugins.unit_tests.isolation import BUILDERS, missing, program
-from alignpipe_plugins.unit_tests.probe import PROBE_LIMITS, probe
+from alignpipe_plugins.unit_tests.probe import PROBE_LIMITS, TOO_HEAVY, probe
 from alignpipe_plugins.unit_tests.seccomp import denying_filter
 
 _GRACE = 15.0
@@ -37,6 +37,7 @@ class Limits:
     timeout: float
     test_timeout: float
     memory_bytes: int
+    total_memory_bytes: int
     processes: int
     file_bytes: int
     disk_bytes: int
@@ -45,18 +46,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """How a case went."""
+    """How a case went; `stated` holds the values that its test handed out (JSON)."""
 
     passed: bool
     timeout: bool
     output: str
     cut: bool
     detail: str
+    stated: str = ""
 
 
 _LOST = Result(
     passed=False, timeout=True, output="", cut=False, detail="the sandbox was ended before this test was over"
 )
+_HEAVY = replace(_LOST, timeout=False, detail=TOO_HEAVY)
 
 
 class Sandbox:
@@ -135,13 +138,13 @@ class Sandbox:
 
     def _prove(self, way: _Way) -> str | None:
         """What the isolation does not hold, found by trying to get out; None if it holds."""
-        limits = replace(self._limits, **PROBE_LIMITS)
 
-        def attempt(code: str, cases: Sequence[Case]) -> list[Result]:
-            return _run(way, limits, ("", code), cases, threading.Event())
+        def attempt(cases: Sequence[Case], **more: int) -> list[Result]:
+            limits = replace(self._limits, **PROBE_LIMITS, **more)
+            return _run(way, limits, ("", ""), cases, threading.Event())
 
         try:
-            return probe(attempt, limits.memory_bytes, limits.processes, filtered=way.calls is not None)
+            return probe(attempt, self._limits.memory_bytes, self._limits.processes, filtered=way.calls is not None)
         except (Refused, Trouble) as error:
             return str(error)
 
@@ -165,7 +168,7 @@ def _run(
     job = {
         "setup": code[0],
         "code": code[1],
-        "cases": [{"test": case.test, "input": case.input} for case in cases],
+        "cases": [{"test": case.test, "input": case.input, "stated_bytes": case.stated_bytes} for case in cases],
         "timeout": limits.timeout,
         "test_timeout": limits.test_timeout,
         "memory_bytes": limits.memory_bytes,
@@ -175,9 +178,14 @@ def _run(
         "seccomp": way.calls,
     }
     command = BUILDERS[way.isolation](way.python, program("harness"), limits.disk_bytes)
-    most = (len(cases) + 1) * (6 * limits.output_bytes + 50_000)  # a byte may become \uXXXX in the report's JSON
+    kept = sum(limits.output_bytes + case.stated_bytes + 10_000 for case in cases) + 10_000
+    bounds = Bounds(
+        seconds=limits.timeout + _GRACE,
+        output_bytes=6 * kept,  # a byte may become \uXXXX in the report's JSON
+        memory_bytes=limits.total_memory_bytes,
+    )
     try:
-        said = exchange(command, json.dumps(job).encode(), limits.timeout + _GRACE, most, stop)
+        said = exchange(command, json.dumps(job).encode(), bounds, stop)
     except OSError as error:
         raise Trouble(f"{way.name} could not be started: {error}") from error
     lines = _lines(said.output)
@@ -190,7 +198,7 @@ def _run(
         why = "it did not start in time" if said.overdue else "it ended before it was ready"
         raise Trouble(f"the sandbox ({way.name}) failed: {why}. {said.errors.decode(errors='replace')[-500:]}".rstrip())
     results = [Result(**line) for line in lines[1:]]
-    return results + [_LOST] * (len(cases) - len(results))
+    return results + [_HEAVY if said.heavy else _LOST] * (len(cases) - len(results))
 
 
 def _lines(output: bytes) -> list[Mapping[str, Any]]:

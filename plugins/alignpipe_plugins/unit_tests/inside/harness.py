@@ -1,9 +1,10 @@
 """Process 1 of the sandbox: runs a response's code once per case, each in a process of its own, and reports.
 
 Given to an interpreter as text. It reads a job (JSON) from its standard input and writes one JSON object per line:
-`{"ready": true}`, then one per case (`passed`, `timeout`, `output`, `cut`, `detail`), or `{"broken": why}` if the
-sandbox itself failed. The tested code never holds the channel these lines go through and cannot trace or kill this
-process. That a test passed is said by returning a random token, which waits in a pipe until the test's last statement.
+`{"ready": true}`, then one per case (`passed`, `timeout`, `output`, `cut`, `detail`, `stated`), or `{"broken": why}`
+if the sandbox itself failed. The tested code never holds the channel these lines go through and cannot trace or kill
+this process. That a test passed is said by returning a random token, which waits in a pipe until the test's last
+statement, and with it the values that the test hands out by calling `__alignpipe_state__`, which are judged outside.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import json
+import numbers
 import os
 import resource
 import select
@@ -24,6 +26,7 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Set
 from typing import Any, NoReturn
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
@@ -164,8 +167,34 @@ def _compiled(job: dict[str, Any]) -> types.CodeType:
         return compile(setup + code.lstrip(), "response.py", "exec")
 
 
-def _run_assertions(job: dict[str, Any], test: str) -> None:
-    """Run the response, then the test, in one namespace; raises what they raise."""
+def _plain(value: Any) -> Any:
+    """A value in terms of JSON; `_value` in withholding.py reads it.
+
+    Raises `TypeError` for what no constant equals.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": value.hex()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    for name, kind in (("tuple", tuple), ("set", Set)):
+        if isinstance(value, kind):
+            return {name: [_plain(entry) for entry in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_plain(key), _plain(entry)] for key, entry in value.items()]}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, numbers.Number) and hasattr(value, "as_integer_ratio"):
+        return {"ratio": [int(part) for part in value.as_integer_ratio()]}
+    if getattr(value, "shape", None) == ():  # a number of numpy
+        return _plain(value.item())
+    raise TypeError(f"a {type(value).__name__} is no plain value")
+
+
+def _run_assertions(job: dict[str, Any], test: str) -> bytes:
+    """Run the response, then the test, in one namespace; the values handed out. Raises what they raise."""
+    stated: list[str] = []
     module = types.ModuleType("response")
     sys.modules["__main__"] = sys.modules["response"] = module
     # The response cannot make the test empty by putting other functions in the place of these.
@@ -175,7 +204,9 @@ def _run_assertions(job: dict[str, Any], test: str) -> None:
     run(tested, names)
     vars(own).update(real)
     names["__builtins__"] = own
+    names["__alignpipe_state__"] = lambda value: stated.append(json.dumps(_plain(value)))
     run(checks, names)
+    return f"[{','.join(stated)}]".encode()
 
 
 def _run_program(job: dict[str, Any]) -> None:
@@ -200,11 +231,14 @@ def _child(job: dict[str, Any], case: dict[str, Any], fds: list[int], folder: st
         leave(1)
     write(verdict, b"+")
     try:
+        stated = b""
         if case["input"] is None:
-            _run_assertions(job, case["test"])
+            stated = _run_assertions(job, case["test"])
         else:
             _run_program(job)
-        write(verdict, read(token, 64))
+        said = read(token, 64) + stated
+        while said:
+            said = said[write(verdict, said) :]
         leave(0)
     except BaseException:
         traceback.print_exc()
@@ -236,7 +270,7 @@ def _run(job: dict[str, Any], case: dict[str, Any], number: int, ends: float) ->
     streams = [
         Stream(out, job["output_bytes"]),
         Stream(err, _DETAIL_BYTES, keep_end=True),
-        Stream(heard, _DETAIL_BYTES),
+        Stream(heard, _DETAIL_BYTES + case["stated_bytes"]),
     ]
     late = _follow(child, streams, until)
     _kill_all()
@@ -267,13 +301,15 @@ def _verdict(streams: list[Stream], token: bytes, status: int, *, late: bool) ->
     output, errors, verdict = streams
     if verdict.data[:1] == b"!":
         raise Broken(verdict.data[1:].decode("utf-8", "replace"))
+    signed = b"+" + token
     late = late or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU)
     return {
-        "passed": verdict.data == b"+" + token and status == 0 and not late,
+        "passed": verdict.data.startswith(signed) and status == 0 and not late and not verdict.cut,
         "timeout": late,
         "output": output.data.decode("utf-8", "replace"),
         "cut": output.cut,
         "detail": errors.data.decode("utf-8", "replace"),
+        "stated": verdict.data[len(signed) :].decode("utf-8", "replace"),
     }
 
 
