@@ -32,9 +32,9 @@ def an_update(
     seen: dict[str, Any] = {}
     real = loop.backward_minibatch
 
-    def backward(policy: Any, critic: Any, episodes: Any, advantages: Any, *rest: Any, **named: Any) -> None:
+    def backward(policy: Any, critic: Any, loss: Any, episodes: Any, advantages: Any, *rest: Any) -> None:
         seen.update(critic=critic, episodes=episodes, advantages=advantages)
-        real(policy, critic, episodes, advantages, *rest, **named)
+        real(policy, critic, loss, episodes, advantages, *rest)
 
     players = ppo.make_players(starts_as_reference=False, critic=config is ppo.CONFIG)
     with torch.no_grad():

@@ -12,10 +12,11 @@ import torch
 
 from alignpipe.errors import TrainingError
 from alignpipe.training.rollouts import Response
+from alignpipe_plugins.ppo.config import LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.learners import Learner, critic_of
 from alignpipe_plugins.ppo.players import Players
-from alignpipe_plugins.ppo.update import StepStatistics, backward_minibatch
+from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from support import ppo
 
 ROWS = [8, 1, 5, 3, 6]
@@ -40,28 +41,28 @@ def backward(
     **changes: Any,
 ) -> StepStatistics:
     statistics = StepStatistics()
-    options = {
-        "temperature": players.temperature,
-        "clip_low": LOW,
-        "clip_high": HIGH,
-        "dual_clip": None,
-        "sequence_mean": False,
-        "pad_id": players.pad_id,
-        **changes,
-    }
+    pad_id = changes.pop("pad_id", players.pad_id)
+    loss = PolicyLoss(players.temperature, LOW, HIGH, None, sequence_mean=False, micro_batch_size=micro)
     advantages, returns = given or signals(episodes)
     backward_minibatch(
         players.network,
         replace(critic_of(players.critic, ppo.CONFIG), clip_range=clip_value) if critic else None,
+        replace(loss, **changes),
         episodes,
         advantages,
         returns,
         rows,
         statistics,
-        micro_batch_size=micro,
-        **options,
+        pad_id,
     )
     return statistics
+
+
+def test_the_options_of_the_loss_reach_it() -> None:
+    config = replace(ppo.CONFIG, clip_range=0.1, dual_clip=3.0, micro_batch_size=7)
+    assert PolicyLoss.of(config, 0.9) == PolicyLoss(0.9, 0.1, 0.1, 3.0, False, 7)
+    other = replace(config, clip_range_high=0.4, loss_aggregation=LossAggregation.sequence_mean)
+    assert PolicyLoss.of(other, 0.9) == PolicyLoss(0.9, 0.1, 0.4, 3.0, True, 7)
 
 
 def gradients(players: Players) -> list[torch.Tensor]:

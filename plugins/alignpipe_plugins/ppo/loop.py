@@ -20,14 +20,14 @@ from alignpipe_plugins.ppo.alarms import Alarm
 from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
-from alignpipe_plugins.ppo.config import KLEstimator, LoopConfig, LossAggregation, OnAlarm, Select
+from alignpipe_plugins.ppo.config import KLEstimator, LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.learners import critic_of, policy_learner
 from alignpipe_plugins.ppo.metrics import update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
-from alignpipe_plugins.ppo.update import StepStatistics, backward_minibatch
+from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from alignpipe_plugins.ppo.validation import Validation
 
 _ESTIMATORS = {KLEstimator.k1: kl_k1, KLEstimator.k2: kl_k2, KLEstimator.k3: kl_k3_clamped}
@@ -47,6 +47,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     """
     team = players.team
     policy, critic = policy_learner(players.network, config), critic_of(players.critic, config)
+    loss = PolicyLoss.of(config, players.temperature)
     learners = {"policy": policy} if critic is None else {"policy": policy, "critic": critic.learner}
     for learner in learners.values():
         team.same_start(learner.network)
@@ -93,21 +94,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
             seen = StepStatistics()
             for rows in minibatch_rows(len(episodes.responses), config.minibatches, ctx.seed, update, epoch):
                 backward_minibatch(
-                    policy.network,
-                    critic,
-                    episodes,
-                    advantages,
-                    returns,
-                    rows,
-                    seen,
-                    pad_id=players.pad_id,
-                    micro_batch_size=config.micro_batch_size,
-                    temperature=players.temperature,
-                    clip_low=config.clip_range,
-                    clip_high=config.clip_range if config.clip_range_high is None else config.clip_range_high,
-                    dual_clip=config.dual_clip,
-                    sequence_mean=config.loss_aggregation is LossAggregation.sequence_mean,
-                    team=team,
+                    policy.network, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, team
                 )
                 if update == 0 and epoch == 0 and not seen.norms:
                     check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)

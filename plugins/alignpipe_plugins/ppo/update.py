@@ -13,6 +13,7 @@ from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_l
 from alignpipe.ops.masking import masked_row_means, masked_sum
 from alignpipe.training.batches import by_length, response_logprobs, state_values
 from alignpipe.training.parallel import ALONE, Team
+from alignpipe_plugins.ppo.config import LoopConfig, LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.learners import Critic
 
@@ -56,47 +57,60 @@ def _larger(first: float, second: float) -> float:
     return first if first >= second or math.isnan(first) else second
 
 
+@dataclass(frozen=True)
+class PolicyLoss:
+    """What the policy's loss is (D21, D48, D49, D63), and how many episodes go through the networks at once."""
+
+    temperature: float
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None
+    sequence_mean: bool
+    micro_batch_size: int
+
+    @staticmethod
+    def of(config: LoopConfig, temperature: float) -> PolicyLoss:
+        """As the options say; `temperature` is the one that samples."""
+        high = config.clip_range if config.clip_range_high is None else config.clip_range_high
+        whole = config.loss_aggregation is LossAggregation.sequence_mean
+        return PolicyLoss(temperature, config.clip_range, high, config.dual_clip, whole, config.micro_batch_size)
+
+
 def backward_minibatch(
     policy: nn.Module,
     critic: Critic | None,
+    loss: PolicyLoss,
     episodes: Episodes,
     advantages: Tensor,
     returns: Tensor,
     rows: Sequence[int],
     statistics: StepStatistics,
-    *,
     pad_id: int,
-    micro_batch_size: int,
-    temperature: float,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    sequence_mean: bool,
     team: Team = ALONE,
 ) -> None:
     """Accumulate the gradients of one minibatch, episodes `rows`; `advantages` and `returns` are [B, T].
 
-    The policy's loss is the mean over all tokens of the minibatch, or with `sequence_mean` that of each response's own
-    mean (D63); the critic's is the mean over tokens. Every micro-batch is divided by the tokens or responses of the
-    whole minibatch before its backward pass, so that the micro size changes nothing (D55). Each process of `team`
+    The policy's loss is the mean over all tokens of the minibatch, or with `loss.sequence_mean` that of each response's
+    own mean (D63); the critic's is the mean over tokens. Every micro-batch is divided by the tokens or responses of
+    the whole minibatch before its backward pass, so that the micro size changes nothing (D55). Each process of `team`
     computes its share; gradients and statistics are those of all.
     """
     tokens = int(episodes.mask[list(rows)].sum())
     lengths = episodes.lengths
     own = [rows[index] for index in team.share([lengths[row] for row in rows])]
     seen = StepStatistics()
-    for group in by_length([lengths[row] for row in own], micro_batch_size):
+    for group in by_length([lengths[row] for row in own], loss.micro_batch_size):
         picked = [own[index] for index in group]
         batch = episodes.batch(picked, pad_id)
         mask = batch.response_mask
         width = mask.shape[1]
 
-        logp, _ = response_logprobs(policy, batch, temperature)
+        logp, _ = response_logprobs(policy, batch, loss.temperature)
         old_logp = episodes.logprobs[picked, :width]
         policy_loss, clipped = clipped_policy_loss(
-            logp, old_logp, advantages[picked, :width], clip_low, clip_high, dual_clip
+            logp, old_logp, advantages[picked, :width], loss.clip_low, loss.clip_high, loss.dual_clip
         )
-        if sequence_mean:
+        if loss.sequence_mean:
             torch.autograd.backward(masked_row_means(policy_loss, mask).sum() / len(rows))
         else:
             torch.autograd.backward(masked_sum(policy_loss, mask) / tokens)
