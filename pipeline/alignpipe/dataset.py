@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from alignpipe.api import Sample
 from alignpipe.errors import DataError
 
 Table = Literal["demonstrations", "preferences", "prompts"]
@@ -26,6 +27,9 @@ COLUMNS: Mapping[Table, tuple[str, ...]] = {
     "preferences": ("prompt", "messages", "chosen", "rejected"),
     "prompts": ("prompt", "messages"),
 }
+KNOWN = frozenset(name for columns in COLUMNS.values() for name in columns)
+"""Names that mean the same in every table, so that none of them can be a row's own column."""
+
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 _SCHEMA = 1
 
@@ -114,5 +118,9 @@ class Dataset:
     @staticmethod
     def extras(row: Row) -> dict[str, Any]:
         """The row's own columns: what a reward may read beside the prompt."""
-        known = {name for columns in COLUMNS.values() for name in columns}
-        return {name: value for name, value in row.items() if name not in known}
+        return {name: value for name, value in row.items() if name not in KNOWN}
+
+    @staticmethod
+    def sample(row: Row, column: str) -> Sample:
+        """An answer of the row, `completion`, `chosen` or `rejected`, as a reward is given it."""
+        return Sample(row["prompt"], row[column], messages=row["messages"], row=Dataset.extras(row))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignpipe_plugins.files.conversations import RowError, Unusable, render, split_pair
+from alignpipe.conversations import RowError, Unusable
 from alignpipe_plugins.files.formats import Row, parse
 
 USER = {"role": "user", "content": "Hi?"}
@@ -44,21 +44,6 @@ def test_conversations_keep_messages_and_are_rendered_as_a_transcript() -> None:
     assert record("prompts", messages=[*before, YES]) == {"prompt": text, "messages": before, "reference": "Yes."}
 
 
-def test_conversational_pairs_with_explicit_and_implicit_prompts() -> None:
-    expected = {"prompt": render([USER]), "messages": [USER], "chosen": "Yes.", "rejected": "No."}
-    assert record("preferences", prompt=[USER], chosen=[YES], rejected=[NO]) == expected
-    assert record("preferences", prompt=[USER], chosen="Yes.", rejected="No.") == expected
-    assert record("preferences", chosen=[USER, YES], rejected=[USER, NO]) == expected
-    # As in ultrafeedback_binarized: the question is repeated as text.
-    assert record("preferences", prompt="Hi?", chosen=[USER, YES], rejected=[USER, NO]) == expected
-    assert record("preferences", prompt="Hi?", chosen=[YES], rejected=[NO]) == expected
-
-
-def test_further_keys_of_a_message_are_left_out() -> None:
-    row = parse("prompts", "here", {"prompt": [{**USER, "tool_calls": None, "id": 3}]})
-    assert row.messages == [USER]
-
-
 def test_transcripts_are_cut_behind_their_last_assistant() -> None:
     assert record("preferences", chosen=TALK + " Good.", rejected=TALK + " Bad.") == plain(
         TALK, chosen=" Good.", rejected=" Bad."
@@ -69,27 +54,8 @@ def test_transcripts_are_cut_behind_their_last_assistant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "rejected", "expected"),
-    [
-        ("The sky is blue.", "The sky is green.", ("The sky is", " blue.", " green.")),  # TRL's own example
-        ("The sky is blue.", "The sky is black.", ("The sky is", " blue.", " black.")),  # TRL would cut behind "bl"
-        ("Q: why?\nBecause.", "Q: why?\nNo idea.", ("Q: why?\n", "Because.", "No idea.")),
-        ("Say: yes", "Say: yes sir", ("Say: yes", "", " sir")),
-        ("空は青い", "空は黒い", ("空は", "青い", "黒い")),
-        ("Blue", "Black", ("", "Blue", "Black")),
-    ],
-)
-def test_implicit_prompts_of_plain_text(chosen: str, rejected: str, expected: tuple[str, str, str]) -> None:
-    assert split_pair(chosen, rejected) == expected
-    assert split_pair(rejected, chosen) == (expected[0], expected[2], expected[1])
-
-
-@pytest.mark.parametrize(
     ("table", "raw", "reason"),
     [
-        ("preferences", {"chosen": TALK + " A", "rejected": TALK.replace("Hello", "Bye") + " B"}, "different_prompts"),
-        ("preferences", {"chosen": TALK + " A", "rejected": "\n\nHuman: Hi?"}, "different_prompts"),
-        ("preferences", {"chosen": [USER, YES], "rejected": [SYSTEM, USER, NO]}, "different_prompts"),
         ("preferences", {"chosen": TALK + " A", "rejected": TALK + " A"}, "same_answers"),
         ("preferences", {"chosen": "Same", "rejected": "Same"}, "same_answers"),
         ("preferences", {"prompt": "Q", "chosen": "A", "rejected": " A "}, "same_answers"),
@@ -119,21 +85,8 @@ def test_unusable_rows(table: str, raw: dict[str, Any], reason: str) -> None:
             {"question": "Q", "answer": "A"},
             "needs 'prompt' and 'completion', or 'messages'; it has 'question'",
         ),
-        ("demonstrations", {"prompt": "Q", "completion": None}, "(completion being null)"),
-        ("demonstrations", {"prompt": "Q", "completion": 3}, "column 'completion' is a int, not text"),
-        ("demonstrations", {"text": "Once upon a time"}, "is no Human/Assistant transcript, so it has no prompt"),
-        ("demonstrations", {"messages": [USER]}, "ends with the role 'user'; the last message must be the assistant's"),
-        ("demonstrations", {"messages": []}, "is empty"),
-        ("demonstrations", {"messages": "Hi"}, "column 'messages' is of type str, not a list of messages"),
-        ("demonstrations", {"prompt": [USER], "completion": [YES, USER, YES]}, "it has 3 messages"),
-        ("demonstrations", {"messages": [{"from": "human", "value": "Hi"}]}, "is no object with 'role' and 'content'"),
-        ("demonstrations", {"messages": [{"role": "gpt", "content": "Hi"}]}, "has the role 'gpt'; known are system"),
-        ("demonstrations", {"messages": [{"role": "user", "content": None}]}, "content that is a NoneType, not text"),
+        ("demonstrations", {"prompt": "Q", "completion": None}, "(completion being null) (rename with data.columns)"),
         ("demonstrations", {"messages": [USER, YES, NO]}, "ends with an assistant's message; nobody asked"),
-        ("preferences", {"prompt": "Q", "chosen": "A"}, "needs 'chosen' and 'rejected'"),
-        ("preferences", {"chosen": "A", "rejected": [YES]}, "must both be text or both be lists of messages"),
-        ("preferences", {"prompt": "Q", "chosen": 1, "rejected": 2}, "column 'chosen' is of type int"),
-        ("preferences", {"prompt": 3, "chosen": "A", "rejected": "B"}, "column 'prompt' is of type int"),
         ("prompts", {"prompt": 3}, "column 'prompt' is of type int, not a list of messages"),
         ("prompts", {}, "needs 'prompt' or 'messages'; it has no column"),
     ],

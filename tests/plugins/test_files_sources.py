@@ -10,6 +10,7 @@ import pytest
 
 from alignpipe.errors import ConfigError, DataError
 from alignpipe_plugins.files.config import FilesConfig
+from alignpipe_plugins.files.reading import read_source
 from alignpipe_plugins.files.sources import FileSource, HubSource, find_sources
 from support.user_files import write_jsonl
 
@@ -101,6 +102,13 @@ def test_hub_names_with_split_subset_and_revision(folder: Path) -> None:
 def test_values_that_cannot_be_right(folder: Path, options: dict[str, Any], text: str) -> None:
     (folder / "notes.txt").write_text("x")
     assert text in message(**options)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_key(folder: Path) -> None:
+    (folder / "bad.csv").write_text("a,a\n1,2\n")
+    (source,) = find_sources(FilesConfig(prompts="bad.csv"))["prompts"]
+    with pytest.raises(DataError, match=r"^data\.prompts: bad\.csv has two columns named 'a'"):
+        list(read_source(source))
 
 
 def test_the_revision_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None:

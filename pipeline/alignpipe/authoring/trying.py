@@ -13,9 +13,10 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from alignpipe.api import Sample
-from alignpipe.authoring.rows import Data, Raw
+from alignpipe.authoring.rows import Data
 from alignpipe.errors import ConfigError
 from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.rows import Raw
 
 _OURS = ("score", "failure")
 _PART = "part/"

@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="FILE",
-        help="rows of prompt and completion (or response), or of prompt, chosen and rejected: .jsonl .json .csv .tsv "
-        ".parquet, the text ones also .gz",
+        help="rows of prompt and completion (or response), or of prompt, chosen and rejected: .jsonl .ndjson .json "
+        ".csv .tsv .parquet, also with .gz",
     )
     source.add_argument("--run", type=Path, metavar="FOLDER", help="a run folder: the rollouts that its ppo stage kept")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here: .parquet, .jsonl or .csv")

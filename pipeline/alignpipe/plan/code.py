@@ -12,7 +12,7 @@ from alignpipe.config.model import CodeChange
 from alignpipe.plan.digests import data_digest, file_digest
 from alignpipe.registry.records import Registered
 
-_CORE = ("ops", "training", "rewarding", "dataset.py", "functions.py")
+_CORE = ("ops", "training", "rewarding", "conversations.py", "dataset.py", "functions.py", "rows.py")
 """The parts of the core that results depend on; the rest of it only moves them about."""
 _CORE_NAME = "alignpipe"
 _NOT_CODE = {".pyc", ".md"}

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from alignpipe.api import Sample
 from alignpipe.dataset import Dataset, Row
 from alignpipe.ops.calibration import expected_calibration_error
 from alignpipe.ops.correlation import spearman
@@ -28,9 +27,7 @@ def report_card(judge: Judge, rows: Sequence[Row]) -> dict[str, float]:
 
     Raises `RewardError` as the judge does.
     """
-    chosen, rejected = (
-        judge.score([preference_sample(row, column) for row in rows]) for column in ("chosen", "rejected")
-    )
+    chosen, rejected = (judge.score([Dataset.sample(row, column) for row in rows]) for column in ("chosen", "rejected"))
     return card_of(rows, chosen, rejected)
 
 
@@ -64,11 +61,6 @@ def card_of(rows: Sequence[Row], preferred: Scored, other: Scored) -> dict[str, 
     for column in _GROUPINGS:
         card.update(_accuracy_by(column, rows, right))
     return card | _accuracy_by_part(preferred.parts, other.parts, kept)
-
-
-def preference_sample(row: Row, column: str) -> Sample:
-    """One side of a preference pair as a sample."""
-    return Sample(row["prompt"], row[column], messages=row["messages"], row=Dataset.extras(row))
 
 
 def _accuracy_by_part(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignpipe.conversations import RowError, Unusable
+from alignpipe.dataset import KNOWN
 from alignpipe.errors import DataError
+from alignpipe.rows import Broken, Raw
 from alignpipe_plugins.files.config import FilesConfig, OnMalformed, OnUnusable
-from alignpipe_plugins.files.conversations import RowError, Unusable
-from alignpipe_plugins.files.formats import NOT_EXTRAS, OURS, Row, parse
-from alignpipe_plugins.files.reading import Broken, Raw, read_rows
+from alignpipe_plugins.files.formats import OURS, Row, parse
+from alignpipe_plugins.files.reading import read_source
 from alignpipe_plugins.files.sources import Source
 
 REASONS: Mapping[str, str] = {
@@ -105,7 +107,7 @@ def load(
     table = key.removeprefix("heldout_")
     rows = []
     for source in sources:
-        for place, raw in read_rows(source):
+        for place, raw in read_source(source):
             report.read[key] += 1
             if report.read[key] % _STOP_EVERY == 0:
                 check_stop()
@@ -137,10 +139,10 @@ def _name_columns(table: str, place: str, raw: Raw, config: FilesConfig) -> tupl
                 f"leave out of data.columns what is named so already, or add {ours!r} to data.drop_columns"
             )
     columns = {name: value for name, value in kept.items() if name not in used}
-    ours_only = {name: value for name, value in columns.items() if name in NOT_EXTRAS or name == "text"}
+    ours_only = {name: value for name, value in columns.items() if name in KNOWN or name == "text"}
     ours_only.update({ours: kept[theirs] for ours, theirs in renamed.items()})
     # `text` is read only where the row has nothing better; beside other columns of ours it is an extra like any other.
-    hidden = NOT_EXTRAS if any(ours_only.get(name) is not None for name in NOT_EXTRAS) else NOT_EXTRAS | {"text"}
+    hidden = KNOWN if any(ours_only.get(name) is not None for name in KNOWN) else KNOWN | {"text"}
     return ours_only, {name: value for name, value in columns.items() if name not in hidden}
 
 

@@ -14,18 +14,18 @@ from typing import Any
 
 from alignpipe.dataset import Table
 from alignpipe.errors import ConfigError, DataError
+from alignpipe.rows import FORMATS, ending, format_of
 from alignpipe_plugins.files.config import FilesConfig
 
 TABLES: tuple[Table, ...] = ("demonstrations", "preferences", "prompts")
 KEYS = (*TABLES, *(f"heldout_{table}" for table in TABLES))
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _HUB = re.compile(r"hub:(?P<name>.+?)(?::(?P<split>[A-Za-z]\w*(?:\[[^\]]*\])?))?")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One local file; `format` is a value of `FORMATS`."""
+    """One local file; `format` is a value of `alignpipe.rows.FORMATS`."""
 
     key: str
     path: Path
@@ -160,20 +160,11 @@ def _missing(key: str, value: str, path: Path) -> str:
     return message
 
 
-def ending(path: Path) -> str:
-    """The ending that tells the format: in lower case, without `.gz`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
-
-
 def _format(key: str, path: Path) -> str:
     try:
-        return FORMATS[ending(path)]
-    except KeyError:
-        endings = ", ".join(FORMATS)
-        raise DataError(
-            f"data.{key}: what {path} holds is not known by its ending; use one of {endings}, or one with .gz"
-        ) from None
+        return format_of(path)
+    except DataError as error:
+        raise DataError(f"data.{key}: {error}") from None
 
 
 def _digest(path: Path, key: str) -> str:

@@ -79,11 +79,7 @@ def _samples(data: Dataset, texts: Normalise, most: int) -> list[Sample]:
     table: Table = "demonstrations" if texts is Normalise.demonstrations else "preferences"
     columns = ("completion",) if table == "demonstrations" else ("chosen", "rejected")
     rows = data.rows(table, "train")
-    samples = [
-        Sample(row["prompt"], row[column], messages=row["messages"], row=Dataset.extras(row))
-        for row in rows[:most]
-        for column in columns
-    ][:most]
+    samples = [Dataset.sample(row, column) for row in rows[:most] for column in columns][:most]
     if len(samples) < 2:
         raise DataError(f"reward.normalise: the data has {len(samples)} texts among its {table}; two are the least")
     return samples
