@@ -1,4 +1,4 @@
-"""What a chosen option says of the machine is asked before any work; the GPU is looked for in test_runner.py."""
+"""What a chosen option or device needs of the machine is looked for before any work; see also test_runner.py."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def test_an_option_that_cannot_run_here_is_refused_before_any_work(tmp_path: Pat
 def test_a_stage_that_the_run_leaves_out_is_not_asked(tmp_path: Path) -> None:
     run = make_run(tmp_path, stages=["data", "sft"], ppo=PpoConfig(judge=Selected("reward", "fake", Choosy())))
     assert execute(run, make_registry()) == 0
+
+
+def test_a_device_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
+    missing = make_run(tmp_path, device="cuda:99")
+    with pytest.raises(ConfigError, match=r"^device=cuda:99: torch sees \d+ CUDA devices"):
+        execute(missing, make_registry())
+    assert not list(tmp_path.glob("**/summary.json")), "not even begun"
+    show_plan(missing, make_registry())  # which may be asked on another machine than the run's
+    execute(make_run(tmp_path, device="cpu"), make_registry())
+    assert execute(missing, make_registry()) == 0, "what is stored needs no device"

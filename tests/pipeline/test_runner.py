@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from alignpipe.api import Component, Selected, hookimpl
-from alignpipe.errors import ConfigError, PluginError, StoreError
+from alignpipe.errors import AlignpipeError, ConfigError, PluginError, StoreError
 from alignpipe.runner import execute
 from alignpipe.runner.recording import RunFiles, StageLog, facts_of, news, read_lines
 from alignpipe.store import Store
@@ -197,6 +197,17 @@ def test_those_who_wait_for_a_failing_stage_fail_with_its_error(tmp_path, execut
     assert "ValueError: the loss is not finite" in errors[0]
     assert "failed in a process that this one waited for: ValueError: the loss is not finite" in errors[1]
     assert executions().count("sft") == 1
+
+
+def test_a_stage_that_exits_is_an_error(tmp_path, monkeypatch):
+    def leave(self, inputs, ctx):
+        sys.exit(0)
+
+    monkeypatch.setattr(fake_run.Train, "run", leave)
+    run = make_run(tmp_path)
+    with pytest.raises(AlignpipeError, match=r"stage 'sft' called sys.exit\(0\)"):
+        execute(run, make_registry())
+    assert statuses(run)["sft"] == "failed"
 
 
 def test_a_failing_stage(tmp_path):

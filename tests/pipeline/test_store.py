@@ -13,7 +13,7 @@ import pytest
 
 from alignpipe.cli.store import main as store_main
 from alignpipe.errors import StageInterrupted, StoreError
-from alignpipe.store import Made, RunRecords, Store
+from alignpipe.store import Provenance, RunRecords, Store
 from alignpipe.store import files as store_files
 from alignpipe.store import locks as store_locks
 from alignpipe.store.cleaning import pin, removals, remove, unpin
@@ -46,7 +46,7 @@ def fill(store, key=KEY, files=None, stage="sft"):
 
 
 def made(store):
-    return Made("policy", {"stage": "sft", "seed": 0}, {"alignpipe": "c0de"}, "r" * 64, store.root.parent, 1.5)
+    return Provenance("policy", {"stage": "sft", "seed": 0}, {"alignpipe": "c0de"}, "r" * 64, store.root.parent, 1.5)
 
 
 def publish(store, key=KEY, files=None, stage="sft"):

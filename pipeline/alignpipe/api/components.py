@@ -16,7 +16,7 @@ SLOTS = ("data", "sft", "reward", "ppo", "eval", "model", "tracker", "rollout")
 Kind = Literal["dataset", "policy", "reward", "report"]
 """What an artifact is."""
 
-Source = Literal["nearest", "nearest_or_base", "base", "first", "policy", "none"]
+PortDefault = Literal["nearest", "nearest_or_base", "base", "first", "policy", "none"]
 """Where a port is fed from by default (see :class:`Port`)."""
 
 Requirement = Literal["gpu", "network", "sandbox"]
@@ -35,7 +35,7 @@ class Port:
     """
 
     kind: Kind
-    default: Source = "nearest"
+    default: PortDefault = "nearest"
     required: bool = True
 
 

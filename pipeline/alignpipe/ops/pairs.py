@@ -33,6 +33,9 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 def wins(first: Tensor, second: Tensor) -> Tensor:
     """Outcome of each comparison for the first: 1 where first > second, 0.5 at a tie, 0 otherwise.
 
+    Its mean is the accuracy of a reward on pairs (D18) or a win rate. A tie is a half, which keeps a constant reward at
+    0.5, where counting it as right or wrong would flatter or damn it.
+
     Args:
         first: Shape [N].
         second: Shape [N].
@@ -50,37 +53,3 @@ def wins(first: Tensor, second: Tensor) -> Tensor:
     if bool(torch.isnan(first).any() | torch.isnan(second).any()):
         raise ValueError("NaN cannot be compared; one of the two sides holds one")
     return (first > second).double() + 0.5 * (first == second).double()
-
-
-def pair_accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Share of pairs ranked as the labels have them, ties half: mean of [chosen > rejected] (D18).
-
-    Half for ties keeps a constant reward at 0.5, where counting them as right or wrong would flatter or damn it.
-
-    Args:
-        chosen: Shape [N].
-        rejected: Shape [N].
-
-    Returns:
-        A scalar tensor in [0, 1], float64.
-
-    Raises:
-        ValueError: the shapes differ, are not flat or empty, or a score is NaN.
-    """
-    return wins(chosen, rejected).mean()
-
-
-def win_rate(first: Tensor, second: Tensor) -> Tensor:
-    """Share of prompts on which `first` beats `second`, ties half.
-
-    Args:
-        first: Shape [N], scores of one policy's answers, paired by prompt with the other's.
-        second: Shape [N].
-
-    Returns:
-        A scalar tensor in [0, 1], float64; its interval is `intervals.bootstrap_interval(wins(first, second), ...)`.
-
-    Raises:
-        ValueError: the shapes differ, are not flat or empty, or a score is NaN.
-    """
-    return wins(first, second).mean()

@@ -23,7 +23,7 @@ from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report
-from alignpipe.runner.requirements import check_requirements
+from alignpipe.runner.requirements import check_device, check_requirements
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
 from alignpipe.runner.summary import StageResult, Summary
@@ -57,7 +57,8 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
     with StopSignals() as signals:
         planner = Planner(run, registry, store)
         check_requirements(planner, run.settings, crew.place)
-        trackers = Trackers(run.trackers, registry, Builder(registry, run.settings.seed, "cpu"), terminal.say)
+        check_device(planner, run.settings, crew.place)
+        trackers = Trackers(run.trackers, Builder(registry, run.settings.seed, "cpu"), terminal.say)
         store.check_writable()
         with storing("opening the run's folder", run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)

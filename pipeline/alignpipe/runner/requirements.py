@@ -1,11 +1,11 @@
-"""What the chosen components need of the machine, found out before any work."""
+"""What the device setting and the chosen components need of the machine, found out before any work."""
 
 from __future__ import annotations
 
 from alignpipe.api import Selected
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, ConfigError
-from alignpipe.plan import Planner
+from alignpipe.plan import Planner, make_plan
 from alignpipe.plan.ports import all_selected
 from alignpipe.processes import Place
 from alignpipe.runner.devices import prepare_device
@@ -26,6 +26,17 @@ def check_requirements(planner: Planner, settings: RunSettings, place: Place | N
         )
     for spec in planner.specs:
         check_machine(spec.selected)
+
+
+def check_device(planner: Planner, settings: RunSettings, place: Place) -> None:
+    """Raise `ConfigError` if the device that the config names is not there, and something is to be computed on it.
+
+    A run asks this, a plan does not: it may be made on another machine than the run, and imports no torch. Nor does a
+    run import torch for this where everything is stored, or where any device will do.
+    """
+    any_device = settings.device in ("auto", "cpu") and place.world_size == 1
+    if not any_device and any(decision.action != "hit" for decision in make_plan(planner)):
+        prepare_device(settings, place)
 
 
 def check_machine(selected: Selected) -> None:

@@ -14,7 +14,7 @@ from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
-from alignpipe.store import Made
+from alignpipe.store import Provenance
 from alignpipe.store.files import storage_error
 from alignpipe.store.locks import HeldLock, now
 
@@ -28,7 +28,7 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
     try:
         artifact = _reuse_or_compute(job, spec, made, result)
     except BaseException as error:
-        raised = _disk_full(error, job) or error
+        raised = _disk_full(error, job) or _exit(error, spec.name) or error
         interrupted = isinstance(raised, StageInterrupted | KeyboardInterrupt)
         result.status = "failed"
         result.error = f"interrupted: {raised}" if interrupted else f"{type(raised).__name__}: {raised}"
@@ -108,8 +108,8 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     log.close()
     lock.check()
     seconds = time.perf_counter() - began
-    made = Made(spec.makes, decision.explained, decision.code, job.planner.run_key, job.run.folder, seconds)
-    artifact = job.store.publish(spec.name, decision.key, work, made)
+    provenance = Provenance(spec.makes, decision.explained, decision.code, job.planner.run_key, job.run.folder, seconds)
+    artifact = job.store.publish(spec.name, decision.key, work, provenance)
     result.status = "resumed" if decision.action == "resume" else "ran"
     figures = f"  {bar.figures}" if bar.figures else ""
     job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s{figures}")
@@ -130,6 +130,13 @@ def _record_failure(job: Job, decision: Decision, error: BaseException) -> None:
         job.store.record_failure(decision.spec.name, decision.key, f"{type(error).__name__}: {error}")
     except StoreError as second:
         job.terminal.say(f"{decision.spec.name:<8} its failure could not be recorded: {second.__cause__ or second}")
+
+
+def _exit(error: BaseException, stage: str) -> AlignpipeError | None:
+    """A plugin's `sys.exit()` as an error: it must not end the process, and a sweep with it, as if all were well."""
+    if not isinstance(error, SystemExit):
+        return None
+    return AlignpipeError(f"the code of stage {stage!r} called sys.exit({error.code!r}); raise an error instead")
 
 
 def _disk_full(error: BaseException, job: Job) -> StoreError | None:

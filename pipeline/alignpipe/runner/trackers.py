@@ -8,16 +8,13 @@ from typing import Any
 from alignpipe.api import AlertingTracker, Artifact, BuildContext, RunInfo, Selected, Tracker
 from alignpipe.api.tracking import Level, Status
 from alignpipe.errors import ConfigError
-from alignpipe.registry import Registry, load_factory
 from alignpipe.runner.recording import Fact, facts_of, news
 
 
 class Trackers:
     """Passes what the run logs to every tracker; nothing a tracker does can end or change a run once it started."""
 
-    def __init__(
-        self, selected: Mapping[str, Selected], registry: Registry, ctx: BuildContext, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, selected: Mapping[str, Selected], ctx: BuildContext, say: Callable[[str], None]) -> None:
         """Build the trackers.
 
         Raises `ConfigError` if one of them cannot be used as it is configured.
@@ -26,7 +23,7 @@ class Trackers:
         self._active: dict[str, Tracker] = {}
         self._known: dict[str, set[Fact]] = {}
         for name, choice in selected.items():
-            tracker = self._guard(name, _build, registry, choice, ctx)
+            tracker = self._guard(name, ctx.build, choice)
             if tracker is not None:
                 self._active[name] = tracker
 
@@ -80,8 +77,3 @@ class Trackers:
             told = " ".join(f"{type(error).__name__}: {error}".split())
             self._say(f"tracker {name} is switched off, the run goes on without it: {told}")
             return None
-
-
-def _build(registry: Registry, choice: Selected, ctx: BuildContext) -> Tracker:
-    tracker: Tracker = load_factory(registry.get(choice.group, choice.name))(choice.config, ctx)
-    return tracker

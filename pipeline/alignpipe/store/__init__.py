@@ -1,6 +1,6 @@
 """The stage store: immutable results under their digests, an index from keys, work folders, locks, run records."""
 
 from alignpipe.store.runs import RunRecords
-from alignpipe.store.store import Made, Store, WorkFolder
+from alignpipe.store.store import Provenance, Store, WorkFolder
 
-__all__ = ["Made", "RunRecords", "Store", "WorkFolder"]
+__all__ = ["Provenance", "RunRecords", "Store", "WorkFolder"]

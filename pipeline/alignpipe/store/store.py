@@ -27,7 +27,7 @@ _COMPARED_KEYS = 200
 
 
 @dataclass(frozen=True)
-class Made:
+class Provenance:
     """How a result came about: what its key says, the code, the run, and how long it took."""
 
     kind: Kind
@@ -135,26 +135,26 @@ class Store:
             )
         return work
 
-    def publish(self, stage: str, key: str, work: WorkFolder, made: Made) -> Artifact:
+    def publish(self, stage: str, key: str, work: WorkFolder, provenance: Provenance) -> Artifact:
         """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
 
         Raises `StoreError` if the disk is full or not writable; the work folder stays as it is then.
         """
         with storing(f"publishing the result of stage {stage!r}", work.path):
-            manifest = make_manifest(work.payload, stage, made.kind)
+            manifest = make_manifest(work.payload, stage, provenance.kind)
             record = {
                 "schema": 1,
                 "key": key,
                 "digest": manifest["digest"],
-                "kind": made.kind,
+                "kind": provenance.kind,
                 "created": _now(),
-                "run_key": made.run_key,
-                "folder": str(made.folder),
+                "run_key": provenance.run_key,
+                "folder": str(provenance.folder),
                 "host": socket.gethostname(),
                 "alignpipe": alignpipe.__version__,
-                "seconds": round(made.seconds, 3),
-                "code": dict(made.code),
-                "explained": made.explained,
+                "seconds": round(provenance.seconds, 3),
+                "code": dict(provenance.code),
+                "explained": provenance.explained,
             }
             artifact = place_object(self.layout, work.path, key, manifest, record)
             write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from alignpipe.ops.pairs import bradley_terry_loss, pair_accuracy, win_rate, wins
+from alignpipe.ops.pairs import bradley_terry_loss, wins
 
 
 def test_bradley_terry_hand_numbers():
@@ -30,10 +30,8 @@ def test_bradley_terry_does_not_overflow():
 def test_outcomes_and_shares():
     first, second = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.tensor([0.0, 2.0, 4.0, -1.0])
     assert wins(first, second).tolist() == [1.0, 0.5, 0.0, 1.0]
-    assert win_rate(first, second).item() == 0.625
-    assert win_rate(second, first).item() == 0.375
-    assert pair_accuracy(first, second).item() == 0.625
-    assert pair_accuracy(torch.zeros(5), torch.zeros(5)).item() == 0.5
+    assert wins(second, first).tolist() == [0.0, 0.5, 1.0, 0.0]
+    assert wins(torch.zeros(2), torch.zeros(2)).tolist() == [0.5, 0.5]
 
 
 def test_refusals():
@@ -43,6 +41,6 @@ def test_refusals():
         with pytest.raises(ValueError, match="1 dimension"):
             function(torch.zeros(2, 2), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="both sides are empty"):
-        win_rate(torch.zeros(0), torch.zeros(0))
+        wins(torch.zeros(0), torch.zeros(0))
     with pytest.raises(ValueError, match="NaN cannot be compared"):
-        pair_accuracy(torch.tensor([1.0, torch.nan]), torch.zeros(2))
+        wins(torch.tensor([1.0, torch.nan]), torch.zeros(2))
