@@ -14,7 +14,11 @@ class Scoring:
     )
     retries: int = field(default=1, metadata={"help": "how often samples without a score are asked about again"})
     failure_budget: float = field(
-        default=0.1, metadata={"help": "share of a batch that may stay without a score; more stops the run"}
+        default=0.1,
+        metadata={
+            "help": "share of a batch (if it has fewer than 100 samples: with those before it) that may stay without a "
+            "score; more stops the run"
+        },
     )
 
     def __post_init__(self) -> None:

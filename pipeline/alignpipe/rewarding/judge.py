@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ from alignpipe.rewarding.worker import Overdue, Worker
 
 _BATCH = 512
 """Samples a reward is given at once, at most: the deadline is theirs."""
+_REMEMBERED = 100
+"""Samples over which failures are told to be rare or frequent, where there are fewer in a batch."""
 _TRIED_AGAIN = ("timeout", "exception", "nan", "count")
 """What may go well the next time; who refused will refuse again."""
 
@@ -59,6 +61,7 @@ class Judge:
         self.label = label
         self._scoring = scoring or Scoring()
         self._worker: Worker | None = None
+        self._earlier: deque[tuple[int, int]] = deque()  # faults and samples of the questions before this one
 
     def check_columns(
         self, rows: Sequence[Mapping[str, Any]], what: str, hint: str = "data.columns renames columns"
@@ -85,6 +88,8 @@ class Judge:
         tally, count = Tally(samples), of or len(samples)
         for batch in _batches(len(samples)):
             self._settle(batch, tally, self._budget(count))
+            self._stop_past_budget(tally.failures, samples, count)
+        if of is None:
             self.check_failures(tally.failures, samples, count)
         return _scored(tally)
 
@@ -96,18 +101,25 @@ class Judge:
         return _scored(tally)
 
     def check_failures(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> None:
-        """Raise `RewardError` if more of the `count` samples failed than `scoring.failure_budget` allows.
+        """Judge a question of `count` samples by its failures, once all of them are known, and remember them.
 
-        Samples that the reward does not apply to are no failures in this; there must be one that it applies to.
+        Raises `RewardError` if more failed than `scoring.failure_budget` allows. Samples that the reward does not apply
+        to are no failures in this; there must be one that it applies to.
         """
-        if faults(failures) > self._budget(count):
-            raise RewardError(self._over_budget(failures, samples, count))
+        self._stop_past_budget(failures, samples, count)
         if count and len(failures) == count:
             index, first = min(failures.items())
             raise NothingApplies(
                 f"{self.label} applies to none of the {count} samples, so there is nothing to go by. The first, where "
                 f"the prompt ends {samples[index].prompt[-60:]!r}: {first.message}"
             )
+        self._earlier.append((faults(failures), count))
+        while sum(size for _, size in self._earlier) - self._earlier[0][1] >= _REMEMBERED:
+            self._earlier.popleft()
+
+    def _stop_past_budget(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> None:
+        if faults(failures) > self._budget(count):
+            raise RewardError(self._over_budget(failures, samples, count))
 
     def _settle(self, batch: Sequence[int], tally: Tally, budget: float) -> None:
         """Ask about one batch, and again about what failed, until the deadline."""
@@ -148,7 +160,20 @@ class Judge:
         return answer if isinstance(answer, Scores) else Scores(total=answer)
 
     def _budget(self, count: int) -> float:
-        return self._scoring.failure_budget * count
+        """How many of `count` samples may fail: a share of them.
+
+        Of a small batch two failures are soon more than that, though failures be rare; it is seen together with the
+        samples asked about before it. All of a batch are too many.
+        """
+        share = self._scoring.failure_budget
+        if count >= _REMEMBERED:
+            return share * count
+        wrong, asked = self._before()
+        return max(share * count, min(share * (asked + count) - wrong, count - 1))
+
+    def _before(self) -> tuple[int, int]:
+        """Faults and samples of the questions remembered."""
+        return sum(wrong for wrong, _ in self._earlier), sum(count for _, count in self._earlier)
 
     def _over_budget(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> str:
         wrong = {index: failure for index, failure in failures.items() if failure.kind != "not_applicable"}
@@ -157,8 +182,10 @@ class Judge:
         counts = Counter(failure.kind for failure in wrong.values())
         listed = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
         sample = samples[index]
+        before, asked = self._before()
+        earlier = f", and on {before} of the {asked} before them" if count < _REMEMBERED and asked else ""
         return (
-            f"{self.label} failed on {len(wrong)} of {count} samples ({listed}), more than "
+            f"{self.label} failed on {len(wrong)} of {count} samples ({listed}){earlier}, more than "
             f"scoring.failure_budget={budget:g} allows. The first ({first.kind}), where the prompt "
             f"ends {sample.prompt[-60:]!r} and the response begins {sample.response[:80]!r}: {first.message}"
         )

@@ -150,6 +150,49 @@ def test_exactly_the_budget_is_allowed() -> None:
         ask(answer, Scoring(retries=0, failure_budget=0.09))
 
 
+def failing(judge: Judge, wrong: int, of: int) -> int:
+    """Ask about `of` samples, of which `wrong` fail; how many did."""
+    samples = [Sample("a prompt", "broken" if index < wrong else "fine") for index in range(of)]
+    return len(judge.score(samples).failures)
+
+
+class Broken:
+    """Fails on the samples that say so."""
+
+    def score(self, samples):
+        return [NAN if sample.response == "broken" else 1.0 for sample in samples]
+
+
+def test_rare_failures_do_not_stop_a_run_of_small_batches() -> None:
+    judge = Judge(Broken(), "acme", Scoring(retries=0, failure_budget=0.1))
+    with pytest.raises(RewardError, match="failed on 2 of 8"):
+        failing(judge, 2, 8)  # the first question: there is nothing else to go by
+    for _ in range(13):
+        assert failing(judge, 0, 8) == 0
+    assert failing(judge, 4, 8) == 4  # 4 of 112
+    assert failing(judge, 4, 8) == 4  # 8 of 112
+    with pytest.raises(
+        RewardError, match=r"failed on 4 of 8 samples \(nan: 4\), and on 8 of the 104 before them, more"
+    ):
+        failing(judge, 4, 8)  # 12 of 112
+    assert failing(judge, 1, 200) == 1
+
+
+def test_a_small_batch_that_fails_wholly_is_too_much_after_any_number_of_good_ones() -> None:
+    judge = Judge(Broken(), "acme", Scoring(retries=0, failure_budget=0.5))
+    for _ in range(50):
+        failing(judge, 0, 8)
+    with pytest.raises(RewardError, match="failed on 8 of 8"):
+        failing(judge, 8, 8)
+
+
+def test_a_large_batch_is_held_against_itself_alone() -> None:
+    judge = Judge(Broken(), "acme", Scoring(retries=0, failure_budget=0.1))
+    failing(judge, 0, 200)
+    with pytest.raises(RewardError, match="failed on 21 of 200"):
+        failing(judge, 21, 200)
+
+
 def test_a_reward_that_is_down_is_not_asked_about_every_sample() -> None:
     def down(samples):
         raise ConnectionError("refused")
