@@ -35,7 +35,7 @@ from alignpipe.api import (
     TrainableReward,
     hookimpl,
 )
-from alignpipe.api.components import Requirement
+from alignpipe.api.components import FIRST_API, Requirement
 from alignpipe.api.rewards import Answer, FailureKind, Message
 from alignpipe.errors import StageInterrupted
 from alignpipe.functions import FunctionReward
@@ -121,13 +121,15 @@ def reward(
     needs: Mapping[str, Port] | None = None,
     uses: Sequence[str] = (),
     parallel: bool = False,
+    api: tuple[int, int] = FIRST_API,
 ) -> Callable[[Callable[..., Any]], RewardPlugin]:
     """Decorate a function or a class so that it is a plugin which offers `reward=<name>`.
 
     A function is called as `f(samples)` or `f(samples, options)` and may be `async`; a class is built with `()`,
     `(options)` or `(options, context)` and has `score(samples)`, and `fit`, `save` and `load` if it is trained.
     `options` is a dataclass, every field with a default or required; `summary` is by default the first line of the
-    docstring; raise `version` when the scores for the same options change; `columns` are the columns of the prompt row
+    docstring; raise `version` when the scores for the same options change; `api` is the version of alignpipe's contract
+    that it was written for; `columns` are the columns of the prompt row
     that a function reads (a class has an attribute of that name); `requires` names what the machine must have: `gpu`,
     `network`, `sandbox`. What is trained (has `fit`) may say further what :class:`~alignpipe.api.Component` takes:
     `needs`, other input ports than the dataset and the policy so far; `uses`, the slots that it reads in `ctx.slots`;
@@ -164,6 +166,7 @@ def reward(
             f"{target.__module__}:{target.__qualname__}",
             told,
             version,
+            api,
             needs=needs or {},
             uses=tuple(uses),
             parallel=parallel,

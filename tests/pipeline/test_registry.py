@@ -187,6 +187,15 @@ def test_a_distribution_found_twice_counts_once(
     assert plugins[0].state == "ok"
 
 
+def test_a_plugin_that_names_no_api_was_written_for_the_first(
+    acme: None, load: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignpipe.registry.loader.API_VERSION", (2, 0))
+    registry = load()
+    assert registry.options("reward") == []
+    assert "reward/acme was written for plugin API 1.0, this alignpipe has 2.0; install matching" in load.warnings[0]
+
+
 def test_a_newer_minor_version_of_the_api_is_a_warning(install_fake_plugin: InstallFakePlugin, load: Loading) -> None:
     api = (API_VERSION[0], API_VERSION[1] + 5)
     install_fake_plugin(

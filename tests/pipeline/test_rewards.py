@@ -72,7 +72,7 @@ def test_what_is_offered_is_pinned() -> None:
 
 def test_what_the_decorator_takes_is_pinned() -> None:
     """Arguments may be added within API version 1; none may go."""
-    arguments = ["name", "options", "summary", "version", "columns", "requires", "needs", "uses", "parallel"]
+    arguments = ["name", "options", "summary", "version", "columns", "requires", "needs", "uses", "parallel", "api"]
     assert list(inspect.signature(reward).parameters)[: len(arguments)] == arguments
 
 

@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args
 API_VERSION = (1, 0)
 """The version of this contract: (major, minor). Another major is refused, a newer minor is warned about."""
 
+FIRST_API = (1, 0)
+"""What a component was written for that does not say it: a fixed version, so that a later contract can refuse it."""
+
 SLOTS = ("data", "sft", "reward", "ppo", "eval", "model", "tracker", "rollout")
 """The config groups of alignpipe itself; third parties may add more."""
 
@@ -45,10 +48,11 @@ class Component:
 
     `config` is a dataclass whose fields are the options (defaults included); `factory` is `"module:attribute"`, called
     as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`; `version` is raised whenever the
-    result for the same config changes; `needs` are the input ports; `makes` is the kind of the artifact; `uses` are the
-    other slots whose config the component reads (they enter the stage's key); `parallel` says that its stage is written
-    to be run by all processes of a launch together (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone;
-    `requires` is what the machine must have: a run without a GPU refuses what needs one, `plugins show` tells the rest.
+    result for the same config changes; `api` is the version of this contract that it was written for; `needs` are the
+    input ports; `makes` is the kind of the artifact; `uses` are the other slots whose config the component reads (they
+    enter the stage's key); `parallel` says that its stage is written to be run by all processes of a launch together
+    (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone; `requires` is what the machine must have: a run
+    without a GPU refuses what needs one, `plugins show` tells the rest.
 
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
     (the option's name is put there), a factory that is not `module:attribute`, an `api` that is no pair of numbers, and
@@ -61,7 +65,7 @@ class Component:
     factory: str
     summary: str
     version: int = 1
-    api: tuple[int, int] = API_VERSION
+    api: tuple[int, int] = FIRST_API
     needs: Mapping[str, Port] = field(default_factory=dict)
     makes: Kind | None = None
     uses: tuple[str, ...] = ()
