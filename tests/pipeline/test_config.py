@@ -207,7 +207,6 @@ def test_a_stage_that_is_left_out_may_be_unfinished() -> None:
         (["~sft"], ["stages names 'sft', but no sft is chosen"]),
         (["+ppo@ppo_2=ppo"], ["ppo_2 is configured but not in stages="]),
         (["+dpo=plain"], ["dpo is configured but not in stages="]),
-        (["inputs.pp.policy=base"], ["inputs.pp: 'pp' is not in stages=", "did you mean 'ppo'?"]),
         (["model.path=???", "sft.lr=???"], ["sft.lr, model.path must be given: add sft.lr=<value> model.path=<value>"]),
         (["reward.name=acme"], ["reward.name is set by choosing an option"]),
         (["~reward.name"], ["reward.name: Config (DictConfig) does not support deletion"]),

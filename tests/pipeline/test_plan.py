@@ -109,6 +109,7 @@ def test_reference_follows_the_policy_that_was_named():
         (["data", "sft", "ppo"], {"ppo": {"policy": "data"}}, "inputs.ppo.policy: stage 'data' is a dataset"),
         (["data", "sft"], {"sft": {"dataset": "none"}}, "inputs.sft.dataset=none: this port is required"),
         (["data", "sft"], {"sft": {"datset": "data"}}, "inputs.sft.datset.*did you mean 'dataset'"),
+        (["data", "ppo"], {"pp": {"policy": "base"}}, r"inputs.pp: 'pp' is not in stages=\[data,ppo\].*did you mean 'ppo'"),
         (["data", "sft"], {"sft": {"dataset": "store:ff"}}, "store:ff: the store has no such object"),
     ],
 )

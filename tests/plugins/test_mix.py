@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from alignpipe.api import Failure, Reward, Sample, Scores, Scoring, Selected, TrainableReward
+from alignpipe.choices import plain
 from alignpipe.config.convert import from_plain
 from alignpipe.dataset import Dataset
 from alignpipe.errors import ConfigError, DataError, PluginError, RewardError, StageInterrupted
 from alignpipe.registry import registry
-from alignpipe.rewarding.artifact import plain
 from alignpipe.rewarding.judge import Judge
 from alignpipe_plugins.mix.combining import Scale, combination
 from alignpipe_plugins.mix.config import Combine, MixConfig, Normalise

@@ -11,9 +11,9 @@ from typing import Any
 from alignpipe.api import Artifact, Reward, Sample, Scoring, Selected, TrainableReward
 from alignpipe.authoring import samples as built_in
 from alignpipe.authoring.choosing import Chosen, Workbench
+from alignpipe.choices import all_selected
 from alignpipe.config.model import RunSettings
 from alignpipe.dataset import write_dataset
-from alignpipe.plan.ports import all_selected
 from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored, save_reward
 from alignpipe.rewarding.judge import Judge, Scored

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from alignpipe.api import SLOTS
+from alignpipe.choices import is_keyed
 from alignpipe.config.convert import registered_of
 from alignpipe.config.model import RunSettings
 from alignpipe.config.nodes import children, is_typed
@@ -97,18 +98,6 @@ def _no_component(stage: str, cfg: DictConfig, registry: Registry) -> str:
     return f"stages names {stage!r}, which is not in the config{did_you_mean(stage, [*known, *groups])}"
 
 
-def check_inputs(inputs: dict[str, dict[str, str]], stages: Sequence[str]) -> None:
-    """`inputs` may only feed stages of this run (its ports and sources are the plan's to check).
-
-    Raises `ConfigError` with the nearest stage.
-    """
-    for stage in inputs:
-        if stage not in stages:
-            raise ConfigError(
-                f"inputs.{stage}: {stage!r} is not in stages=[{','.join(stages)}]{did_you_mean(stage, stages)}"
-            )
-
-
 def check_complete(nodes: dict[str, Any]) -> None:
     """No mandatory value may be missing.
 
@@ -149,11 +138,7 @@ def _walk(key: str, node: Any, keyed_only: bool = False) -> Iterator[tuple[str, 
     config = OmegaConf.get_type(node)
     left_out: set[str] = set()
     if is_dataclass(config):
-        left_out = {
-            entry.name
-            for entry in fields(config)
-            if not entry.init or (keyed_only and not entry.metadata.get("fingerprint", True))
-        }
+        left_out = {entry.name for entry in fields(config) if not entry.init or (keyed_only and not is_keyed(entry))}
     for name, child in children(node):
         if name not in left_out and child is not None:
             yield from _walk(f"{key}.{name}", child, keyed_only)

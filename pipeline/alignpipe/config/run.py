@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from alignpipe.api import SLOTS, Selected
 from alignpipe.config.checks import (
     check_complete,
-    check_inputs,
     check_keys,
     check_scale,
     check_stable,
@@ -39,7 +38,6 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
     check_scale(hydra.runtime.choices, sources)
     check_keys(cfg, settings.stages, registry)
     stages = stage_components(cfg, settings.stages, registry)
-    check_inputs(settings.inputs, settings.stages)
 
     slots = _slots(cfg, stages, registry)
     trackers = _trackers(cfg)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import alignpipe
 from alignpipe.config.model import CodeChange
-from alignpipe.plan.digests import data_digest, file_digest
+from alignpipe.digests import data_digest, file_digest
 from alignpipe.registry.records import Registered
 
 _CORE = ("ops", "training", "rewarding", "conversations.py", "dataset.py", "functions.py", "rows.py")

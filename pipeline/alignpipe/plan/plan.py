@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from alignpipe.api import Artifact
+from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import CodeChange, RunConfig
+from alignpipe.digests import data_digest, folder_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
 from alignpipe.plan.differences import why_missing
-from alignpipe.plan.digests import data_digest, folder_digest
 from alignpipe.plan.keys import Explained, Explainer, key_of
 from alignpipe.plan.ports import FindStored, Source, StageSpec, resolve_ports, stage_specs
 from alignpipe.registry import Registered, Registry
@@ -63,8 +63,8 @@ class Lookup(Protocol):
 class Decision:
     """What is to be done with one stage.
 
-    `key`, `explained` and `inputs` are there unless the action is `unknown`; `artifact` is there for a hit. `restart`
-    says that what an earlier attempt left behind must not be resumed. `warning` is a line the user should see.
+    `key`, `explained`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
+    `restart` says that what an earlier attempt left behind must not be resumed. `warning` is a line for the user.
     """
 
     spec: StageSpec
@@ -73,7 +73,7 @@ class Decision:
     key: str = ""
     explained: Explained = field(default_factory=dict)
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
-    uses: tuple[str, ...] = ()
+    slots: Mapping[str, Selected] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     artifact: Artifact | None = None
     step: int | None = None
@@ -129,7 +129,7 @@ class Planner:
         key = key_of(explained)
         components = self.components(spec)
         code = code_hashes(components)
-        decision = Decision(spec, "run", (), key, explained, inputs, self._explainer.uses(spec), code)
+        decision = Decision(spec, "run", (), key, explained, inputs, self._slots(spec, inputs), code)
         stored = self.lookup.stored(spec.name, key)
         if stored is None:
             return self._miss(decision, why_missing(self.lookup.explained(spec.name), explained))
@@ -160,6 +160,12 @@ class Planner:
             told = f"an unfinished attempt is not resumed: the code of {', '.join(changed)} changed since"
             return replace(decision, why=(*why, told), restart=True)
         return replace(decision, action="resume", step=unfinished.step, why=("an earlier attempt did not finish",))
+
+    def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
+        """What the stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
+        given = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
+        rewards = {stage: choice for stage, choice in self.run.selected.items() if stage in given}
+        return {**self._explainer.slots(spec), **rewards}
 
     def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
         if source.origin == "stage":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from alignpipe.api import Artifact, Kind, Port, Selected
+from alignpipe.choices import all_selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, Registry
@@ -74,19 +75,6 @@ def _spec(name: str, run: RunConfig, registry: Registry) -> StageSpec:
     return StageSpec(name, selected, registered, needs, makes, tuple(dict.fromkeys(uses)))
 
 
-def all_selected(value: Any) -> list[Selected]:
-    """A choice and every choice nested in its config."""
-    if isinstance(value, Selected):
-        return [value, *all_selected(value.config)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [found for entry in fields(value) for found in all_selected(getattr(value, entry.name))]
-    if isinstance(value, Mapping):
-        return [found for entry in value.values() for found in all_selected(entry)]
-    if isinstance(value, list | tuple):
-        return [found for entry in value for found in all_selected(entry)]
-    return []
-
-
 def resolve_ports(
     specs: Sequence[StageSpec],
     inputs: Mapping[str, Mapping[str, str]],
@@ -94,9 +82,15 @@ def resolve_ports(
 ) -> dict[str, dict[str, Source]]:
     """The source of every port of every stage, by stage and port; ports that stay empty are missing.
 
-    Raises `ConfigError` naming `inputs.<stage>.<port>` if a required port has no source, or if a named source does not
-    exist, runs later, or makes another kind.
+    Raises `ConfigError` naming `inputs.<stage>.<port>` if there is no such stage or port, if a required port has no
+    source, or if a named source does not exist, runs later, or makes another kind.
     """
+    stages = [spec.name for spec in specs]
+    for stage in inputs:
+        if stage not in stages:
+            raise ConfigError(
+                f"inputs.{stage}: {stage!r} is not in stages=[{','.join(stages)}]{did_you_mean(stage, stages)}"
+            )
     resolved: dict[str, dict[str, Source]] = {}
     for position, spec in enumerate(specs):
         given = inputs.get(spec.name, {})

@@ -13,13 +13,13 @@ rewards too): without it another state of them would give the same bytes, and wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from alignpipe.api import Artifact, BuildContext, Reward, Scoring, Selected, StageContext
+from alignpipe.choices import all_selected, is_keyed, plain, revision_of
 from alignpipe.dataset import Dataset
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
@@ -49,7 +49,7 @@ def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, 
         reward.save(folder)
     config = plain(selected.config)
     record = {"name": selected.name, "version": version, "offered_by": offered_by, "config": config}
-    revisions = dict(_revisions(selected.config, ""))
+    revisions = [revision for choice in all_selected(selected) if (revision := revision_of(choice.config))]
     if revisions:
         record["revisions"] = revisions
     (folder / _FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
@@ -98,52 +98,13 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _revisions(value: Any, where: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where, revision) of a config and of everything in it that has a `revision()`."""
-    if isinstance(value, Selected):
-        yield from _revisions(value.config, where)
-    elif is_dataclass(value) and not isinstance(value, type):
-        ask = getattr(value, "revision", None)
-        if callable(ask):
-            yield where, {str(name): str(state) for name, state in ask().items()}
-        for entry in fields(value):
-            yield from _revisions(getattr(value, entry.name), f"{where}.{entry.name}".strip("."))
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _revisions(item, f"{where}.{name}".strip("."))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _revisions(item, f"{where}.{number}".strip("."))
-
-
-def plain(value: Any) -> Any:
-    """A config as plain data: dataclasses become dicts, enums their names, paths text."""
-    if isinstance(value, Selected):
-        return {"group": value.group, "name": value.name, "config": plain(value.config)}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
 def _with_unkeyed(stored: Any, chosen: Any) -> Any:
     """A stored config with the unkeyed fields of the one chosen now, wherever the two are built alike."""
     if isinstance(chosen, Selected):
         same = isinstance(stored, Mapping) and stored.get("name") == chosen.name
         return {**stored, "config": _with_unkeyed(stored["config"], chosen.config)} if same else stored
     if is_dataclass(chosen) and not isinstance(chosen, type) and isinstance(stored, Mapping):
-        unkeyed = {
-            entry.name: plain(getattr(chosen, entry.name))
-            for entry in fields(chosen)
-            if not entry.metadata.get("fingerprint", True)
-        }
+        unkeyed = {entry.name: plain(getattr(chosen, entry.name)) for entry in fields(chosen) if not is_keyed(entry)}
         kept = {name: _with_unkeyed(item, getattr(chosen, name, None)) for name, item in stored.items()}
         return {**kept, **unkeyed}
     if isinstance(chosen, Mapping) and isinstance(stored, Mapping):

@@ -9,7 +9,6 @@ from typing import Any
 from alignpipe.api import BuildContext, Selected, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
-from alignpipe.config.model import RunConfig
 from alignpipe.errors import PluginError
 from alignpipe.plan import Decision
 from alignpipe.registry import Registered, Registry, load_factory
@@ -49,7 +48,6 @@ class RunningStage(Builder):
         job: Job,
         decision: Decision,
         work: WorkFolder,
-        slots: Mapping[str, Selected],
         device: str,
         log: StageLog,
         bar: Bar,
@@ -58,7 +56,7 @@ class RunningStage(Builder):
         self.stage = decision.spec.name
         self.payload: Path = work.payload
         self.work: Path = work.state
-        self.slots = slots
+        self.slots = decision.slots
         self.scoring = job.run.settings.scoring
         self.rank = 0
         self.world_size = job.crew.size(decision)
@@ -95,12 +93,6 @@ class RunningStage(Builder):
     def stop_requested(self) -> bool:
         """Whether to save and raise `StageInterrupted` at the next step boundary."""
         return self._job.signals.requested()
-
-
-def slots_of(run: RunConfig, decision: Decision) -> dict[str, Selected]:
-    """What a stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
-    rewards = [artifact.stage for artifact in decision.inputs.values() if artifact.kind == "reward"]
-    return {name: run.selected[name] for name in (*decision.uses, *rewards) if name in run.selected}
 
 
 def build_stage(selected: Selected, registered: Registered, ctx: Builder) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Crew:
         return self.place.world_size if decision.spec.registered.component.parallel else 1
 
     @contextmanager
-    def taking_part(self, decision: Decision, slots: Iterable[str], work: Path) -> Iterator[None]:
+    def taking_part(self, decision: Decision, work: Path) -> Iterator[None]:
         """Have the others run the stage too while the block runs, if it is written for that.
 
         Raises `ProcessError` with the reason of a process that failed, where only a lost connection was seen here.
@@ -37,7 +37,9 @@ class Crew:
             for port, a in decision.inputs.items()
         }
         name = decision.spec.name
-        self._messages.post({"do": "stage", "stage": name, "inputs": inputs, "slots": list(slots), "work": str(work)})
+        self._messages.post(
+            {"do": "stage", "stage": name, "inputs": inputs, "slots": list(decision.slots), "work": str(work)}
+        )
         try:
             yield
         except ProcessError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from alignpipe.api import Selected
+from alignpipe.choices import all_selected
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, ConfigError
 from alignpipe.plan import Planner, make_plan
-from alignpipe.plan.ports import all_selected
 from alignpipe.processes import Place
 from alignpipe.runner.devices import prepare_device
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from alignpipe.api import Artifact
 from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
 from alignpipe.plan import Decision, StageSpec
-from alignpipe.runner.context import RunningStage, build_stage, slots_of
+from alignpipe.runner.context import RunningStage, build_stage
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
@@ -100,10 +100,9 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         job.observers.tell("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
 
     log = StageLog(spec.name, work.path, job.files, job.trackers.log, observe)
-    slots = slots_of(job.run, decision)
     with job.terminal.bar(spec.name) as bar:
-        ctx = RunningStage(job, decision, work, slots, device, log, bar)
-        with job.crew.taking_part(decision, slots, work.state):
+        ctx = RunningStage(job, decision, work, device, log, bar)
+        with job.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     log.close()
     lock.check()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.api import Artifact, Kind
+from alignpipe.digests import file_digest, listing_digest
 from alignpipe.errors import StoreError
-from alignpipe.plan.digests import file_digest, listing_digest
 from alignpipe.store.files import read_json, sync_file, sync_folder, write_json
 from alignpipe.store.layout import METRICS, TIMINGS, Layout, records_folder
 

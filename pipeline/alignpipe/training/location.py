@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from alignpipe.digests import folder_digest
 from alignpipe.errors import ModelError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_CHUNK = 1 << 20
 _TIMEOUT = 10.0
 """Seconds to wait for the hub."""
 
@@ -26,7 +25,7 @@ class Location:
 
     def fingerprint(self) -> str:
         """A hub name with its commit, or a digest of the folder's files."""
-        return f"hub:{self.name}:{self.commit}" if self.commit else f"folder:{_folder_digest(Path(self.name))}"
+        return f"hub:{self.name}:{self.commit}" if self.commit else f"folder:{folder_digest(Path(self.name))}"
 
 
 def locate(path: str, revision: str | None, slot: str = "model") -> Location:
@@ -89,17 +88,3 @@ def _resolve(name: str, revision: str, slot: str) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _folder_digest(folder: Path) -> str:
-    """The sha256 over names and bytes of all files; hidden ones (`.git`, `.cache`) do not count."""
-    whole = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-            whole.update(f"{relative.as_posix()} {digest.hexdigest()}\n".encode())
-    return whole.hexdigest()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.dataset import Table
+from alignpipe.digests import file_digest
 from alignpipe.errors import ConfigError, DataError
 from alignpipe.rows import FORMATS, ending, format_of
 from alignpipe_plugins.files.config import FilesConfig
@@ -169,7 +170,6 @@ def _format(key: str, path: Path) -> str:
 
 def _digest(path: Path, key: str) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"data.{key}: cannot read {path}: {error.strerror}") from error

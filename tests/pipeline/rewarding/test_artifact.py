@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from alignpipe.api import Artifact, Sample, Scoring, Selected
+from alignpipe.choices import plain
 from alignpipe.errors import RewardError
-from alignpipe.rewarding.artifact import open_judge, open_stored, plain, save_reward
+from alignpipe.rewarding.artifact import open_judge, open_stored, save_reward
 from support.context import FakeContext
 
 
@@ -118,7 +119,7 @@ def test_the_state_of_files_is_kept_with_the_options(tmp_path: Path) -> None:
         save_reward(tmp_path, Written(), Selected("reward", "mix", Options(members={"one": inner})), 1, "acme 1")
         return json.loads((tmp_path / "reward.json").read_text())["revisions"]
 
-    assert saved("a") == {"members.one": {"file": "a"}}
+    assert saved("a") == [{"file": "a"}]
     assert saved("b") != saved("a")
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_CHUNK = 1 << 20
-
 
 def canonical_json(value: Any) -> str:
     """Plain data as the one JSON text that stands for it: sorted keys, no spaces.
@@ -26,11 +24,8 @@ def data_digest(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """The sha256 of a file's bytes, as 64 hex digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listing_digest(files: Iterable[tuple[str, int, str]]) -> str:

@@ -1,0 +1,49 @@
+"""Component configs as trees: the one way to walk through dataclasses, mappings and lists, and the choices in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from alignpipe.api.components import Selected
+
+
+def is_keyed(field: Field[Any]) -> bool:
+    """Whether a field of a config dataclass is part of the stage's key: all but those that say `fingerprint: False`."""
+    return bool(field.metadata.get("fingerprint", True))
+
+
+def entries(value: Any, keyed_only: bool = False) -> dict[str, Any] | None:
+    """What a dataclass instance or a mapping holds, by name; None for a value of any other kind."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: getattr(value, entry.name) for entry in fields(value) if not keyed_only or is_keyed(entry)}
+    return {str(name): item for name, item in value.items()} if isinstance(value, Mapping) else None
+
+
+def all_selected(value: Any) -> list[Selected]:
+    """A choice and every choice nested in its config, as a mix's members are."""
+    inner = entries(value)
+    items = inner.values() if inner is not None else value if isinstance(value, list | tuple) else ()
+    nested = [found for item in items for found in all_selected(item)]
+    return [value, *nested] if isinstance(value, Selected) else nested
+
+
+def revision_of(config: Any) -> dict[str, str]:
+    """What a config says of the state of what lies outside it (`revision()`: hashes of files); {} if nothing."""
+    ask = getattr(config, "revision", None)
+    return {str(name): str(state) for name, state in ask().items()} if callable(ask) else {}
+
+
+def plain(value: Any) -> Any:
+    """A config as plain data: dataclasses become dicts, enums their names, paths text; the rest stays as it is."""
+    inner = entries(value)
+    if inner is not None:
+        return {name: plain(item) for name, item in inner.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, PurePath) else value
