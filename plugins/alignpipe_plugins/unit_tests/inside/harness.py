@@ -21,7 +21,6 @@ import resource
 import select
 import shutil
 import signal
-import struct
 import sys
 import time
 import traceback
@@ -30,13 +29,8 @@ from collections.abc import Set
 from typing import Any, NoReturn
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
-_MACHINES = {
-    "x86_64": (0xC000003E, 41, 250),
-    "aarch64": (0xC00000B7, 198, 219),
-    "riscv64": (0xC00000F3, 198, 219),
-}
-"""Per machine: how the kernel calls it, and the numbers of the system calls socket and keyctl."""
-_IO_URING_SETUP, _FIRST_X32 = 425, 0x40000000
+_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+"""The number of the system call, per machine."""
 _DETAIL_BYTES = 1000
 """How much of the end of the standard error is reported."""
 _CHILD_FDS = 5
@@ -79,7 +73,7 @@ def _forget_keys() -> None:
     """Leave the keyring of the session alignpipe runs in, which a user namespace does not take away."""
     join_session_keyring = 1
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_MACHINES[os.uname().machine][2], join_session_keyring, None) < 0:
+    if libc.syscall(_KEYCTL[os.uname().machine], join_session_keyring, None) < 0:
         number = ctypes.get_errno()
         if number != errno.ENOSYS:  # a kernel without keyrings has none to leave
             raise Broken(f"a keyring of its own: {os.strerror(number)}")
@@ -99,31 +93,6 @@ def _limit(job: dict[str, Any]) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(what, (value, value))
-
-
-def _local_sockets_only() -> bytes:
-    """A filter that leaves no sockets but unix ones: some kinds (vsock) know no network namespaces.
-
-    io_uring, which opens sockets past every filter, and calls in the manner of another machine are denied whole.
-    """
-    machine, socket, _ = _MACHINES[os.uname().machine]
-    load, equal, least, answer = 0x20, 0x15, 0x35, 0x06
-    allowed, denied = 0x7FFF0000, 0x00050000 | errno.EPERM
-    return b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in (
-            (load, 0, 0, 4),  # the machine
-            (equal, 0, 7, machine),
-            (load, 0, 0, 0),  # the system call
-            (least, 5, 0, _FIRST_X32),
-            (equal, 4, 0, _IO_URING_SETUP),
-            (equal, 0, 2, socket),
-            (load, 0, 0, 16),  # its first argument: the kind of socket
-            (equal, 0, 1, 1),  # unix
-            (answer, 0, 0, allowed),
-            (answer, 0, 0, denied),
-        )
-    )
 
 
 def _filter_calls(code: bytes) -> None:
@@ -150,9 +119,8 @@ def _settle(job: dict[str, Any], fds: list[int], folder: str) -> None:
     sys.orig_argv[:] = []
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _limit(job)
-    _filter_calls(_local_sockets_only())
-    if job["seccomp"]:
-        _filter_calls(base64.b64decode(job["seccomp"]))
+    for code in job["filters"]:
+        _filter_calls(base64.b64decode(code))
 
 
 def _compiled(job: dict[str, Any]) -> types.CodeType:
