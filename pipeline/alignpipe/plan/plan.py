@@ -171,6 +171,7 @@ class Planner:
         if source.origin == "stage":
             return made[source.name]
         if source.origin == "base":
+            # Nothing is made yet: the stage builds it from the slot `model`, whose config is part of the key.
             return Artifact("policy", "base", Path(), "base")
         if source.origin == "store":
             found = self.lookup.find(source.name)

@@ -139,7 +139,7 @@ def _default(
         return policy
     if port.default == "first":
         source = _first_policy(makers, resolved)
-        return None if source == policy else source
+        return None if source == policy else source  # a policy compared with itself tells nothing
     if makers:
         return Source("stage", makers[-1].name)
     return BASE if port.default == "nearest_or_base" else None

@@ -55,7 +55,7 @@ class RunningStage(Builder):
         super().__init__(job.registry, job.run.settings.seed, device)
         self.stage = decision.spec.name
         self.payload: Path = work.payload
-        self.work: Path = work.state
+        self.work: Path = work.state  # the rest of the work folder is the runner's
         self.slots = decision.slots
         self.scoring = job.run.settings.scoring
         self.rank = 0

@@ -76,7 +76,7 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
             job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
             code = _run_stages(job, record)
         if code:
-            signals.chain()
+            signals.chain()  # the scheduler's launcher (submitit) puts the job into the queue again
     return code
 
 

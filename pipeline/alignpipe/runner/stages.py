@@ -67,7 +67,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         try:
             return _compute(job, decision, lock, result)
         except (StageInterrupted, KeyboardInterrupt):
-            raise
+            raise  # no failure: whoever waits for the key goes on from here
         except BaseException as error:
             _record_failure(job, decision, error)
             raise
@@ -105,7 +105,7 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         with job.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     log.close()
-    lock.check()
+    lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     provenance = Provenance(spec.makes, decision.explained, decision.code, job.planner.run_key, job.run.folder, seconds)
     artifact = job.store.publish(spec.name, decision.key, work, provenance)
