@@ -190,6 +190,7 @@ def test_a_stage_that_is_left_out_may_be_unfinished() -> None:
             ["reward=acme", "+reward.scal=2"],
             ["reward.scal: there is no such key (did you mean 'scale'?)", "scale, mode"],
         ),
+        (["+judge=strict"], ["judge.path must be given: add judge.path=<value>"]),
         (["foo=1"], ["foo: there is no such key"]),
         (["+foo=1"], ["foo: there is no such key", "keys: seed, stages"]),
         (["+seeed=1"], ["seeed: there is no such key (did you mean 'seed'?)"]),

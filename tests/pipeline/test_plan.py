@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ from support.fake_run import (
 )
 
 PPO_2 = {"ppo_2": Selected("ppo", "fake", PpoConfig()), "reward_2": Selected("reward", "fake", EvalConfig())}
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing every file to the disk is most of such a run's time, and no test here pulls the plug."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def ports(stages, inputs=None, find=lambda digest: [], **extra):
@@ -109,7 +102,7 @@ def test_reference_follows_the_policy_that_was_named():
         (["data", "sft", "ppo"], {"ppo": {"policy": "data"}}, "inputs.ppo.policy: stage 'data' is a dataset"),
         (["data", "sft"], {"sft": {"dataset": "none"}}, "inputs.sft.dataset=none: this port is required"),
         (["data", "sft"], {"sft": {"datset": "data"}}, "inputs.sft.datset.*did you mean 'dataset'"),
-        (["data", "ppo"], {"pp": {"policy": "base"}}, r"inputs.pp: 'pp' is not in stages=\[data,ppo\].*did you mean 'ppo'"),
+        (["data", "ppo"], {"pp": {"policy": "base"}}, r"inputs.pp: 'pp' is not in stages=\[data,ppo\].*mean 'ppo'"),
         (["data", "sft"], {"sft": {"dataset": "store:ff"}}, "store:ff: the store has no such object"),
     ],
 )
@@ -247,9 +240,19 @@ def test_an_unfinished_attempt_of_other_code_starts_anew(tmp_path):
     store = Store(tmp_path / "store")
     careful = Planner(make_run(tmp_path, code_change=CodeChange.rerun), registry, store)
     data = Planner(make_run(tmp_path), registry, store).decide(careful.specs[0], {})
-    decision = careful.decide(careful.specs[1], {"data": data.artifact})
+
+    def decided(setting):
+        planner = Planner(make_run(tmp_path, code_change=setting), registry, store)
+        return planner.decide(planner.specs[1], {"data": data.artifact})
+
+    decision = decided(CodeChange.rerun)
     assert (decision.action, decision.restart) == ("run", True)
     assert "an unfinished attempt is not resumed: the code of " in decision.why[-1]
+    decision = decided(CodeChange.warn)
+    assert decision.action == "resume"
+    assert "the attempt it goes on with was made by other code of model/fake, sft/fake" in decision.warning
+    decision = decided(CodeChange.ignore)
+    assert (decision.action, decision.warning) == ("resume", None)
 
 
 def test_differences_are_told_as_overrides():

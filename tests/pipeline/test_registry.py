@@ -71,9 +71,9 @@ def test_groups_options_and_find(acme: None, built_in: None, load: Loading) -> N
     assert registry.options("reward") == ["acme", "length"]
     assert registry.options("nothing") == []
     acme_config = registry.get("reward", "acme").component.config
-    assert registry.find(acme_config, "acme") is registry.get("reward", "acme")
+    assert registry.of_node(acme_config, "acme") is registry.get("reward", "acme")
     with pytest.raises(ConfigError, match="'length' and has a Config"):
-        registry.find(acme_config, "length")
+        registry.of_node(acme_config, "length")
 
 
 def test_the_built_ins_come_first_and_are_marked(acme: None, built_in: None, load: Loading) -> None:

@@ -101,6 +101,7 @@ OPTIONS: Mapping[tuple[str, str], str] = {
     ("rollout", "local"): component_source("rollout", "local", "batch_size: int = 4"),
     ("tracker", "wandb"): component_source("tracker", "wandb", "project: str = 'alignpipe'"),
     ("tracker", "files"): component_source("tracker", "files", "folder: str = '.'"),
+    ("judge", "strict"): component_source("judge", "strict", "path: str"),
     ("dpo", "plain"): component_source("dpo", "plain", "beta: float = 0.1", **STAGE),
 }
 """Stand-ins for the built-in options of the default config (with model=toy: scale/tiny.yaml is for the real ones)."""

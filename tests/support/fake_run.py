@@ -21,7 +21,7 @@ from alignpipe.config.model import CodeChange, RunConfig, RunSettings
 from alignpipe.errors import StageInterrupted
 from alignpipe.registry import Registry
 from alignpipe.registry.loader import Plugin
-from alignpipe.registry.records import Registered
+from alignpipe.registry.registered import Registered
 from alignpipe.runner import execute
 from alignpipe.runner.recording import read_lines
 

@@ -17,9 +17,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from alignpipe.api import Reward, Selected
+from alignpipe.config.checks import check_complete
+from alignpipe.config.convert import choice_of
 from alignpipe.config.model import RunSettings
 from alignpipe.config.paths import conf_dir
-from alignpipe.config.run import chosen_reward, run_settings
+from alignpipe.config.run import run_settings
 from alignpipe.config.source import register
 from alignpipe.errors import PluginError
 from alignpipe.registry import Registered, registry
@@ -64,7 +66,8 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
     with composing():
         cfg = compose("config", [f"reward={option}", *overrides])
         settings = run_settings(cfg, registry())
-        selected = chosen_reward(cfg, registry())
+        check_complete({"reward": cfg.reward})
+        selected = choice_of(cfg.reward, "reward", registry())
     check_machine_settings(settings)
     check_machine(selected)
     return Chosen(registered, selected, settings, tuple(overrides))

@@ -22,7 +22,6 @@ from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
 from alignpipe.registry import registry
 
-_INTERRUPTED = (130, 143)
 _NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
 """Overrides for what leaves no run folder: a plan, and the processes that help rank 0."""
 
@@ -68,13 +67,11 @@ def run_job(cfg: DictConfig) -> None:
         if not sweep:
             if not this_process().follows:
                 _discard(Path(HydraConfig.get().runtime.output_dir))
-            raise RunFailed(error) from error
+            raise RunFailed(error) from error  # past Hydra, which would print the overrides beside it
         report(error)
         raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed: {error}") from error
-    if status in _INTERRUPTED or (status and not sweep):
+    if status:  # it was interrupted
         sys.exit(status)
-    if status:
-        raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed with status {status}")
 
 
 def plan_job(cfg: DictConfig) -> None:

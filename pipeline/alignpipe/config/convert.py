@@ -22,7 +22,7 @@ def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
     Raises `ConfigError` if the name was changed.
     """
     try:
-        return registry.find(OmegaConf.get_type(node), str(node[NAME]))
+        return registry.of_node(OmegaConf.get_type(node), str(node[NAME]))
     except ConfigError as error:
         group = key.split(".")[0]
         raise ConfigError(
@@ -30,7 +30,7 @@ def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
         ) from error
 
 
-def selected(node: DictConfig, key: str, registry: Registry) -> Selected:
+def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
     """The choice that a component's node stands for; `key` is where it stands in the config.
 
     Raises `ConfigError` for a key the component does not have and for values that its dataclass refuses.
@@ -55,7 +55,7 @@ def from_plain(config: Mapping[str, Any], registered: Registered, registry: Regi
     return _instance(node, f"stored {registered.component.group}", registry, owner)
 
 
-def plain(node: Any) -> Any:
+def resolved_data(node: Any) -> Any:
     """A node as resolved plain data; paths and enum members become text.
 
     Values that are still missing stay `???`.
@@ -97,7 +97,7 @@ def _value(parent: Container, name: Any, key: str, registry: Registry) -> Any:
     """One field or item, interpolations resolved."""
     value = parent[name]
     if is_typed(value):
-        return selected(value, key, registry) if _is_component(value) else _instance(value, key, registry, owner="")
+        return choice_of(value, key, registry) if _is_component(value) else _instance(value, key, registry, owner="")
     if isinstance(value, DictConfig):
         return {item: _value(value, item, f"{key}.{item!s}", registry) for item in value}
     if isinstance(value, ListConfig):

@@ -49,7 +49,8 @@ class RunSettings:
 class RunConfig:
     """One job's configuration.
 
-    `selected` maps every slot and every stage instance (`ppo_2`) to its choice, trackers aside; `trackers` maps tracker
+    A slot is a config group; a stage instance such as `ppo_2` is filled from one. `selected` maps every slot and every
+    stage instance to its choice, trackers aside; `trackers` maps tracker
     names to theirs. `resolved` is the whole composed config as plain data. `outputs` and `folder` are absolute.
     """
 

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignpipe.api import SLOTS, Selected
+from alignpipe.api import SLOTS
 from alignpipe.config.checks import (
     check_complete,
     check_keys,
@@ -21,7 +21,7 @@ from alignpipe.config.checks import (
     missing_keys,
     stage_components,
 )
-from alignpipe.config.convert import plain, selected
+from alignpipe.config.convert import choice_of, registered_of, resolved_data
 from alignpipe.config.model import RunConfig, RunSettings
 from alignpipe.config.nodes import is_typed
 from alignpipe.errors import ConfigError
@@ -33,10 +33,9 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
 
     Raises `ConfigError` naming the key for anything that cannot be run, and OmegaConf's errors (`cli/report.py`).
     """
-    settings = _settings(cfg)
     sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
     check_scale(hydra.runtime.choices, sources)
-    check_keys(cfg, settings.stages, registry)
+    settings = run_settings(cfg, registry)
     stages = stage_components(cfg, settings.stages, registry)
 
     slots = _slots(cfg, stages, registry)
@@ -47,9 +46,9 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
     outputs = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / settings.outputs))
     return RunConfig(
         settings=settings,
-        selected={key: selected(node, key, registry) for key, node in slots.items()},
-        trackers={key.partition(".")[2]: selected(node, key, registry) for key, node in trackers.items()},
-        resolved=plain(cfg),
+        selected={key: choice_of(node, key, registry) for key, node in slots.items()},
+        trackers={key.partition(".")[2]: choice_of(node, key, registry) for key, node in trackers.items()},
+        resolved=resolved_data(cfg),
         outputs=outputs,
         folder=Path(str(hydra.runtime.output_dir)).absolute(),
         overrides=tuple(map(str, hydra.overrides.task)),
@@ -60,34 +59,18 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
 def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
     """The run settings of a composed config in which every key is known.
 
+    They are typed once more: a `config.yaml` of the user's own may leave out our `run_settings`, and hold anything.
+
     Raises `ConfigError` naming the key.
     """
-    settings = _settings(cfg)
-    check_keys(cfg, settings.stages, registry)
-    return settings
-
-
-def chosen_reward(cfg: DictConfig, registry: Registry) -> Selected:
-    """The reward of a composed config, checked as for a run; nothing else need be complete.
-
-    Raises `ConfigError` naming the key for anything that cannot be used.
-    """
-    node = cfg._get_node("reward")
-    if not is_typed(node):
-        raise ConfigError(f"reward: choose an option with reward=<{'|'.join(registry.options('reward'))}>")
-    check_complete({"reward": node})
-    return selected(node, "reward", registry)
-
-
-def _settings(cfg: DictConfig) -> RunSettings:
-    """The run settings, typed once more: a config composed without our source may hold anything."""
     names = [entry.name for entry in fields(RunSettings)]
     given = {name: cfg[name] for name in names if name in cfg}
     try:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunSettings), given))
-    except ValueError as error:  # only `scoring` has checks of its own
+    except ValueError as error:
         if isinstance(error, OmegaConfBaseException):
-            raise
+            raise  # a wrong type: a ValueError too, which `cli/report.py` puts into words
+        # Only `scoring` has checks of its own.
         raise ConfigError(f"scoring.{error}") from error
     assert isinstance(settings, RunSettings)
     if not settings.outputs.strip():
@@ -96,6 +79,7 @@ def _settings(cfg: DictConfig) -> RunSettings:
         raise ConfigError(f"outputs={settings.outputs}: nobody replaced the ~; write the folder's whole path")
     if not 0 <= settings.seed < 2**63:
         raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2**63 - 1 is wanted")
+    check_keys(cfg, settings.stages, registry)
     return settings
 
 
@@ -114,8 +98,11 @@ def _slots(cfg: DictConfig, stages: dict[str, Any], registry: Registry) -> dict[
         if not is_typed(node):
             options = "|".join(registry.options(key))
             raise ConfigError(f"{key}: choose an option with {key}=<{options}>; it cannot be set key by key")
-        if key in stages or key in ("model", "rollout") or not missing_keys(key, node):
-            slots[key] = node
+        component = registered_of(node, key, registry).component
+        is_stage = component.makes is not None or component.group == "reward"
+        if is_stage and key not in stages and missing_keys(key, node):
+            continue
+        slots[key] = node
     return slots
 
 

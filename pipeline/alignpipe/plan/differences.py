@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from alignpipe.plan.keys import Explained
+from alignpipe.store import Explained
 
 _SHOWN = 4
 

@@ -10,13 +10,12 @@ from alignpipe.choices import all_selected, entries, plain, revision_of
 from alignpipe.config.model import RunConfig
 from alignpipe.digests import data_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan.ports import BASE, Source, StageSpec
+from alignpipe.plan.sources import BASE, Source
+from alignpipe.plan.specs import StageSpec
 from alignpipe.registry import Registered, Registry
+from alignpipe.store import Explained
 
 KEY_SCHEMA = 1
-
-Explained = dict[str, Any]
-"""What went into a key, as plain data."""
 
 
 class Explainer:
@@ -44,7 +43,7 @@ class Explainer:
         """Everything the stage's result depends on; `inputs` says what feeds each port (`sft <digest>`)."""
         return {
             "schema": KEY_SCHEMA,
-            "stage": spec.name,
+            "stage": spec.name,  # objects lie by stage, so ppo and ppo_2 share none
             "component": self._describe(spec.selected, spec.name),
             "seed": self._run.settings.seed,
             "uses": {slot: self._describe(choice, slot) for slot, choice in self.slots(spec).items()},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import CodeChange, RunConfig
@@ -13,50 +13,14 @@ from alignpipe.digests import data_digest, folder_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
 from alignpipe.plan.differences import why_missing
-from alignpipe.plan.keys import Explained, Explainer, key_of
-from alignpipe.plan.ports import FindStored, Source, StageSpec, resolve_ports, stage_specs
+from alignpipe.plan.keys import Explainer, key_of
+from alignpipe.plan.ports import resolve_ports
+from alignpipe.plan.sources import Source
+from alignpipe.plan.specs import StageSpec, stage_specs
 from alignpipe.registry import Registered, Registry
+from alignpipe.store import Explained, Store
 
 Action = Literal["hit", "resume", "run", "unknown"]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What the store has under a key: the artifact and how it came about; `problem` says why it cannot be used."""
-
-    artifact: Artifact
-    created: str
-    by: str
-    code: Mapping[str, str]
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """An attempt that ended early: the step of its last checkpoint (None if unknown) and the code it ran with."""
-
-    step: int | None
-    code: Mapping[str, str]
-
-
-class Lookup(Protocol):
-    """What the plan asks the store; nothing of it writes."""
-
-    def stored(self, stage: str, key: str) -> Stored | None:
-        """The result under a key, cheaply checked."""
-        ...
-
-    def unfinished(self, stage: str, key: str) -> Unfinished | None:
-        """The work folder of an earlier attempt that can be resumed."""
-        ...
-
-    def explained(self, stage: str) -> Iterable[tuple[str, Explained]]:
-        """(when, what went into it) of the keys known for a stage, newest first."""
-        ...
-
-    def find(self, digest: str) -> list[Artifact]:
-        """The stored artifacts whose digest begins with `digest`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,12 +60,11 @@ class Planner:
     Raises `ConfigError` when built if the stages or their ports are wrong, or a user's files cannot be read.
     """
 
-    def __init__(self, run: RunConfig, registry: Registry, lookup: Lookup) -> None:
+    def __init__(self, run: RunConfig, registry: Registry, store: Store) -> None:
         self.run = run
-        self.lookup = lookup
+        self.store = store
         self.specs = stage_specs(run, registry)
-        find: FindStored = lookup.find
-        self.sources = resolve_ports(self.specs, run.settings.inputs, find)
+        self.sources = resolve_ports(self.specs, run.settings.inputs, store.find)
         self._explainer = Explainer(run, registry, self.specs, self.sources)
         self._checkpoints: dict[str, str] = {}
         # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
@@ -129,10 +92,13 @@ class Planner:
         key = key_of(explained)
         components = self.components(spec)
         code = code_hashes(components)
-        decision = Decision(spec, "run", (), key, explained, inputs, self._slots(spec, inputs), code)
-        stored = self.lookup.stored(spec.name, key)
+        decision = Decision(
+            spec, action="run", why=(), key=key, explained=explained, inputs=inputs, slots=self._readable(spec, inputs),
+            code=code,
+        )  # fmt: skip
+        stored = self.store.stored(spec.name, key)
         if stored is None:
-            return self._miss(decision, why_missing(self.lookup.explained(spec.name), explained))
+            return self._miss(decision, why_missing(self.store.explained(spec.name), explained))
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
         changed = changed_parts(stored.code, code)
@@ -151,7 +117,7 @@ class Planner:
 
     def _miss(self, decision: Decision, why: tuple[str, ...]) -> Decision:
         """A stage that has to work: from its last checkpoint, unless other code wrote that one."""
-        unfinished = self.lookup.unfinished(decision.spec.name, decision.key)
+        unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
         if unfinished is None:
             return replace(decision, why=why)
         changed = changed_parts(unfinished.code, decision.code)
@@ -159,9 +125,16 @@ class Planner:
         if changed and must_rerun(self.run.settings.code_change, changed, components):
             told = f"an unfinished attempt is not resumed: the code of {', '.join(changed)} changed since"
             return replace(decision, why=(*why, told), restart=True)
-        return replace(decision, action="resume", step=unfinished.step, why=("an earlier attempt did not finish",))
+        warning = f"the attempt it goes on with was made by other code of {', '.join(changed)}"
+        return replace(
+            decision,
+            action="resume",
+            step=unfinished.step,
+            why=("an earlier attempt did not finish",),
+            warning=warning if changed and self.run.settings.code_change is not CodeChange.ignore else None,
+        )
 
-    def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
+    def _readable(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
         """What the stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
         given = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
         rewards = {stage: choice for stage, choice in self.run.selected.items() if stage in given}
@@ -174,7 +147,7 @@ class Planner:
             # Nothing is made yet: the stage builds it from the slot `model`, whose config is part of the key.
             return Artifact("policy", "base", Path(), "base")
         if source.origin == "store":
-            found = self.lookup.find(source.name)
+            found = self.store.find(source.name)
             if not found:
                 raise ConfigError(f"store:{source.name} is no longer in the store")
             return found[0]

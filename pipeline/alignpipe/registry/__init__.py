@@ -2,7 +2,7 @@
 
 from alignpipe.registry.factories import load_factory
 from alignpipe.registry.loader import Plugin, normalise, plugin_module
-from alignpipe.registry.records import Registered
+from alignpipe.registry.registered import Registered
 from alignpipe.registry.registry import Registry, registry
 from alignpipe.registry.suggest import did_you_mean
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from alignpipe.errors import AlignpipeError, PluginError
-from alignpipe.registry.records import Registered
+from alignpipe.registry.registered import Registered
 
 
 def load_factory(registered: Registered) -> Callable[..., Any]:

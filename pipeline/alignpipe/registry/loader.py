@@ -23,7 +23,7 @@ import pluggy
 
 from alignpipe.api import API_VERSION, ENTRY_POINT_GROUP, Component
 from alignpipe.errors import PluginError
-from alignpipe.registry.records import BUILT_IN, Registered
+from alignpipe.registry.registered import BUILT_IN, Registered
 from alignpipe.registry.watch import Watch
 from alignpipe.rewards import RewardPlugin
 

@@ -16,14 +16,15 @@ from alignpipe.api.hooks import PROJECT
 from alignpipe.errors import ConfigError, PluginError
 from alignpipe.processes import this_process
 from alignpipe.registry.loader import BLOCK, Plugin, Warn, installed_entry_points, load_plugins
-from alignpipe.registry.records import Registered
+from alignpipe.registry.registered import Registered
 from alignpipe.registry.suggest import did_you_mean
 
 
 class Registry:
     """Looks up components; filled once, never changed.
 
-    `plugins` are all entry points that were found, broken and blocked ones too; `hook` calls the lifecycle hooks.
+    `plugins` are all entry points that were found, with their state: ok, broken or blocked; `hook` calls the lifecycle
+    hooks.
     """
 
     def __init__(self, plugins: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
@@ -99,7 +100,7 @@ class Registry:
         names = (name, f"{group}.{name}")
         return next((plugin for plugin in self.plugins if plugin.state != "ok" and plugin.name in names), None)
 
-    def find(self, config_type: type[Any] | None, name: str) -> Registered:
+    def of_node(self, config_type: type[Any] | None, name: str) -> Registered:
         """The component that a config node was made from: its dataclass and the option name it bears.
 
         The node's place in the config does not say its group: `ppo_2` may hold any option. So no two groups may share a

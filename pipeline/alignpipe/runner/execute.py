@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping
 
 from omegaconf import OmegaConf
 
-from alignpipe.api import Artifact, RunInfo
+from alignpipe.api import Artifact
 from alignpipe.api.tracking import Status
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import AlignpipeError, StageInterrupted
-from alignpipe.plan import Planner, StageSpec
+from alignpipe.plan import Planner
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
-from alignpipe.runner.job import Job
+from alignpipe.runner.job import Job, run_info
 from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
-from alignpipe.runner.report import final_report
+from alignpipe.runner.report import final_report, say_how_to_resume
 from alignpipe.runner.requirements import check_device, check_requirements
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
@@ -63,7 +62,7 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
         with storing("opening the run's folder", run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
         with RunRecords(store.layout).attempt(planner.run_key, run.folder) as record:
-            info = _info(run, planner, record)
+            info = run_info(run, planner, record)
             try:
                 record.note_trackers(trackers.start(info))
                 with storing("writing the run's config", run.folder):
@@ -94,7 +93,7 @@ def _run_stages(job: Job, record: RunRecord) -> int:
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:
         _end(job, record, summary, "interrupted")
-        _say_how_to_resume(job, stop)
+        say_how_to_resume(job, stop)
         return job.signals.exit_code
     except BaseException:
         try:
@@ -121,35 +120,3 @@ def _end(
         final_report(job.run, summary, made, sys.stdout)
     for line in lines:
         job.terminal.say(line)
-
-
-def _say_how_to_resume(job: Job, stop: BaseException) -> None:
-    reason = f" ({stop})" if str(stop) else ""
-    if job.run.sweep is not None:
-        job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
-        return
-    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
-    place = job.crew.place
-    launcher = [] if place.world_size == 1 else ["torchrun", f"--nproc-per-node={place.local_world_size}", "-m"]
-    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.overrides])}")
-
-
-def _info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
-    return RunInfo(
-        run_key=planner.run_key,
-        attempt=record.attempt,
-        folder=run.folder,
-        config=run.resolved,
-        overrides=run.overrides,
-        stages=tuple(spec.name for spec in planner.specs),
-        sweep=run.sweep,
-        components={spec.name: _offered(planner, spec) for spec in planner.specs},
-        tracker_ids=dict(record.tracker_ids),
-        earlier=record.earlier,
-    )
-
-
-def _offered(planner: Planner, spec: StageSpec) -> str:
-    """Who offers what fills a stage, with versions; of a mix of rewards each of them."""
-    group = spec.selected.group
-    return ", ".join(str(entry) for entry in planner.components(spec) if entry.component.group == group)

@@ -1,4 +1,4 @@
-"""What the stages of one run share."""
+"""What the stages of one run share, and what plugins are told of the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from alignpipe.api import RunInfo
 from alignpipe.config.model import RunConfig
-from alignpipe.plan import Planner
+from alignpipe.plan import Planner, StageSpec
 from alignpipe.registry import Registry
 from alignpipe.runner.leading import Crew
 from alignpipe.runner.observers import Observers
@@ -15,6 +15,7 @@ from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Trackers
 from alignpipe.store import Store
+from alignpipe.store.runs import RunRecord
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,25 @@ class Job:
     terminal: Terminal
     signals: StopSignals
     crew: Crew
+
+
+def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
+    """The run as trackers and observers hear of it."""
+    return RunInfo(
+        run_key=planner.run_key,
+        attempt=record.attempt,
+        folder=run.folder,
+        config=run.resolved,
+        overrides=run.overrides,
+        stages=tuple(spec.name for spec in planner.specs),
+        sweep=run.sweep,
+        components={spec.name: _offered(planner, spec) for spec in planner.specs},
+        tracker_ids=dict(record.tracker_ids),
+        earlier=record.earlier,
+    )
+
+
+def _offered(planner: Planner, spec: StageSpec) -> str:
+    """Who offers what fills a stage, with versions; of a mix of rewards each of them."""
+    group = spec.selected.group
+    return ", ".join(str(entry) for entry in planner.components(spec) if entry.component.group == group)

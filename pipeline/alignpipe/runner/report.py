@@ -1,4 +1,4 @@
-"""What a finished run says for itself: the comparison, three sample pairs, where things lie, what to try next."""
+"""What a run says at its end: the comparison, three sample pairs, where things lie, what to try next; how to resume."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from alignpipe.api import Artifact
 from alignpipe.config.model import RunConfig
+from alignpipe.runner.job import Job
 from alignpipe.runner.summary import Summary
 from alignpipe.store.files import read_json
 from alignpipe.tables import cell, show_table
@@ -74,3 +75,15 @@ def _next_command(run: RunConfig) -> str:
 def _one_line(text: str) -> str:
     flat = " ".join(str(text).split())
     return flat if len(flat) <= _TEXT else f"{flat[: _TEXT - 3]}..."
+
+
+def say_how_to_resume(job: Job, stop: BaseException) -> None:
+    """Tell the user of an interrupted run how to go on."""
+    reason = f" ({stop})" if str(stop) else ""
+    if job.run.sweep is not None:
+        job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
+        return
+    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
+    place = job.crew.place
+    launcher = [] if place.world_size == 1 else ["torchrun", f"--nproc-per-node={place.local_world_size}", "-m"]
+    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.overrides])}")

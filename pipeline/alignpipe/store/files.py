@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def write_json(path: Path, value: Any) -> None:
 def as_json(value: Any) -> str:
     """Plain data as JSON for people, keys in the order given (stages stay in the order of the run)."""
     return json.dumps(value, indent=1) + "\n"
+
+
+def now_text() -> str:
+    """This moment, as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_json(path: Path) -> Any:

@@ -8,22 +8,36 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import alignpipe
 from alignpipe.api import Artifact, Kind
 from alignpipe.errors import StoreError
-from alignpipe.plan.keys import Explained
-from alignpipe.plan.plan import Stored, Unfinished
-from alignpipe.store.files import empty_folder, read_json, storing, write_json
+from alignpipe.store.files import now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout, records_folder
 from alignpipe.store.locks import HeldLock, holding
 from alignpipe.store.objects import artifact_of, make_manifest, place_object, problem_of, to_trash
+from alignpipe.store.work import WorkFolder
 
 _COMPARED_KEYS = 200
 """How many known keys of a stage, newest first, a miss is compared with."""
+
+
+Explained = dict[str, Any]
+"""What went into a key, as plain data."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What lies under a key: the artifact and how it came about; `problem` says why it cannot be used."""
+
+    artifact: Artifact
+    created: str
+    by: str
+    code: Mapping[str, str]
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,23 +50,6 @@ class Provenance:
     run_key: str
     folder: Path
     seconds: float
-
-
-@dataclass(frozen=True)
-class WorkFolder:
-    """The folder of one key while it is worked on; it outlives a killed attempt."""
-
-    path: Path
-
-    @property
-    def payload(self) -> Path:
-        """What becomes the artifact; empty at the start of every attempt."""
-        return self.path / "payload"
-
-    @property
-    def state(self) -> Path:
-        """The stage's own folder, for checkpoints."""
-        return self.path / "state"
 
 
 class Store:
@@ -78,15 +75,6 @@ class Store:
         if problem is None and not isinstance(record, dict):
             problem = f"the stored object {obj.name[:12]} has lost the record of this key"
         return Stored(artifact, _shown(entry["created"]), entry["folder"], (record or {}).get("code", {}), problem)
-
-    def unfinished(self, stage: str, key: str) -> Unfinished | None:
-        """The work folder of an earlier attempt, if it holds any state to resume from."""
-        work = self.layout.work(stage, key)
-        state = work / "state"
-        if not _has_state(state):
-            return None
-        attempt = read_json(work / "attempt.json") or {}
-        return Unfinished(_last_step(state), attempt.get("code", {}))
 
     def explained(self, stage: str) -> Iterator[tuple[str, Explained]]:
         """(when, what went into it) of the keys known for a stage, newest first."""
@@ -121,19 +109,9 @@ class Store:
             os.utime(obj)
         return records_folder(obj, key)
 
-    def open_work(self, stage: str, key: str, code: Mapping[str, str], restart: bool) -> WorkFolder:
-        """The work folder of a key, made ready for an attempt; `restart` throws away what an earlier one left."""
-        work = WorkFolder(self.layout.work(stage, key))
-        with storing(f"preparing the work folder of stage {stage!r}", work.path):
-            if restart and work.path.exists():
-                to_trash(self.layout, work.path)
-            empty_folder(work.payload)
-            work.state.mkdir(exist_ok=True)
-            (work.path / "failure.json").unlink(missing_ok=True)
-            write_json(
-                work.path / "attempt.json", {"code": dict(code), "started": _now(), "host": socket.gethostname()}
-            )
-        return work
+    def work(self, stage: str, key: str) -> WorkFolder:
+        """The work folder of a key."""
+        return WorkFolder(self.layout, stage, key)
 
     def publish(self, stage: str, key: str, work: WorkFolder, provenance: Provenance) -> Artifact:
         """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
@@ -147,7 +125,7 @@ class Store:
                 "key": key,
                 "digest": manifest["digest"],
                 "kind": provenance.kind,
-                "created": _now(),
+                "created": now_text(),
                 "run_key": provenance.run_key,
                 "folder": str(provenance.folder),
                 "host": socket.gethostname(),
@@ -168,42 +146,12 @@ class Store:
             if obj.exists() and problem_of(obj) is not None:
                 to_trash(self.layout, obj)
 
-    def record_failure(self, stage: str, key: str, error: str) -> None:
-        """Leave the error under the key, for the processes that wait for it."""
-        work = self.layout.work(stage, key)
-        with storing(f"recording the failure of stage {stage!r}", work):
-            write_json(work / "failure.json", {"error": error, "at": _now(), "host": socket.gethostname()})
-
-    def failure_since(self, stage: str, key: str, moment: float) -> str | None:
-        """The error another process left under the key after `moment` (seconds since the epoch)."""
-        path = self.layout.work(stage, key) / "failure.json"
-        failure = read_json(path)
-        if not isinstance(failure, dict) or path.stat().st_mtime < moment:
-            return None
-        return str(failure["error"])
-
     def check_writable(self) -> None:
         """Raise `StoreError` if the store's folder cannot be made or written."""
         with storing("opening the store", self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK | os.X_OK):
                 raise StoreError(f"cannot write the store {self.root}: permission denied; set outputs=<another folder>")
-
-
-def _last_step(state: Path) -> int | None:
-    """The step of the newest checkpoint: checkpoints lie in `checkpoints/step-<n>` of a stage's own folder."""
-    names = (path.name.removeprefix("step-") for path in (state / "checkpoints").glob("step-*"))
-    return max((int(name) for name in names if name.isdigit()), default=None)
-
-
-def _has_state(state: Path) -> bool:
-    """Whether a stage left anything to resume from: a finished checkpoint, or files of its own kind."""
-    own = (path for path in state.iterdir() if path.name != "checkpoints") if state.is_dir() else iter(())
-    return _last_step(state) is not None or any(True for _ in own)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _shown(moment: str) -> str:

@@ -1,0 +1,79 @@
+"""What can feed a port, and what `inputs.<stage>.<port>` may say: a stage, base, none, store:<digest>, a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from alignpipe.api import Artifact, Kind, Port
+from alignpipe.errors import ConfigError
+from alignpipe.plan.specs import StageSpec
+
+FindStored = Callable[[str], Sequence[Artifact]]
+"""The stored artifacts whose digest begins with a text."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What feeds a port: an earlier stage's name, the base model, a stored object's digest or a checkpoint folder."""
+
+    origin: Literal["stage", "base", "store", "checkpoint"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"store:{self.name[:12]}" if self.origin == "store" else self.name
+
+
+BASE = Source("base", "base")
+
+
+def named_source(
+    value: str, port: Port, label: str, specs: Sequence[StageSpec], position: int, find: FindStored
+) -> Source | None:
+    """The source that the config names for a port of the stage at `position`; None for `none`.
+
+    Raises `ConfigError` with `label`, the key that names it.
+    """
+    if value == "none":
+        return None
+    if value == "base":
+        _check_kind(label, "the base model", "policy", port.kind)
+        return BASE
+    if value.startswith("store:"):
+        return _stored(value.removeprefix("store:"), port, label, find)
+    names = [spec.name for spec in specs]
+    if value in names:
+        if names.index(value) >= position:
+            raise ConfigError(
+                f"{label}={value}: stage {value!r} does not run before {specs[position].name!r} "
+                f"(stages={names}); move it to the front or name an earlier one"
+            )
+        _check_kind(label, f"stage {value!r}", specs[names.index(value)].makes, port.kind)
+        return Source("stage", value)
+    folder = Path(value).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{label}={value}: there is neither a stage {value!r} in this run (stages={names}) nor a folder "
+            f"{folder}; allowed are an earlier stage, base, none, store:<digest> or a checkpoint folder"
+        )
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{label}={value}: {folder} is no checkpoint folder, it holds no config.json")
+    _check_kind(label, f"the checkpoint folder {folder}", "policy", port.kind)
+    return Source("checkpoint", str(folder))
+
+
+def _stored(digest: str, port: Port, label: str, find: FindStored) -> Source:
+    found = list(find(digest)) if digest else []
+    if not found:
+        raise ConfigError(f"{label}=store:{digest}: the store has no such object; 'alignpipe store ls' lists them")
+    if len({artifact.digest for artifact in found}) > 1:
+        raise ConfigError(f"{label}=store:{digest} fits {len(found)} stored objects; give more digits of the digest")
+    _check_kind(label, f"the stored object {digest}", found[0].kind, port.kind)
+    return Source("store", found[0].digest)
+
+
+def _check_kind(label: str, what: str, makes: Kind, needed: Kind) -> None:
+    if makes != needed:
+        raise ConfigError(f"{label}: {what} is a {makes}, but the port takes a {needed}")
