@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,12 @@ import pytest
 
 from alignpipe.api import ENTRY_POINT_GROUP
 from support.distributions import OPTIONS, InstallFakePlugin, RunCommand, command_environment, write_distribution
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forcing every file to the disk is most of a small run's time, and no test here pulls the plug."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture

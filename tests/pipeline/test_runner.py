@@ -37,12 +37,6 @@ from support.fake_run import (
 )
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing every file to the disk is most of such a run's time, and no test here pulls the plug."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
 @pytest.fixture
 def executions(tmp_path, monkeypatch):
     """The stages that were really executed so far, in all processes."""
@@ -549,6 +543,8 @@ def test_a_component_that_needs_a_gpu_is_refused_before_any_work(tmp_path):
     assert not list(tmp_path.glob("**/objects")), "nothing was computed"
     shorter = make_run(tmp_path, stages=["data", "sft"])
     assert execute(shorter, make_registry(components=greedy)) == 0
+    execute(make_run(tmp_path, "elsewhere"), make_registry())
+    assert execute(make_run(tmp_path, "shown"), make_registry(components=greedy)) == 0, "all is stored"
 
 
 def test_other_requirements_are_told_and_unknown_ones_refused():

@@ -8,15 +8,10 @@ import threading
 
 import pytest
 
+from alignpipe.errors import StageInterrupted
 from alignpipe.runner import execute
 from alignpipe.runner.signals import StopSignals
 from support.fake_run import SftConfig, make_registry, make_run, metrics_of, start, statuses, summary_of
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing every file to the disk is most of such a run's time, and no test here pulls the plug."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -39,6 +34,16 @@ def test_a_signal_saves_says_how_to_go_on_and_is_resumed(tmp_path, capfd, number
     assert statuses(again)["sft"] == "resumed"
     assert summary_of(again)["attempt"] == 2
     assert metrics_of(again) == metrics_of(plain)
+
+
+def test_a_stop_while_waiting_for_the_runs_record_is_no_error(tmp_path, monkeypatch, capfd):
+    def waiting(*_):
+        signal.raise_signal(signal.SIGTERM)
+        raise StageInterrupted("stopped while waiting for the record of this run")
+
+    monkeypatch.setattr("alignpipe.store.runs.holding_if_free", waiting)
+    assert execute(make_run(tmp_path), make_registry()) == 143
+    assert "interrupted (stopped while waiting for the record of this run)" in capfd.readouterr().err
 
 
 def test_a_stage_that_ends_before_it_looks_is_published_and_the_next_not_begun(tmp_path):

@@ -54,29 +54,41 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
     terminal = Terminal()
     store = Store(run.outputs / "store")
     with StopSignals() as signals:
-        planner = Planner(run, registry, store)
-        check_requirements(planner, run.settings, crew.place)
-        check_device(planner, run.settings, crew.place)
-        trackers = Trackers(run.trackers, Builder(registry, run.settings.seed, "cpu"), terminal.say)
-        store.check_writable()
-        with storing("opening the run's folder", run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-        with RunRecords(store.layout).attempt(planner.run_key, run.folder) as record:
-            info = run_info(run, planner, record)
-            try:
-                record.note_trackers(trackers.start(info))
-                with storing("writing the run's config", run.folder):
-                    write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
-                files = RunFiles(run.folder)
-            except AlignpipeError:
-                trackers.finish("failed")
-                raise
-            observers = Observers(registry.hook, terminal.say)
-            job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
-            code = _run_stages(job, record)
+        try:
+            code = _attempt(run, registry, crew, store, terminal, signals)
+        except StageInterrupted as stop:  # nothing has begun: a run's own stages end inside
+            terminal.say(f"interrupted ({stop})")
+            code = signals.exit_code
         if code:
             signals.chain()  # the scheduler's launcher (submitit) puts the job into the queue again
     return code
+
+
+def _attempt(
+    run: RunConfig, registry: Registry, crew: Crew, store: Store, terminal: Terminal, signals: StopSignals
+) -> int:
+    """One attempt at the run: what must hold before any work, then the stages."""
+    planner = Planner(run, registry, store)
+    check_requirements(planner, run.settings, crew.place)
+    check_device(planner, run.settings, crew.place)
+    trackers = Trackers(run.trackers, Builder(registry, run.settings.seed, "cpu"), terminal.say)
+    store.check_writable()
+    with storing("opening the run's folder", run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+    records = RunRecords(store.layout)
+    with records.attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
+        info = run_info(run, planner, record)
+        try:
+            record.note_trackers(trackers.start(info))
+            with storing("writing the run's config", run.folder):
+                write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
+            files = RunFiles(run.folder)
+        except AlignpipeError:
+            trackers.finish("failed")
+            raise
+        observers = Observers(registry.hook, terminal.say)
+        job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
+        return _run_stages(job, record)
 
 
 def _run_stages(job: Job, record: RunRecord) -> int:

@@ -12,11 +12,13 @@ from alignpipe.runner.devices import prepare_device
 
 
 def check_requirements(planner: Planner, settings: RunSettings, place: Place | None = None) -> None:
-    """Raise `ConfigError` if a component needs what this machine has not.
+    """Raise `ConfigError` if a component needs what this machine has not; nothing is asked where all is stored.
 
     A GPU is looked for here, torch being imported only for that; whatever else an option needs it looks for itself, in
     the method `check_machine` of its config.
     """
+    if not _works(planner):
+        return
     found = {str(entry): entry for spec in planner.specs for entry in planner.components(spec)}
     wanting = [name for name, entry in found.items() if "gpu" in entry.component.requires]
     if wanting and (device := prepare_device(settings, place)) == "cpu":
@@ -35,8 +37,13 @@ def check_device(planner: Planner, settings: RunSettings, place: Place) -> None:
     run import torch for this where everything is stored, or where any device will do.
     """
     any_device = settings.device in ("auto", "cpu") and place.world_size == 1
-    if not any_device and any(decision.action != "hit" for decision in make_plan(planner)):
+    if not any_device and _works(planner):
         prepare_device(settings, place)
+
+
+def _works(planner: Planner) -> bool:
+    """Whether some stage of a run is to be worked on."""
+    return any(decision.action != "hit" for decision in make_plan(planner))
 
 
 def check_machine(selected: Selected) -> None:

@@ -10,32 +10,61 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+from filelock import FileLock, Timeout
 
 from alignpipe.errors import StageInterrupted, StoreError
 from alignpipe.store.files import as_json, read_json, storing, write_fleeting
+from alignpipe.store.leases import Lease
 
 WAIT_NOTICE_SECONDS = 5.0
+"""When a waiting process first says so; then after twice as long each time."""
+_LONGEST_SILENCE = 600.0
 _LEASE_SECONDS = 90.0
-_POLL_SECONDS = 0.2
 _NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.glusterfs", "afs",
     "9p", "fuse.sshfs", "fuse.s3fs", "fuse.juicefs", "wekafs", "panfs", "pvfs2", "orangefs",
 }  # fmt: skip
 
 
+class _SystemLock:
+    """An OS lock, which ends with its process: it cannot be lost, and whoever has it lives."""
+
+    poll = 0.2
+    holder_lives = True
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path, fallback_to_soft=False)
+
+    def try_once(self) -> bool:
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:  # an OSError too, but no error here
+            return False
+        return True
+
+    def lost(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        self._lock.release()
+
+
 class HeldLock:
     """A lock this process holds."""
 
-    def __init__(self, lock: BaseFileLock) -> None:
+    def __init__(self, lock: Lease | _SystemLock, path: Path) -> None:
         self._lock = lock
+        self._path = path
 
     def check(self) -> None:
-        """Raise `StoreError` if the lock was lost meanwhile, which only a network file system's lease can be."""
-        if isinstance(self._lock, SoftFileLease) and self._lock.compromise is not None:
+        """Raise `StoreError` if the lock was lost meanwhile, which only one on a network file system can be."""
+        with storing("checking a lock of the store", self._path):
+            lost = self._lock.lost()
+        if lost:
             raise StoreError(
-                f"the lock {self._lock.lock_file} was lost ({self._lock.compromise.reason}): another process may be at "
-                "work on the same stage, so nothing is published; give the same command again"
+                f"the lock {self._path} was lost: this process could not renew it for {_LEASE_SECONDS:.0f} s, and "
+                f"{holder(self._path)} has taken it, so nothing more is written; if that one is gone too, give the "
+                "same command again"
             )
 
 
@@ -47,25 +76,35 @@ def holding(
     stop_requested: Callable[[], bool] = lambda: False,
     what: str = "",
 ) -> Iterator[HeldLock]:
-    """Hold the lock at `path`, waiting for it if need be and telling every few seconds who has it.
+    """Hold the lock at `path`, waiting for it if need be and telling now and then who has it.
 
     `owner` is what waiting processes are told of us. Raises `StageInterrupted` if a stop is requested while waiting.
     """
     lock = _lock(path)
-    _acquire(lock, path, say, stop_requested, what)
-    with _noted(lock, path, owner):
-        yield HeldLock(lock)
+    _take(lock, path, say, stop_requested, what, wait_for_the_living=True)
+    with _noted(lock, path, owner) as held:
+        yield held
 
 
 @contextmanager
-def holding_if_free(path: Path, owner: str) -> Iterator[bool]:
-    """Hold the lock at `path` if nobody else does; gives whether it is held now."""
+def holding_if_free(
+    path: Path,
+    owner: str,
+    say: Callable[[str], None] = lambda line: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    what: str = "",
+) -> Iterator[HeldLock | None]:
+    """Hold the lock at `path` unless somebody who lives has it: gives it, or None.
+
+    On a network file system that takes time to find out: `holding_if_free` returns when the holder is seen to renew its
+    claim, or takes the lock once it has run out. Raises `StageInterrupted` if a stop is requested while waiting.
+    """
     lock = _lock(path)
-    if not _try(lock, path, timeout=0):
-        yield False
+    if not _take(lock, path, say, stop_requested, what, wait_for_the_living=False):
+        yield None
         return
-    with _noted(lock, path, owner):
-        yield True
+    with _noted(lock, path, owner) as held:
+        yield held
 
 
 def holder(path: Path) -> str:
@@ -96,47 +135,65 @@ def on_network_file_system(folder: Path, mounts: str | None = None) -> bool:
     return kind in _NETWORK_FILE_SYSTEMS
 
 
-def _lock(path: Path) -> BaseFileLock:
+def _lock(path: Path) -> Lease | _SystemLock:
     with storing("preparing the store", path):
         path.parent.mkdir(parents=True, exist_ok=True)
     if on_network_file_system(path.parent):
-        return SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE_SECONDS)
-    return FileLock(path, fallback_to_soft=False)
+        return Lease(path.with_suffix(".lease"), _LEASE_SECONDS)
+    return _SystemLock(path)
 
 
-def _acquire(
-    lock: BaseFileLock, path: Path, say: Callable[[str], None], stop_requested: Callable[[], bool], what: str
-) -> None:
-    waited = 0.0
-    while not _try(lock, path, WAIT_NOTICE_SECONDS, stop_requested):
+def _take(
+    lock: Lease | _SystemLock,
+    path: Path,
+    say: Callable[[str], None],
+    stop_requested: Callable[[], bool],
+    what: str,
+    *,
+    wait_for_the_living: bool,
+) -> bool:
+    """Take the lock, waiting for its holder, or only until that one is known to live; gives whether it is held now."""
+    began, notice = time.monotonic(), WAIT_NOTICE_SECONDS
+    while not _try(lock, path):
+        if lock.holder_lives and not wait_for_the_living:
+            return False
         if stop_requested():
             raise StageInterrupted(f"stopped while waiting for {what or path.stem}")
-        waited += WAIT_NOTICE_SECONDS
-        say(f"waiting for {what or path.stem}: {holder(path)} is at work on it ({waited:.0f} s)")
-
-
-def _try(lock: BaseFileLock, path: Path, timeout: float, give_up: Callable[[], bool] | None = None) -> bool:
-    """Try to get a lock for `timeout` seconds."""
-    with storing("locking the store", path):
-        try:
-            lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=give_up)
-        except Timeout:  # an OSError too, but no error here
-            return False
+        waited = time.monotonic() - began
+        if waited >= notice:
+            notice = waited + min(waited, _LONGEST_SILENCE)
+            say(f"waiting for {what or path.stem}: {holder(path)} {_doing(lock)} ({waited:.0f} s)")
+        time.sleep(lock.poll)
     return True
 
 
+def _try(lock: Lease | _SystemLock, path: Path) -> bool:
+    with storing("locking the store", path):
+        return lock.try_once()
+
+
+def _doing(lock: Lease | _SystemLock) -> str:
+    """What is known of a lock's holder."""
+    if lock.holder_lives:
+        return "is at work on it"
+    return f"has it and may have been killed; its lock runs out if it is not renewed for {_LEASE_SECONDS:.0f} s"
+
+
 @contextmanager
-def _noted(lock: BaseFileLock, path: Path, owner: str) -> Iterator[None]:
+def _noted(lock: Lease | _SystemLock, path: Path, owner: str) -> Iterator[HeldLock]:
     """Let waiting processes read who has the lock; release it when the block ends."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     known = {"host": socket.gethostname(), "pid": os.getpid(), "owner": owner, "since": since}
     try:
         with storing("locking the store", path):
             write_fleeting(_holder_file(path), as_json(known))
-        yield
+        yield HeldLock(lock, path)
     finally:
-        _holder_file(path).unlink(missing_ok=True)
-        lock.release()
+        try:
+            if read_json(_holder_file(path)) == known:  # else another process has taken the lock
+                _holder_file(path).unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _holder_file(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import Any
 from alignpipe.errors import StoreError
 from alignpipe.store.files import read_json, storing, write_json
 from alignpipe.store.layout import Layout
-from alignpipe.store.locks import holding_if_free
+from alignpipe.store.locks import HeldLock, holder, holding_if_free
 
 
 @dataclass
@@ -25,9 +25,13 @@ class RunRecord:
     run_key: str
     attempt: int
     tracker_ids: dict[str, str]
-    kept: bool
-    """Whether this attempt owns the record; a second process with the same run at the same time does not."""
+    _lock: HeldLock | None
     _attempts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def kept(self) -> bool:
+        """Whether this attempt owns the record; a second process with the same run at the same time does not."""
+        return self._lock is not None
 
     @property
     def earlier(self) -> dict[str, tuple[Path, ...]]:
@@ -58,8 +62,9 @@ class RunRecord:
         self._write()
 
     def _write(self) -> None:
-        if not self.kept:
+        if self._lock is None:
             return
+        self._lock.check()
         content = {
             "schema": 1,
             "run_key": self.run_key,
@@ -77,10 +82,23 @@ class RunRecords:
         self._layout = layout
 
     @contextmanager
-    def attempt(self, run_key: str, folder: Path) -> Iterator[RunRecord]:
-        """Begin an attempt: the next one of a run that did not finish, else the first of a new run."""
+    def attempt(
+        self,
+        run_key: str,
+        folder: Path,
+        say: Callable[[str], None] = lambda line: None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> Iterator[RunRecord]:
+        """Begin an attempt: the next one of a run that did not finish, else the first of a new run.
+
+        While another process is at work on the same run, its record stays that one's, and this is a run of its own.
+        Raises `StageInterrupted` if a stop is requested while it is not yet known whether the other one lives.
+        """
         path = self._layout.run(run_key)
-        with holding_if_free(self._layout.lock(f"run-{run_key}"), str(folder)) as held:
+        lock = self._layout.lock(f"run-{run_key}")
+        with holding_if_free(lock, str(folder), say, stop_requested, "the record of this run") as held:
+            if held is None:
+                say(f"{holder(lock)} is at work on the same run: this one is recorded and tracked as a run of its own")
             known = read_json(path) if held else None
             attempts: list[dict[str, Any]] = list(known["attempts"]) if isinstance(known, dict) else []
             again = bool(attempts) and attempts[-1]["status"] != "finished"
