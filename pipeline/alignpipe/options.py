@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit
 
+PATTERN_SECONDS = 1.0
+"""How long one regular expression may search one text; some need longer than the universe has been there."""
+
 
 class Schedule(Enum):
     """How the learning rate falls after the warm-up."""
@@ -29,6 +32,16 @@ class LinearType(Enum):
     """The type in which linear layers multiply, if not that of their weights."""
 
     bfloat16 = "bfloat16"
+
+
+class Precision(Enum):
+    """The type in which a pretrained model's weights are loaded, and trained and saved if they are."""
+
+    auto = "auto"
+    """Whatever the checkpoint holds."""
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,16 @@ def check_share(config: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+
+
+def check_pattern(name: str, pattern: str) -> None:
+    """Raise `ValueError` naming the field if the text is no regular expression (of `regex`, which has a time limit)."""
+    import regex  # here, since --help and TAB import this module
+
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"{name} is no regular expression: {error}; got {pattern!r}") from error
 
 
 def check_url(config: object, *names: str) -> None:

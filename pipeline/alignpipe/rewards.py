@@ -214,7 +214,7 @@ async def score_each(
                     return await score_one(sample)
             except TimeoutError:
                 failures[index] = Failure("timeout", f"no score within {timeout:g} s" if timeout else "timed out")
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 failures[index] = Failure("exception", f"{type(error).__name__}: {error}")
         return float("nan")
 

@@ -66,6 +66,17 @@ def complete(tmp_path: Path, fake_pipeline: Path):
         ("alignpipe score ", ["--reward", "--data", "--run", "--out"]),
         ("alignpipe score --reward a", ["acme"]),
         ("alignpipe score --reward acme --data x.jsonl reward.sc", ["reward.scale="]),
+        ("alignpipe score --reward=acme model=toy reward.s", ["reward.scale=", "reward.span."]),
+        ("alignpipe score --data x.jsonl --reward acme reward.nothing", []),
+        ("alignpipe plugins check acme model=toy reward.scale=1 scoring.re", ["scoring.retries="]),
+        (
+            "alignpipe score --reward acme +reward@reward.members.ab=acme --data x reward.weights.a",
+            ["reward.weights.ab="],
+        ),
+        (
+            "alignpipe plugins check reward/acme model=toy +reward@reward.members.a=acme reward.members.a.sc",
+            ["reward.members.a.scale="],
+        ),
         ("alignpipe store ", ["ls", "verify", "gc", "pin", "unpin"]),
         ("alignpipe store gc --y", ["--yes"]),
         ("alignpipe store pl", []),

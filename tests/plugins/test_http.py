@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import alignpipe_plugins.http as plugin
-from alignpipe.api import Reward, Sample, Scoring
-from alignpipe.errors import DataError, RewardError
+from alignpipe.api import Reward, Sample, Scoring, Selected
+from alignpipe.errors import ConfigError, DataError, RewardError
 from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.runner.requirements import check_machine
 from alignpipe_plugins.http.config import HttpConfig
 from alignpipe_plugins.http.reward import HttpReward, build, read_answer
 from support.services import Asked, Reply, serve
@@ -25,7 +26,7 @@ SAMPLES = [
     Sample(
         "p",
         str(number),
-        row={"id": number, "day": datetime.date(2026, 1, 2)},
+        row={"id": number, "day": datetime.date(2026, 1, 2), "size": float("nan")},
         messages=[{"role": "user", "content": "p"}],
     )
     for number in range(10)
@@ -53,7 +54,7 @@ def test_batches_go_out_and_scores_come_back_in_order() -> None:
     first = next(sample for asked in service.asked for sample in asked.body["samples"] if sample["response"] == "3")
     assert first == {
         "prompt": "p", "response": "3", "messages": [{"role": "user", "content": "p"}],
-        "row": {"id": 3, "day": "2026-01-02"}, "ended": True,
+        "row": {"id": 3, "day": "2026-01-02", "size": "NaN"}, "ended": True,
     }  # fmt: skip
 
 
@@ -148,6 +149,17 @@ def test_headers_come_from_the_environment_and_stay_out_of_messages(monkeypatch)
         build(HttpConfig(url=service.url, headers={"X-Token": "NO_SUCH"}), None)
 
 
+def test_a_missing_key_is_told_before_any_work(monkeypatch) -> None:
+    chosen = Selected("reward", "http", HttpConfig(url="http://host", headers={"X-Token": "SCORER_TOKEN"}))
+    monkeypatch.delenv("SCORER_TOKEN", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"^reward=http cannot run on this machine: reward.headers names .* SCORER_TO"
+    ):
+        check_machine(chosen)
+    monkeypatch.setenv("SCORER_TOKEN", "t0ps3cret")
+    check_machine(chosen)
+
+
 def test_failures_of_the_service_are_typed() -> None:
     answer = {
         "scores": [1.0, None, "2", 0.0, True],
@@ -226,6 +238,7 @@ def test_the_server_of_the_readme(tmp_path) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"timeout": 0.0}, "timeout must be a positive number"),
         ({"retries": -1}, "retries must be at least 0"),
+        ({"headers": {"X Token:": "SCORER_TOKEN"}}, "headers.X Token:: a header's name is made of"),
     ],
 )
 def test_options_that_make_no_sense(options, message: str) -> None:

@@ -10,12 +10,15 @@ import time
 
 import pytest
 
-from alignpipe.api import Reward, Sample, Scoring
+from alignpipe.api import Reward, Sample, Scoring, Selected
 from alignpipe.errors import ConfigError, DataError, RewardError
 from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.runner.requirements import check_machine
+from alignpipe_plugins.llm_judge import questions
 from alignpipe_plugins.llm_judge.config import LlmJudgeConfig, Mode
 from alignpipe_plugins.llm_judge.questions import Question, Unreadable, read_grades, read_winner
 from alignpipe_plugins.llm_judge.reward import LlmJudgeReward, build
+from alignpipe_plugins.mix.config import MixConfig
 from support.services import Asked, Reply, Service, serve
 
 pytest.importorskip("httpx")
@@ -112,6 +115,15 @@ def test_answers_without_a_grade(answer: str, options, message: str) -> None:
         read_grades(answer, config(**options))
 
 
+def test_a_pattern_that_never_ends_is_a_failure_of_its_sample(monkeypatch) -> None:
+    monkeypatch.setattr(questions, "PATTERN_SECONDS", 0.05)
+    with serve(lambda asked: says("a" * 60 + "b" if "answer 2\n" in question(asked) else "aa 10")) as service:
+        found = ask(service, numbered(1, 2), pattern=r"(?:a|aa)+ (\d+)$")
+    assert found.total[0] == 1.0
+    assert {place: failure.kind for place, failure in found.failures.items()} == {1: "timeout"}
+    assert "took more than 0.05 s on the judge's answer; make it simpler" in found.failures[1].message
+
+
 def test_reading_a_winner() -> None:
     pair = {"mode": Mode.pairwise, "reference": "chosen"}
     for answer, value in [('{"winner": "A"}', 1.0), ('{"winner": "b"}', 0.0), ('so {"winner": "tie"}', 0.5)]:
@@ -184,7 +196,7 @@ def test_templates(tmp_path) -> None:
             Question(options).messages(sample, {})
     file.write_text("{% if %}")
     with pytest.raises(ConfigError, match="is no Jinja template"):
-        Question(options)
+        options.revision()  # which is asked when a run is planned, before any work
     with pytest.raises(ConfigError, match=r"reward\.template=.*none.jinja cannot be read"):
         config(template=str(tmp_path / "none.jinja")).revision()
 
@@ -323,6 +335,13 @@ def test_the_key_must_be_there(monkeypatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(RewardError, match=r"reward.api_key_env names the environment variable JUDGE_KEY, which is not"):
         build(config(api_key_env="JUDGE_KEY"), None)
+    mix = Selected(
+        "reward", "mix", MixConfig({"judge": Selected("reward", "llm_judge", config(api_key_env="JUDGE_KEY"))})
+    )
+    with pytest.raises(ConfigError, match=r"^reward=llm_judge cannot run on this machine: reward.api_key_env names"):
+        check_machine(mix)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    check_machine(mix)
 
 
 @pytest.mark.parametrize(

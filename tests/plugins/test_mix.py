@@ -176,16 +176,18 @@ def test_what_raises_is_found_without_asking_the_others_again(tmp_path: Path) ->
     def upset(text: str) -> float:
         if text == "bad":
             raise KeyError("no such thing")
+        if text == "leaving":
+            raise SystemExit(0)
         return math.inf if text == "endless" else 1.0
 
     calm, breaking = Written(words), Written(upset)
     judge = Judge(mixed(tmp_path, {"calm": calm, "breaking": breaking}), "mix", Scoring(retries=0, failure_budget=0.9))
-    scored = judge.score(samples("a", "bad", "a b", "endless", "a b c"))
-    assert {row: failure.kind for row, failure in scored.failures.items()} == {1: "exception", 3: "nan"}
+    scored = judge.score(samples("a", "bad", "a b", "endless", "a b c", "leaving"))
+    assert {row: failure.kind for row, failure in scored.failures.items()} == {1: "exception", 3: "nan", 5: "exception"}
     assert scored.failures[1].message.startswith("member breaking: KeyError: 'no such thing'\nTraceback")
     assert scored.failures[3].message == "member breaking: the total is inf, which is no finite number"
     assert [scored.total[row] for row in scored.kept] == [2.0, 3.0, 4.0]
-    assert calm.asked == [5]
+    assert calm.asked == [6]
 
 
 def test_a_member_that_always_raises_is_not_asked_for_ever(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from alignpipe.errors import AlignpipeError, ConfigError, ModelError
-from alignpipe.options import Forward, LinearType
+from alignpipe.options import Forward, LinearType, Precision
 from alignpipe.training import location
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.checkpoint import Checkpoints
@@ -23,7 +23,7 @@ from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import Policy, open_policy, save_checkpoint
 from alignpipe.training.packed.models import packable
 from alignpipe.training.tokens import encode_prompt
-from alignpipe_plugins.model_pretrained.config import Precision, PretrainedConfig
+from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource, build
 from support import tiny_models
 from support.context import FakeContext

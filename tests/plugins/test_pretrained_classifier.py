@@ -14,8 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from alignpipe.api import Sample
 from alignpipe.errors import ConfigError, ModelError
+from alignpipe.options import Precision
 from alignpipe.rewarding.judge import Judge
-from alignpipe_plugins.pretrained_classifier.config import Layout, Output, Precision, PretrainedClassifierConfig
+from alignpipe_plugins.pretrained_classifier.config import Layout, Output, PretrainedClassifierConfig
 from alignpipe_plugins.pretrained_classifier.reward import ClassifierReward, build
 from support import tiny_models
 

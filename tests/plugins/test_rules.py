@@ -137,7 +137,7 @@ def test_repetition_is_the_share_of_repeated_sequences(answer: str, n: int, valu
 
 
 def test_a_pattern_that_never_ends_is_a_failure_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules_reward, "_PATIENCE", 0.05)
+    monkeypatch.setattr(rules_reward, "PATTERN_SECONDS", 0.05)
     reward = RulesReward(RulesConfig(patterns={"slow": "(a|aa)+$", "x": "x"}, min_words=1))
     scores = reward.score([Sample("p", "x"), Sample("p", "a" * 60 + "b"), Sample("p", "aa")])
     assert {index: failure.kind for index, failure in scores.failures.items()} == {1: "timeout"}

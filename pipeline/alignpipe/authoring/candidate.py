@@ -122,13 +122,25 @@ class Candidate:
         reward.fit({"dataset": Artifact("dataset", "data", data, "check")}, bench)
         return reward
 
-    def opened(self, reward: Reward, name: str) -> Reward:
-        """`reward`, saved into an artifact and opened again."""
+    def opened(self, reward: Reward) -> Reward:
+        """`reward`, saved into an artifact of its own and opened again."""
+        return self._open(self._saved(reward, "again"))
+
+    @cached_property
+    def _artifact(self) -> Path | None:
+        """Where the trained one is saved, once; None if it needs no training."""
+        return None if self.trained is None else self._saved(self.trained, "artifact")
+
+    def _saved(self, reward: Reward, name: str) -> Path:
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        registered, settings = self.chosen.registered, self.chosen.settings
+        registered = self.chosen.registered
         owner = f"{registered.distribution} {registered.version}"
         save_reward(folder, reward, self.chosen.selected, registered.component.version, owner)
+        return folder
+
+    def _open(self, folder: Path) -> Reward:
+        settings = self.chosen.settings
         return open_stored(folder, Workbench(settings), settings.scoring).reward
 
     def fresh(self) -> Reward:
@@ -136,7 +148,7 @@ class Candidate:
 
         Raises `NotTried` as `trained` does.
         """
-        return self.chosen.build() if self.trained is None else self.opened(self.trained, "artifact")
+        return self.chosen.build() if self._artifact is None else self._open(self._artifact)
 
     def ask(self, reward: Reward, samples: Sequence[Sample]) -> Scored:
         """Its scores, with everything that goes wrong as a failure; asked once, within the deadline.

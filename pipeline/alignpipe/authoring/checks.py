@@ -176,7 +176,7 @@ def save_and_load(candidate: Candidate) -> str:
     trained = candidate.trained
     reward = trained or candidate.fresh()
     before = _asked(candidate, reward, candidate.samples)
-    opened = candidate.opened(reward, "again")
+    opened = candidate.opened(reward)
     _same(candidate, before, _outcomes(_asked(candidate, opened, candidate.samples)), "after save and load")
     return "trained, saved and loaded" if trained is not None else "saved and loaded"
 
@@ -248,7 +248,7 @@ def verdict(name: str, candidate: Candidate) -> Verdict:
         return Verdict(name, "skipped", str(reason))
     except (CheckFailed, AlignpipeError, Overdue) as error:
         why = str(error)
-    except Exception as error:  # the reward's own, from its factory, fit, save or load
+    except (Exception, SystemExit) as error:  # the reward's own, from its factory, fit, save or load
         why = f"{type(error).__name__}: {error}"
     before = candidate.told.setdefault(why, name)
     return Verdict(name, "failed", why) if before == name else Verdict(name, "skipped", f"as for '{before}'")

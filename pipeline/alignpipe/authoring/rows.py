@@ -87,7 +87,8 @@ def _answer(raw: Raw) -> Sample:
     if column and not messages and raw.get("messages"):  # a run's rollouts: the conversation, and its prompt as text
         messages = messages_of(raw["messages"], "messages")
     own = {name: value for name, value in Dataset.extras(raw).items() if name != column}
-    return Sample(prompt, answers["completion"], messages=messages, row=own, ended=raw.get("ended") is not False)
+    ended = str(raw.get("ended")).strip().lower() not in ("false", "0")  # in a CSV every value is text
+    return Sample(prompt, answers["completion"], messages=messages, row=own, ended=ended)
 
 
 def _pair(raw: Raw) -> Raw | None:

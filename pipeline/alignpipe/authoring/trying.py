@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections import Counter
@@ -126,20 +127,35 @@ def _to_parquet(path: Path, table: Sequence[Raw]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(list(table)), path)
+    columns = {name: [row.get(name) for row in table] for name in _columns(table)}
+    for name, values in columns.items():
+        try:
+            pq.write_table(pa.table({name: values}), io.BytesIO())
+        except (pa.ArrowException, OverflowError):  # of several types, or an empty object: text, as in a .csv
+            columns[name] = [value if value is None or isinstance(value, str) else _json(value) for value in values]
+    pq.write_table(pa.table(columns), path)
 
 
 def _to_jsonl(path: Path, table: Sequence[Raw]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table), encoding="utf-8")
+    path.write_text("".join(_json(row) + "\n" for row in table), encoding="utf-8")
 
 
 def _to_csv(path: Path, table: Sequence[Raw]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in table for name in row)))
+        writer = csv.DictWriter(file, _columns(table))
         writer.writeheader()
         for row in table:
             writer.writerow({name: _cell(value) for name, value in row.items()})
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else value
+    return _json(value) if isinstance(value, dict | list) else value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _columns(table: Sequence[Raw]) -> list[str]:
+    """The columns of all rows: a later one may have some that the first has not."""
+    return list(dict.fromkeys(name for row in table for name in row))

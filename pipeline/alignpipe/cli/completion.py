@@ -16,12 +16,17 @@ from collections.abc import Sequence
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from alignpipe.cli.commands import COMMANDS
+from alignpipe.cli.commands import COMMANDS, is_override
 from alignpipe.cli.overrides import override_words
 from alignpipe.errors import AlignpipeError
 
 _NAME_KEY = re.compile(r"\.name=$")
 """A component's `name` is set by choosing an option, so nobody types it."""
+
+_NAMING = (re.compile(r"^score .*--reward[ =](\w+)( |$)"), re.compile(r"^plugins check (?:reward/)?(\w+)( |$)"))
+"""How the words of `score` and `plugins check` name a reward."""
+_TAKEN = ("reward.", "scoring.")
+"""The overrides that these take."""
 
 _AT_SIGN = "COMP_WORDBREAKS=${COMP_WORDBREAKS//@}\n"
 """An interactive bash breaks words at @ (for host names), and `+reward@reward.members.a=` is one word to us."""
@@ -48,25 +53,34 @@ def _words(line: str, argv: list[str]) -> list[str]:
     """All candidates for the last word of `line`; the shell function picks those that fit what was typed."""
     typed = line.split()[1:]
     current = "" if line.endswith(" ") or not typed else typed.pop()
-    if typed and typed[0] in COMMANDS:
-        given = override_words(typed, current)
-        if given or typed[0] != "plan":
-            return given or _fitting(COMMANDS[typed[0]].words(typed[1:]), current)
-        # Hydra must see the overrides alone; the cursor moves by what is cut.
-        line = re.sub(r"^(\s*\S+\s+)plan\s+", r"\1", line)
-        return _hydra_words(line, argv)
+    if typed and typed[0] in COMMANDS and typed[0] != "plan":
+        run = _as_run(typed)
+        given = override_words(run, current)
+        if run and not given and current.startswith(_TAKEN):
+            given = _hydra_words(run, current, argv)
+        return given or _fitting(COMMANDS[typed[0]].words(typed[1:]), current)
     own = [] if typed else _fitting(list(COMMANDS), current)
-    return own + (override_words(typed, current) or _hydra_words(line, argv))
+    run = typed[1:] if typed[:1] == ["plan"] else typed
+    return own + (override_words(run, current) or _hydra_words(run, current, argv))
 
 
 def _fitting(words: Sequence[str], current: str) -> list[str]:
     return [word for word in words if word.startswith(current)]
 
 
-def _hydra_words(line: str, argv: list[str]) -> list[str]:
-    """Hydra's candidates for `line`; none for a line it cannot compose (TAB is no place for error messages)."""
+def _as_run(typed: Sequence[str]) -> list[str]:
+    """The overrides of `score` and `plugins check` as those of a run with the reward that they name; none without."""
+    words = " ".join(typed)
+    named = next((found[1] for naming in _NAMING if (found := naming.search(words))), None)
+    given = [word for word in typed if is_override(word) and not word.startswith("-")]
+    return [] if named is None else [f"reward={named}", *given]
+
+
+def _hydra_words(typed: Sequence[str], current: str, argv: list[str]) -> list[str]:
+    """Hydra's candidates for `current` behind these overrides; none where it cannot compose: TAB shows no errors."""
     from alignpipe.cli.app import run
 
+    line = " ".join(["alignpipe", *typed, current])
     os.environ["COMP_LINE"] = line
     os.environ["COMP_POINT"] = str(len(line))
     captured = io.StringIO()

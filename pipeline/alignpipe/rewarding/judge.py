@@ -143,7 +143,7 @@ class Judge:
                 raise  # the reward says itself, in words, that it cannot work
             except Overdue as error:
                 tally.fail(batch, Failure("timeout", str(error)))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 # Past the budget the run is lost unless another try mends it all: no need to know who it was.
                 if len(batch) == 1 or tally.faults > budget:
                     tally.fail(batch, failure_of(error))

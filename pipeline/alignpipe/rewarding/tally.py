@@ -18,7 +18,7 @@ class WrongAnswer(Exception):
     """An answer that cannot be matched with the samples asked about."""
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """What an exception means for the sample that was asked about alone."""
     if isinstance(error, WrongAnswer):
         return Failure("count", str(error))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from alignpipe.options import RequestOptions, check_at_least, check_url
+
+if TYPE_CHECKING:
+    from alignpipe.rewarding.remote import Secrets
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,22 @@ class HttpConfig(RequestOptions):
         super().__post_init__()
         check_url(self, "url")
         check_at_least(self, 1, "batch_size")
+        for name in self.headers:
+            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+                raise ValueError(f"headers.{name}: a header's name is made of letters, digits and -")
+
+    def secrets(self) -> Secrets:
+        """The values of the headers.
+
+        Raises `RewardError` for one whose environment variable is not set.
+        """
+        from alignpipe.rewarding.remote import Secrets
+
+        return Secrets(self.headers, "reward.headers")
+
+    def check_machine(self) -> None:
+        """Raise `RewardError` without httpx, and for a header whose environment variable is not set."""
+        from alignpipe.rewarding.remote import need_httpx
+
+        need_httpx("reward=http")
+        self.secrets()

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from alignpipe.api import BuildContext, Failure, Sample, Scores
 from alignpipe.api.rewards import FailureKind
-from alignpipe.rewarding.remote import (
-    Rejected,
-    Secrets,
-    Unanswered,
-    need_httpx,
-    open_client,
-    post_json,
-    together,
-)
+from alignpipe.rewarding.remote import Rejected, Unanswered, open_client, post_json, together
 from alignpipe_plugins.http.config import HttpConfig
 
 if TYPE_CHECKING:
@@ -39,7 +31,7 @@ class HttpReward:
 
     def __init__(self, config: HttpConfig) -> None:
         self._config = config
-        self._headers = Secrets(config.headers, "reward.headers")
+        self._headers = config.secrets()
         self.columns = tuple(config.columns or ())
 
     async def score(self, samples: Sequence[Sample]) -> Scores:
@@ -73,7 +65,7 @@ class HttpReward:
             return [Verdict(failure=Failure("count", message))] * len(batch)
 
     def _described(self, sample: Sample) -> dict[str, Any]:
-        """A sample as the protocol has it; what JSON does not know (a date, say) is sent as text."""
+        """A sample as the protocol has it; what JSON does not know (a date, NaN) is sent as text."""
         wanted = self._config.columns
         row = dict(sample.row) if wanted is None else {name: sample.row.get(name) for name in wanted}
         described = {
@@ -83,7 +75,7 @@ class HttpReward:
             "row": row,
             "ended": sample.ended,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+        plain: dict[str, Any] = json.loads(json.dumps(described, default=str), parse_constant=str)
         return plain
 
 
@@ -157,5 +149,5 @@ def build(config: HttpConfig, context: BuildContext) -> HttpReward:
 
     Raises `RewardError` without httpx, and for a header whose environment variable is not set.
     """
-    need_httpx("reward=http")
+    config.check_machine()
     return HttpReward(config)

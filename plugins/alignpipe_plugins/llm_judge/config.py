@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignpipe.errors import ConfigError
-from alignpipe.options import RequestOptions, check_at_least, check_url
+from alignpipe.options import RequestOptions, check_at_least, check_pattern, check_url
 
+if TYPE_CHECKING:
+    from alignpipe.rewarding.remote import Secrets
+
+KEY = "the API key"
 _BODY = ("model", "messages", "temperature", "max_tokens", "stream", "n")
 
 
@@ -97,13 +100,32 @@ class LlmJudgeConfig(RequestOptions):
         if self.pattern is not None:
             _check_pattern(self.pattern)
 
+    def secrets(self) -> Secrets:
+        """The key, under the name `KEY`, if one is to be sent.
+
+        Raises `RewardError` if its environment variable is not set.
+        """
+        from alignpipe.rewarding.remote import Secrets
+
+        return Secrets({} if self.api_key_env is None else {KEY: self.api_key_env}, "reward.api_key_env")
+
+    def check_machine(self) -> None:
+        """Raise `RewardError` without httpx or without the key."""
+        from alignpipe.rewarding.remote import need_httpx
+
+        need_httpx("reward=llm_judge")
+        self.secrets()
+
     def revision(self) -> Mapping[str, str]:
         """The digest of the template's file, for the stage key.
 
-        Raises `ConfigError` for a file that cannot be read.
+        Raises `ConfigError` for a file that cannot be read or is no template.
         """
         import hashlib
 
+        from alignpipe_plugins.llm_judge.questions import Question
+
+        Question(self)
         return {"template": hashlib.sha256(self.template_text().encode()).hexdigest()}
 
     def template_text(self) -> str:
@@ -120,9 +142,8 @@ class LlmJudgeConfig(RequestOptions):
 
 
 def _check_pattern(pattern: str) -> None:
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"pattern is no regular expression: {error}; got {pattern!r}") from error
-    if groups < 1:
+    import regex
+
+    check_pattern("pattern", pattern)
+    if regex.compile(pattern).groups < 1:
         raise ValueError(f"pattern must have a group, as in 'Grade: (\\d+)'; got {pattern!r}")

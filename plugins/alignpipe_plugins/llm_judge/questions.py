@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import regex
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from alignpipe.api import Sample
+from alignpipe.api.rewards import FailureKind
 from alignpipe.errors import ConfigError
+from alignpipe.options import PATTERN_SECONDS
 from alignpipe_plugins.llm_judge.config import LlmJudgeConfig
 
 _QUOTED = 200
 
 
 class Unreadable(Exception):
-    """An answer of the judge without a verdict in it."""
+    """An answer of the judge without a verdict in it; `kind` says why none was found."""
+
+    def __init__(self, message: str, kind: FailureKind = "exception") -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
 
 
 class Question:
@@ -95,10 +101,16 @@ def _grade(value: Any, name: str, config: LlmJudgeConfig) -> float:
 
 
 def _last_match(answer: str, pattern: str) -> str:
-    matches = list(re.finditer(pattern, answer))
+    try:
+        matches = list(regex.finditer(pattern, answer, timeout=PATTERN_SECONDS))
+    except TimeoutError as error:
+        raise Unreadable(
+            f"reward.pattern={pattern!r} took more than {PATTERN_SECONDS:g} s on the judge's answer; make it simpler",
+            "timeout",
+        ) from error
     if not matches or matches[-1][1] is None:
         raise Unreadable(f"reward.pattern={pattern!r} is not in the judge's answer, which ends {answer[-_QUOTED:]!r}")
-    return matches[-1][1]
+    return str(matches[-1][1])
 
 
 def _last_object(answer: str, key: str) -> dict[str, Any]:
@@ -114,7 +126,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     while position >= 0:
         try:
             entry, end = decoder.raw_decode(text, position)
-        except ValueError:
+        except (ValueError, RecursionError):
             end = position + 1
         else:
             yield entry

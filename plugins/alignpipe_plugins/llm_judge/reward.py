@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from alignpipe.api import BuildContext, Failure, Sample, Scores
-from alignpipe.rewarding.remote import Rejected, Secrets, Unanswered, need_httpx, open_client, together
-from alignpipe_plugins.llm_judge.config import LlmJudgeConfig, Mode
+from alignpipe.rewarding.remote import Rejected, Unanswered, open_client, together
+from alignpipe_plugins.llm_judge.config import KEY, LlmJudgeConfig, Mode
 from alignpipe_plugins.llm_judge.judge import Conversation
 from alignpipe_plugins.llm_judge.questions import Question, Unreadable, read_grades, read_winner
 
 _log = logging.getLogger(__name__)
-_KEY = "the API key"
 
 
 class LlmJudgeReward:
@@ -21,12 +20,12 @@ class LlmJudgeReward:
     def __init__(self, config: LlmJudgeConfig) -> None:
         self._config = config
         self._question = Question(config)
-        self._key = Secrets({} if config.api_key_env is None else {_KEY: config.api_key_env}, "reward.api_key_env")
+        self._key = config.secrets()
         self.columns = (config.reference,) if config.reference else ()
 
     async def score(self, samples: Sequence[Sample]) -> Scores:
         """The grade moved to [0, 1], or how often the response was preferred; a client lives as long as its batch."""
-        headers = {"Authorization": f"Bearer {self._key[_KEY]}"} if _KEY in self._key else {}
+        headers = {"Authorization": f"Bearer {self._key[KEY]}"} if KEY in self._key else {}
         async with open_client(headers, self._config.concurrency) as client:
             conversation = Conversation(self._config, self._key, client)
             try:
@@ -48,12 +47,10 @@ class LlmJudgeReward:
                 return await self._compared(sample, conversation)
             messages = self._question.messages(sample, {})
             return await conversation.ask(messages, lambda answer: read_grades(answer, self._config))
-        except Unanswered as error:
+        except (Unanswered, Unreadable) as error:
             return Failure(error.kind, str(error))
         except Rejected as error:
             return Failure("refused", str(error))
-        except Unreadable as error:
-            return Failure("exception", str(error))
 
     async def _compared(self, sample: Sample, conversation: Conversation) -> dict[str, float]:
         """How the response does against the reference as answer A and, with `swap`, as answer B."""
@@ -80,5 +77,5 @@ def build(config: LlmJudgeConfig, context: BuildContext) -> LlmJudgeReward:
 
     Raises `RewardError` without httpx or without the key, `ConfigError` for a template that cannot be used.
     """
-    need_httpx("reward=llm_judge")
+    config.check_machine()
     return LlmJudgeReward(config)

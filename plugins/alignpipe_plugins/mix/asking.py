@@ -29,7 +29,7 @@ async def ask(name: str, reward: Reward, samples: Sequence[Sample]) -> Tally:
             tally.take(batch, await _answer(reward, [samples[row] for row in batch]))
         except AlignpipeError as error:
             raise RewardError(f"member {name}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if len(batch) == 1 or tally.faults > _HOPELESS * len(samples):
                 tally.fail(batch, failure_of(error))
             else:

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
-from alignpipe.options import Forward, LinearType, check_at_least, check_positive
-
-
-class Precision(Enum):
-    """The type the policy's weights are loaded, trained and saved in."""
-
-    auto = "auto"
-    """Whatever the checkpoint holds."""
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+from alignpipe.options import Forward, LinearType, Precision, check_at_least, check_positive
 
 
 @dataclass(frozen=True)

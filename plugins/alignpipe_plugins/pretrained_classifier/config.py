@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alignpipe.options import check_at_least
+from alignpipe.options import Precision, check_at_least
 
 
 class Output(Enum):
@@ -26,15 +26,6 @@ class Layout(Enum):
     """Two texts, prompt and response, as the tokenizer joins pairs."""
     chat = "chat"
     """The conversation and the response through the tokenizer's chat template."""
-
-
-class Precision(Enum):
-    """The type the weights are loaded in."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from alignpipe.options import check_at_least
+from alignpipe.options import check_at_least, check_pattern
 
 _BUILT_IN = (
     "wanted",
@@ -81,7 +81,9 @@ class RulesConfig:
             if text is not None and not text.strip():
                 raise ValueError(f"{key} is empty; every answer would keep it")
         for key, pattern in self._regular_expressions():
-            _check_pattern(key, pattern)
+            check_pattern(key, pattern)
+            if not pattern:
+                raise ValueError(f"{key} is empty; it would be found in every answer")
         parts = self.parts()
         if not parts:
             raise ValueError(
@@ -146,17 +148,6 @@ class RulesConfig:
 
     def _folded(self, word: str) -> str:
         return " ".join((word.casefold() if self.ignore_case else word).split())
-
-
-def _check_pattern(key: str, pattern: str) -> None:
-    import regex  # here, since --help and TAB import this module
-
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise ValueError(f"{key} is no regular expression: {error}; got {pattern!r}") from error
-    if not pattern:
-        raise ValueError(f"{key} is empty; it would be found in every answer")
 
 
 def _listed(names: object) -> str:

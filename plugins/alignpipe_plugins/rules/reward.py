@@ -10,12 +10,10 @@ import regex
 
 from alignpipe.api import BuildContext, Failure, Sample, Scores
 from alignpipe.ops.text import distinct_n
+from alignpipe.options import PATTERN_SECONDS
 from alignpipe_plugins.rules.config import RulesConfig
 
 Rule = Callable[[str], float]
-
-_PATIENCE = 1.0
-"""Seconds one regular expression may search one answer; some need longer than the universe has been there."""
 
 
 class RulesReward:
@@ -38,7 +36,8 @@ class RulesReward:
                 rows.append({name: rule(sample.response) for name, rule in self._rules.items()})
             except TimeoutError:
                 failures[index] = Failure(
-                    "timeout", f"a regular expression took more than {_PATIENCE:g} s on this answer; make it simpler"
+                    "timeout",
+                    f"a regular expression took more than {PATTERN_SECONDS:g} s on this answer; make it simpler",
                 )
                 rows.append(dict.fromkeys(self._rules, float("nan")))
         return Scores(
@@ -64,7 +63,7 @@ def _rules(config: RulesConfig) -> dict[str, Rule]:
     }
     if config.matches is not None:
         whole = regex.compile(config.matches)
-        rules["matches"] = lambda answer: float(whole.fullmatch(answer.strip(), timeout=_PATIENCE) is not None)
+        rules["matches"] = lambda answer: float(whole.fullmatch(answer.strip(), timeout=PATTERN_SECONDS) is not None)
     for sign, patterns in ((1.0, config.patterns), (-1.0, config.unwanted_patterns)):
         for name, pattern in patterns.items():
             rules[name] = _finding(regex.compile(pattern), sign)
@@ -73,7 +72,7 @@ def _rules(config: RulesConfig) -> dict[str, Rule]:
 
 def _finding(pattern: Any, value: float) -> Rule:
     """`value` if the pattern is found anywhere, else 0."""
-    return lambda answer: value if pattern.search(answer, timeout=_PATIENCE) is not None else 0.0
+    return lambda answer: value if pattern.search(answer, timeout=PATTERN_SECONDS) is not None else 0.0
 
 
 def _word(word: str, ignore_case: bool) -> Any:

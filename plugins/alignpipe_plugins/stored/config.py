@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignpipe.digests import folder_digest
 from alignpipe.errors import ConfigError
 
 
@@ -44,10 +44,4 @@ class StoredConfig:
 
         Raises `ConfigError` as `folder` does.
         """
-        folder = self.folder()
-        whole = hashlib.sha256()
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-            whole.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
-        return {"reward": whole.hexdigest()}
+        return {"reward": folder_digest(self.folder())}

@@ -46,6 +46,7 @@ def test_the_example_passes(example_reward: None, tmp_path: Path) -> None:
     [
         ("light import", "import numpy\n" + function("return [0.0 for _ in samples]"), "acme_reward imports numpy"),
         ("one score each", function("return [0.0]"), "1 scores for 24 samples"),
+        ("one score each", "import sys\n" + function("sys.exit(0)"), "SystemExit: 0"),
         (
             "one score each",
             function("return [float(sample.row['answer']) for sample in samples]"),
@@ -210,6 +211,13 @@ def test_a_trained_reward_is_trained_saved_and_loaded(install_reward: InstallRew
     install_reward(TRAINED.replace("LOADED", 'set((folder / "words").read_text().split("\\n"))'))
     assert found("save and load") == Verdict("save and load", "ok", "trained, saved and loaded")
     assert found("seed").outcome == "ok"
+
+
+def test_a_folder_is_saved_into_once(install_reward: InstallReward, tmp_path: Path) -> None:
+    source = TRAINED.replace("LOADED", 'set((folder / "words").read_text().split("\\n"))')
+    install_reward(source.replace("def save(self, folder):", "def save(self, folder):\n        (folder / 'a').mkdir()"))
+    candidate = Candidate(choose("acme", []), tmp_path)
+    assert {verdict(name, candidate).outcome for name in CHECKS} == {"ok"}
 
 
 def test_a_trained_reward_that_forgets(install_reward: InstallReward, found) -> None:

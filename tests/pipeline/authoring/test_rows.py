@@ -63,6 +63,8 @@ def test_conversations(row: dict[str, Any], written) -> None:
 def test_an_answer_that_was_cut(written) -> None:
     rows = [{"prompt": "p", "completion": "c", "ended": False}, {"prompt": "p", "completion": "c"}]
     assert [sample.ended for sample in answers(written("a.jsonl", lines(rows))).samples] == [False, True]
+    table = "prompt,completion,ended\np,c,False\np,c,true\np,c,\n"
+    assert [sample.ended for sample in answers(written("a.csv", table)).samples] == [False, True, True]
 
 
 @pytest.mark.parametrize(

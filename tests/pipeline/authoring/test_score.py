@@ -15,7 +15,7 @@ from alignpipe.api import Sample, Scores, Scoring
 from alignpipe.authoring.opening import open_named
 from alignpipe.authoring.rollouts import agreement, by_update
 from alignpipe.authoring.rows import Data, of_pairs
-from alignpipe.authoring.trying import histogram, try_on
+from alignpipe.authoring.trying import histogram, try_on, writer_for
 from alignpipe.cli.main import main
 from alignpipe.errors import ConfigError, DataError, RewardError
 from alignpipe.rewarding.judge import Judge
@@ -94,6 +94,18 @@ def test_the_command_prints_and_writes(example_reward: None, data: Path, capsys:
     assert [json.loads(line)["part/word"] for line in (data / "scores.jsonl").open()] == [0.5, 0.0, 0.0]
     with (data / "scores.csv").open(newline="") as file:
         assert [row["score"] for row in csv.DictReader(file)] == ["0.5", "0.0", "0.0"]
+
+
+def test_a_parquet_table_holds_every_column_and_what_parquet_cannot_hold_as_text(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "completion": "a", "mixed": 1, "empty": {}, "list": [1]},
+        {"prompt": "p", "completion": "b", "mixed": "x", "empty": {}, "late": 2.5},
+    ]
+    tried = try_on(JUDGE, Data([Sample("p", row["completion"]) for row in rows], rows), "rows")
+    writer_for(tmp_path / "a.parquet")(tmp_path / "a.parquet", tried.table)
+    first, second = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert (first["mixed"], first["empty"], first["list"], first["late"], first["score"]) == ("1", "{}", [1], None, 1.0)
+    assert (second["mixed"], second["list"], second["late"]) == ("x", None, 2.5)
 
 
 def test_pairs_at_the_command(example_reward: None, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

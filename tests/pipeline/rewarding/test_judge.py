@@ -48,10 +48,11 @@ def test_plain_floats_and_scores_with_parts() -> None:
     assert rich.parts == {"tone": [1.0] * 40}
 
 
-def test_one_bad_sample_does_not_spoil_its_batch() -> None:
+@pytest.mark.parametrize("error", [KeyError("answer_key"), SystemExit(0)])
+def test_one_bad_sample_does_not_spoil_its_batch(error: BaseException) -> None:
     def picky(samples):
         if any(sample.response in ("7", "31") for sample in samples):
-            raise KeyError("answer_key")
+            raise error
         return Scores(numbers(samples), parts={"size": numbers(samples)})
 
     scored = ask(picky)
@@ -61,7 +62,7 @@ def test_one_bad_sample_does_not_spoil_its_batch() -> None:
     assert math.isnan(scored.total[7])
     assert math.isnan(scored.parts["size"][31])
     assert scored.failure_counts() == {"exception": 2}
-    assert "KeyError: 'answer_key'" in scored.failures[7].message
+    assert f"{type(error).__name__}: {error}" in scored.failures[7].message
     assert "test_judge.py" in scored.failures[7].message, "the traceback is there"
 
 
