@@ -11,7 +11,7 @@ from typing import Any
 
 from alignpipe.api import Failure, Reward, Sample, Scores, Scoring
 from alignpipe.errors import AlignpipeError, DataError, RewardError
-from alignpipe.rewarding.tally import Tally, failure_of, faults
+from alignpipe.rewarding.tally import Tally, WrongAnswer, failure_of, faults
 from alignpipe.rewarding.worker import Overdue, Worker
 
 _BATCH = 512
@@ -133,8 +133,12 @@ class Judge:
                 break
 
     def _ask(self, rows: Sequence[int], tally: Tally, ends: float | None, budget: float) -> None:
-        """Ask about some samples; a batch that goes wrong is halved until the samples at fault are found."""
+        """Ask about some samples; a batch that goes wrong is halved until the samples at fault are found.
+
+        Where a count was wrong and nobody is at fault, all are: alone, each got a score that says nothing of it.
+        """
         batches = [list(rows)] if rows else []
+        miscounted: WrongAnswer | None = None
         while batches:
             batch = batches.pop()
             try:
@@ -144,11 +148,14 @@ class Judge:
             except Overdue as error:
                 tally.fail(batch, Failure("timeout", str(error)))
             except (Exception, SystemExit) as error:
+                miscounted = miscounted or (error if isinstance(error, WrongAnswer) else None)
                 # Past the budget the run is lost unless another try mends it all: no need to know who it was.
                 if len(batch) == 1 or tally.faults > budget:
                     tally.fail(batch, failure_of(error))
                 else:
                     batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+        if miscounted is not None and not any(row in tally.failures for row in rows):
+            tally.fail(rows, failure_of(miscounted))
 
     def _call(self, samples: Sequence[Sample], ends: float | None) -> Scores:
         seconds = _left(ends)

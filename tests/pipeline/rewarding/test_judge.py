@@ -98,6 +98,13 @@ def test_failures_are_typed(answer, kind: str, message: str) -> None:
     assert scored.kept == [index for index in range(40) if index != 3]
 
 
+def test_one_score_whatever_is_asked_is_no_answer() -> None:
+    """Asked about one sample at a time it looks right."""
+    scored = Judge(Rule(lambda _: [1.0]), "acme", PATIENT).score_all(SAMPLES)
+    assert scored.failure_counts() == {"count": 40}
+    assert scored.failures[7].message == ("its total has 1 scores for 40 samples; it must give one each, in order")
+
+
 def test_past_the_budget_the_run_stops_with_the_first_failure_and_who_it_was() -> None:
     def odd(samples):
         if any(int(sample.response) % 2 for sample in samples):
