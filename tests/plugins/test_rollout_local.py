@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from alignpipe.options import Forward, LinearType
 from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
-from alignpipe.training.packed.models import packable, run_by
+from alignpipe.training.packed.models import Parts, packable, run_by
 from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -79,6 +79,14 @@ def test_both_decoders_draw_the_same_tokens(config) -> None:
     assert packed == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
     run_by(model, Forward.general, None)
     assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == packed
+
+
+def test_prompts_filled_up_to_a_round_number_of_tokens_are_the_same_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_causal(tiny_models.llama())
+    drawn = [sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)]
+    monkeypatch.setattr(Parts, "multiple", 8)
+    drawn.append(sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1))
+    assert drawn[0] == drawn[1]
 
 
 def test_rows_that_have_ended_leave_and_never_come_back() -> None:

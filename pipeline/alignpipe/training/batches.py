@@ -135,7 +135,7 @@ def _packed(model: nn.Module, lengths: Tensor, first: Tensor, input_ids: Tensor)
     None for a model that is run by its own forward.
     """
     parts = packable(model.model if isinstance(model, TokenScorer) else model, input_ids.shape[1])
-    return None if parts is None else packed_output(parts, input_ids, Layout.of(lengths, first))
+    return None if parts is None else packed_output(parts, input_ids, Layout.of(lengths, first, parts.multiple))
 
 
 def _logits(output: object) -> Tensor:

@@ -16,10 +16,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from alignpipe.options import Forward
+from alignpipe.options import Forward, LinearType
 from alignpipe.training.batches import last_token_scores, pad_rows, response_logprobs, state_values
 from alignpipe.training.models import TokenScorer, load_causal, new_score_head
-from alignpipe.training.packed.models import packable, run_by
+from alignpipe.training.packed.models import Parts, packable, run_by
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from support import tiny_models
@@ -158,6 +158,36 @@ def test_the_head_sees_response_places_only() -> None:
     response_logprobs(model, BATCH)
     responses, tokens = sum(map(len, RESPONSES)), sum(map(len, PROMPTS + RESPONSES))
     assert seen == [tokens - len(RESPONSES), responses, responses]  # the last tokens predict nothing
+
+
+def test_numbers_of_tokens_rounded_up_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 tokens become 24 by pads, the 11 asked for 16 by prompt tokens; the other batch has no pads to give."""
+    even = pad_rows([[5, 9], [11, 7], [30, 31]], [[40, 41], [50, 51], [60, 61]], 0, "cpu")
+    model, critic = made(CONFIGS["qwen3"]), scorer(CONFIGS["llama"])
+    seen: list[int] = []
+    for layer in (model.model.layers[0], model.model.layers[-1]):
+        layer.mlp.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
+    results = []
+    for multiple in (1, 8):
+        monkeypatch.setattr(Parts, "multiple", multiple)
+        for batch in (BATCH, even):
+            logp, values, scores = (
+                response_logprobs(model, batch)[0],
+                state_values(critic, batch),
+                last_token_scores(critic, batch),
+            )
+            weights = WEIGHTS[: len(logp), : logp.shape[1]]
+            grads = [gradient(model, (logp * weights).sum()), gradient(critic, (values * weights).sum() + scores.sum())]
+            results.append([logp.detach(), values.detach(), scores.detach(), *grads])
+    assert seen == [20, 11, 9, 6, 24, 16, 9, 8]
+    for plain, rounded in zip(results[:2], results[2:], strict=True):
+        assert all(relative(ours, theirs) < 1e-6 for ours, theirs in zip(rounded, plain, strict=True))
+
+
+def test_products_in_bfloat16_are_made_for_few_lengths() -> None:
+    model = made(CONFIGS["llama"])
+    assert packable(model, 9).multiple == 1
+    assert packable(run_by(model, Forward.auto, LinearType.bfloat16), 9).multiple == 64
 
 
 def with_config(**changes):

@@ -30,7 +30,8 @@ class PackedDecoder:
 
     def start(self) -> Tensor:
         """Read the prompts; returns the next token's logits [B, V]."""
-        return packed_output(self._parts, self._ids, Layout.of(self._lengths, self._lengths - 1), self._keep)
+        layout = Layout.of(self._lengths, self._lengths - 1, self._parts.multiple)
+        return packed_output(self._parts, self._ids, layout, self._keep)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token [B] to every row; returns the next one's logits [B, V]."""

@@ -22,25 +22,29 @@ Keep = Callable[[Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where N tokens stand in B right-padded rows of W places: `places` [N] into the flattened [B * W], in order.
+    """Where N tokens stand in B right-padded rows of W places: `places` [N] into the flattened [B * W].
 
-    `asked` [M] indexes those of the N tokens that the caller wants to know about.
+    The first `wanted` of `asked` [M] index those of the N tokens that the caller wants to know about, in order.
     """
 
     places: Tensor
     rows: int
     width: int
     asked: Tensor
+    wanted: int
 
     @staticmethod
-    def of(lengths: Tensor, first: Tensor) -> Layout:
-        """Rows of `lengths` [B] tokens, of which those from place `first` [B] on are asked for."""
+    def of(lengths: Tensor, first: Tensor, multiple: int) -> Layout:
+        """Rows of `lengths` [B] tokens, of which those from place `first` [B] on are wanted.
+
+        N and M are rounded up to `multiple` as far as possible: by pads, which no token sees, and by asking for more.
+        """
         width = int(lengths.max())
         steps = torch.arange(width, device=lengths.device)
         real = steps < lengths[:, None]
-        places = real.flatten().nonzero().squeeze(1)
-        asked = (steps >= first[:, None]).flatten()[places]
-        return Layout(places, len(lengths), width, asked.nonzero().squeeze(1))
+        places = _filled_up(real.flatten(), multiple)
+        wanted = (real & (steps >= first[:, None])).flatten()[places]
+        return Layout(places, len(lengths), width, _filled_up(wanted, multiple), int(wanted.sum()))
 
     def spread(self, packed: Tensor, places: Tensor) -> Tensor:
         """[n, heads, d] -> [B, heads, W, d], zero where none of `places` [n] is."""
@@ -48,8 +52,14 @@ class Layout:
         return grid.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
 
+def _filled_up(chosen: Tensor, multiple: int) -> Tensor:
+    """Where `chosen` [n] is true; behind that as many other places as a multiple needs, if there are as many."""
+    inside, others = chosen.nonzero().squeeze(1), (~chosen).nonzero().squeeze(1)
+    return torch.cat((inside, others[: -len(inside) % multiple]))
+
+
 def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
-    """What the head says [M, outputs] at the places asked for, in float32 at least; `input_ids` [B, W or more]."""
+    """What the head says [M, outputs] at the places wanted, in float32 at least; `input_ids` [B, W or more]."""
     x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.places])
     angles = rotary(parts, x, layout.places % layout.width)
     *layers, last = parts.backbone.layers
@@ -57,7 +67,7 @@ def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | 
         x = block(parts, layer, x, angles, _causal(layer, layout, layout.places, keep))
     # The last layer: keys and values of all tokens, and from there on only the ones asked for.
     attend = _causal(last, layout, layout.places[layout.asked], keep)
-    return read(parts, block(parts, last, x, angles, attend, layout.asked))
+    return read(parts, block(parts, last, x, angles, attend, layout.asked))[: layout.wanted]
 
 
 def read(parts: Parts, x: Tensor) -> Tensor:

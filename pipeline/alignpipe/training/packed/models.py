@@ -16,6 +16,7 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families of transformers with one shape of block; biases and norms of queries and keys are their submodules' own."""
 _ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that give a position the same values whatever the length of the row."""
+_MULTIPLE = 64
 _CHOICE = "_alignpipe_forward"
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -41,6 +42,15 @@ class Parts:
     backbone: Any
     head: nn.Module
     linear_dtype: torch.dtype
+
+    @property
+    def multiple(self) -> int:
+        """To which numbers of tokens are rounded up.
+
+        On a CPU products in bfloat16 are oneDNN's, which makes code for every shape of factors that it has not met
+        lately: for one of the tiny model's this takes longer than the product, and no two batches are of one length.
+        """
+        return _MULTIPLE if self.linear_dtype is torch.bfloat16 else 1
 
 
 def packable(model: nn.Module, width: int) -> Parts | None:
