@@ -41,7 +41,7 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
     slots = _slots(cfg, stages, registry)
     trackers = _trackers(cfg)
     check_complete({**slots, **trackers})
-    check_stable(slots)
+    check_stable(slots)  # or keys would differ from run to run
 
     outputs = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / settings.outputs))
     return RunConfig(

@@ -28,7 +28,8 @@ class Decision:
     """What is to be done with one stage.
 
     `key`, `explained`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
-    `restart` says that what an earlier attempt left behind must not be resumed. `warning` is a line for the user.
+    `restart` comes with `run` only: what an earlier attempt left (of other code) must not be resumed, and is thrown
+    away. `warning` is a line for the user.
     """
 
     spec: StageSpec

@@ -44,7 +44,8 @@ def place_object(
 ) -> Artifact:
     """Turn a work folder's payload into an object; if the same object is there already, only add the key's records.
 
-    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename shows it.
+    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename shows it. One
+    that comes before the key points to the object leaves an object without a key, which the next attempt finds here.
     """
     stage, digest = manifest["stage"], manifest["digest"]
     target = layout.object(stage, digest)
