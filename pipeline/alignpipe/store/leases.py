@@ -162,6 +162,6 @@ def _runs(pid: object) -> bool:
         os.kill(int(str(pid)), 0)
     except ProcessLookupError:
         return False
-    except (OSError, ValueError):
-        pass
+    except (OSError, ValueError):  # another user's, or nothing that can be asked about
+        return True
     return True
