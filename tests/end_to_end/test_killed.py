@@ -13,6 +13,7 @@ COMMAND = (
     "tracker=[]",
     "stages=[data,sft,reward,ppo]",
     "threads=1",
+    "lanes=2",
     "sft.max_steps=60",
     "sft.save_every=7",
     "sft.log_every=1",

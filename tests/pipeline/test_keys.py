@@ -68,7 +68,7 @@ def _newer(component):
 
 
 def test_what_does_not_change_a_key():
-    assert key() == key(sft=SftConfig(pause=3.0, die_at=2), device="cuda", threads=3, folder="elsewhere")
+    assert key() == key(sft=SftConfig(pause=3.0, die_at=2), device="cuda", threads=3, lanes=2, folder="elsewhere")
     assert key() == key(ppo=PpoConfig(kl_coef=9.0)), "another stage's config"
 
 

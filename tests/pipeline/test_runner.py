@@ -414,6 +414,7 @@ def test_a_tracker_that_cannot_be_used_as_configured_stops_the_run_before_any_wo
     [
         ({"device": "gpu"}, "device=gpu: allowed are auto, cpu"),
         ({"threads": 0}, "threads=0: at least 1"),
+        ({"lanes": 0}, "lanes=0: at least 1"),
         ({"stages": ["sft"]}, "inputs.sft.dataset has no source"),
     ],
 )

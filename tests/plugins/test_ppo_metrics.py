@@ -47,6 +47,7 @@ def statistics() -> StepStatistics:
     zero = torch.zeros(2, 2)
     made.add(
         MASK,
+        ratio_gap=(ratios - 1).abs(),
         ratio=ratios,
         ratio_squared=ratios**2,
         approxkl=zero + 0.25,

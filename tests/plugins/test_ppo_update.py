@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from alignpipe.errors import TrainingError
+from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
+from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.config import LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.learners import Learner, critic_of
+from alignpipe_plugins.ppo.learners import Learner, critic_of, policy_learner
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from support import ppo
@@ -38,15 +40,17 @@ def backward(
     critic: bool = True,
     given: tuple[torch.Tensor, torch.Tensor] | None = None,
     clip_value: float | None = VALUE,
+    lanes: int = 1,
     **changes: Any,
 ) -> StepStatistics:
     statistics = StepStatistics()
     pad_id = changes.pop("pad_id", players.pad_id)
     loss = PolicyLoss(players.temperature, LOW, HIGH, None, sequence_mean=False, micro_batch_size=micro)
     advantages, returns = given or signals(episodes)
+    team = Team(lanes=Lanes(lanes))
     backward_minibatch(
-        players.network,
-        replace(critic_of(players.critic, ppo.CONFIG), clip_range=clip_value) if critic else None,
+        policy_learner(players.network, ppo.CONFIG, team.lanes),
+        replace(critic_of(players.critic, ppo.CONFIG, team.lanes), clip_range=clip_value) if critic else None,
         replace(loss, **changes),
         episodes,
         advantages,
@@ -54,6 +58,7 @@ def backward(
         rows,
         statistics,
         pad_id,
+        team,
     )
     return statistics
 
@@ -154,12 +159,12 @@ def setting(request) -> tuple[Players, Episodes, torch.Tensor, float]:
     return (*wide, exact, 1e-12) if request.param == "float64" else (players, episodes, exact, 2e-6)
 
 
-@pytest.mark.parametrize("micro", [1, 2, 3, 5, 100])
-def test_the_micro_batch_size_changes_nothing(micro: int, setting) -> None:
+@pytest.mark.parametrize(("micro", "lanes"), [(1, 1), (2, 1), (3, 1), (5, 1), (100, 1), (100, 2), (3, 4)])
+def test_micro_batches_and_lanes_change_nothing(micro: int, lanes: int, setting) -> None:
     players, episodes, exact, near = setting
     first = backward(players, episodes, micro=2)
     gradients(players)
-    second = backward(players, episodes, micro=micro)
+    second = backward(players, episodes, micro=micro, lanes=lanes)
     assert gap(flat(players), exact) < near
     assert second.tokens == first.tokens
     assert second.sums == pytest.approx(first.sums, abs=1e-4)
@@ -271,13 +276,16 @@ def test_the_worst_ratio_is_that_of_the_tokens_and_never_hides_a_nan() -> None:
 
 def test_statistics_merge_by_tokens() -> None:
     first, second = StepStatistics(), StepStatistics()
-    first.add(torch.tensor([[True, True]]), loss=torch.tensor([[1.0, 3.0]]))
-    second.add(torch.tensor([[True, False]]), loss=torch.tensor([[8.0, 99.0]]))
+    gaps = torch.tensor([[0.5, 7.0]])
+    first.add(torch.tensor([[True, True]]), ratio_gap=gaps / 2, loss=torch.tensor([[1.0, 3.0]]))
+    second.add(torch.tensor([[True, False]]), ratio_gap=gaps, loss=torch.tensor([[8.0, 99.0]]))
+    assert (first.worst_ratio, second.worst_ratio) == (3.5, 0.5)
     first.add_norm("policy", 1.0)
     second.add_norm("policy", 2.0)
     second.worst_ratio = float("nan")
     first.merge(second)
     first.merge(StepStatistics())
+    assert first.mean("ratio_gap") == pytest.approx((0.25 + 3.5 + 0.5) / 3)
     assert first.mean("loss") == pytest.approx(4.0)
     assert first.norms == {"policy": [1.0, 2.0]}
     assert math.isnan(first.worst_ratio)
@@ -285,7 +293,7 @@ def test_statistics_merge_by_tokens() -> None:
 
 def learner(rate: float = 0.1, norm: float = 1.0) -> tuple[torch.nn.Linear, Learner]:
     layer = torch.nn.Linear(2, 1, bias=False)
-    made = Learner(layer, torch.optim.SGD(layer.parameters(), lr=0.0), 2 * rate, norm)
+    made = Learner(layer, Copies(layer, ONE_LANE), torch.optim.SGD(layer.parameters(), lr=0.0), 2 * rate, norm)
     made.set_rate(0.5)
     return layer, made
 

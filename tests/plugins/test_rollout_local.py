@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from alignpipe.options import Forward, LinearType
+from alignpipe.training.lanes import Lanes
 from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
 from alignpipe.training.packed.models import Parts, packable, run_by
@@ -14,7 +15,7 @@ from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
-from alignpipe_plugins.rollout_local.sampler import LocalRollout, _decode, build
+from alignpipe_plugins.rollout_local.sampler import LocalRollout, _decode
 from support import tiny_models
 
 PROMPTS = [[5, 9, 20, 7], [11], [30, 31], [8, 8, 8, 8, 8, 8], [40, 5], [9, 10, 11]]
@@ -33,8 +34,8 @@ SIZES = {
 GROUPED = [LlamaConfig(**SIZES), Qwen2Config(**SIZES), Qwen3Config(**SIZES, head_dim=16), MistralConfig(**SIZES)]
 
 
-def sampler(batch_size: int = 64) -> LocalRollout:
-    return build(LocalRolloutConfig(batch_size), None)
+def sampler(batch_size: int = 64, lanes: int = 1) -> LocalRollout:
+    return LocalRollout(LocalRolloutConfig(batch_size), Lanes(lanes))
 
 
 def naive(model, prompt, uniforms, temperature: float, eos_id: int) -> Response:
@@ -57,11 +58,11 @@ def an_end(model) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [64, 1, 4])
-def test_it_is_the_naive_sampler_whatever_the_batch(family: str, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "lanes"), [(64, 1), (1, 1), (4, 1), (64, 2), (4, 3)])
+def test_it_is_the_naive_sampler_whatever_the_batch(family: str, batch_size: int, lanes: int) -> None:
     model = load_causal(FAMILIES[family]())
     eos = an_end(model)
-    drawn = sampler(batch_size).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    drawn = sampler(batch_size, lanes).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
     expected = [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
     assert drawn == expected
     assert {response.ended for response in drawn} == {True, False}  # so both ways out were taken

@@ -21,6 +21,7 @@ class FakeContext:
     root: Path
     seed: int = 0
     device: str = "cpu"
+    lanes: int | None = 1
     stage: str = "stage"
     scoring: Scoring = field(default_factory=Scoring)
     slots: Mapping[str, Selected] = field(default_factory=dict)

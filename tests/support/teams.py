@@ -59,15 +59,14 @@ def learn(root: Path, rank: int, model_folder: Path, *, micro_batch_size: int = 
     model = load_causal(model_folder)
     if rank > 0:  # every process must end up with rank 0's
         nn.init.zeros_(model.get_input_embeddings().weight)
-    loss = token_loss(model)
 
     def evaluate() -> dict[str, float]:
-        return {"eval_loss": supervised.mean_over(ROWS, 2, loss, model, team)["loss"]}
+        return {"eval_loss": supervised.mean_over(ROWS, 2, token_loss, model, team)["loss"]}
 
     interrupted = False
     options = replace(OPTIONS, micro_batch_size=micro_batch_size)
     try:
-        supervised.train(model, ROWS, loss, evaluate, options, ctx, ("loss",), team)
+        supervised.train(model, ROWS, token_loss, evaluate, options, ctx, ("loss",), team)
     except supervised.StageInterrupted:
         interrupted = True
     return {name: value.clone() for name, value in model.state_dict().items()}, ctx.logged, interrupted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -46,12 +46,8 @@ ROWS = [
 ]
 
 
-def token_loss(model: nn.Module) -> Callable[[Sequence[Row]], LossSums]:
+def token_loss(model: nn.Module, batch: Sequence[Row]) -> LossSums:
     """The negative log-likelihood of the responses."""
-
-    def loss(batch: Sequence[Row]) -> LossSums:
-        tokens = pad_rows([row.prompt for row in batch], [row.response for row in batch], 0, "cpu")
-        logp, _ = response_logprobs(model, tokens)
-        return LossSums(-logp.sum(), {"tokens": float(tokens.response_mask.sum())})
-
-    return loss
+    tokens = pad_rows([row.prompt for row in batch], [row.response for row in batch], 0, "cpu")
+    logp, _ = response_logprobs(model, tokens)
+    return LossSums(-logp.sum(), {"tokens": float(tokens.response_mask.sum())})

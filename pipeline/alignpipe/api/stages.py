@@ -23,6 +23,11 @@ class BuildContext(Protocol):
         """A torch device string: `cpu`, `cuda`, `cuda:1`, `mps`."""
         ...
 
+    @property
+    def lanes(self) -> int | None:
+        """How many threads may compute parts of a batch side by side on a CPU; None if the user leaves it open."""
+        ...
+
     def build(self, selected: Selected) -> Any:
         """Build another component (a nested reward, the model source ...); its config may be plain data."""
         ...

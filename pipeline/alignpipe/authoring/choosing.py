@@ -148,6 +148,7 @@ class Workbench:
 
     def __init__(self, settings: RunSettings) -> None:
         self.seed = settings.seed
+        self.lanes = settings.lanes
         self.settings = settings
 
     @cached_property

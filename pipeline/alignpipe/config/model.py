@@ -37,6 +37,10 @@ class RunSettings:
     outputs: str = field(default="outputs", metadata={"help": "folder of the runs and of the stage store"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:<n> or mps"})
     threads: int | None = field(default=None, metadata={"help": "torch threads; unset: torch's own choice"})
+    lanes: int | None = field(
+        default=None,
+        metadata={"help": "parts of a batch computed side by side on a CPU; unset: 2, or 1 where threads=1"},
+    )
     scoring: Scoring = field(
         default_factory=Scoring, metadata={"help": "how rewards are asked: deadline, retries, failure_budget"}
     )

@@ -9,6 +9,7 @@ from typing import Any
 from alignpipe.api import BuildContext, Selected, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
+from alignpipe.config.model import RunSettings
 from alignpipe.errors import PluginError
 from alignpipe.plan import Decision
 from alignpipe.registry import Registered, Registry, load_factory
@@ -30,8 +31,9 @@ def build_component(selected: Selected, registry: Registry, context: BuildContex
 class Builder:
     """Builds components: all that a tracker is given."""
 
-    def __init__(self, registry: Registry, seed: int, device: str) -> None:
-        self.seed = seed
+    def __init__(self, registry: Registry, settings: RunSettings, device: str) -> None:
+        self.seed = settings.seed
+        self.lanes = settings.lanes
         self.device = device
         self._registry = registry
 
@@ -52,7 +54,7 @@ class RunningStage(Builder):
         log: StageLog,
         bar: Bar,
     ) -> None:
-        super().__init__(job.registry, job.run.settings.seed, device)
+        super().__init__(job.registry, job.run.settings, device)
         self.stage = decision.spec.name
         self.payload: Path = work.payload
         self.work: Path = work.state  # the rest of the work folder is the runner's

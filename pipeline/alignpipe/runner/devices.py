@@ -13,11 +13,13 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def check_machine_settings(settings: RunSettings, place: Place | None = None) -> None:
-    """Raise `ConfigError` for a device or a number of threads that cannot be meant; imports nothing."""
+    """Raise `ConfigError` for a device or a number of threads or lanes that cannot be meant; imports nothing."""
     if not _DEVICE.fullmatch(settings.device):
         raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda, cuda:<n> and mps")
     if settings.threads is not None and settings.threads < 1:
         raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
+    if settings.lanes is not None and settings.lanes < 1:
+        raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
     if place is not None and place.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(
             f"device={settings.device} with {place.world_size} processes: allowed are auto, cpu and cuda; each process "

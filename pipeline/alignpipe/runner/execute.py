@@ -71,7 +71,7 @@ def _attempt(
     planner = Planner(run, registry, store)
     check_requirements(planner, run.settings, crew.place)
     check_device(planner, run.settings, crew.place)
-    trackers = Trackers(run.trackers, Builder(registry, run.settings.seed, "cpu"), terminal.say)
+    trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
     with storing("opening the run's folder", run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class HelpingStage(Builder):
         payload: Path,
         stop_requested: Callable[[], bool],
     ) -> None:
-        super().__init__(registry, run.settings.seed, prepare_device(run.settings, place))
+        super().__init__(registry, run.settings, prepare_device(run.settings, place))
         self.stage: str = message["stage"]
         self.payload = payload
         self.work = Path(message["work"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alignpipe.api import StageContext
 from alignpipe.errors import ProcessError
+from alignpipe.training.lanes import ONE_LANE, Lanes, shares
 
 T = TypeVar("T")
 
@@ -27,11 +28,12 @@ _BUCKET = 1 << 24
 
 
 class Team:
-    """The processes of one stage; `size` is 1 where a stage runs alone."""
+    """The processes of one stage; `size` is 1 where a stage runs alone. `lanes` are this process's own."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, lanes: Lanes = ONE_LANE) -> None:
         self.rank = rank
         self.size = size
+        self.lanes = lanes
 
     @property
     def leads(self) -> bool:
@@ -40,9 +42,7 @@ class Team:
 
     def share(self, lengths: Sequence[int]) -> list[int]:
         """The rows this process computes, as indices into `lengths`; a like number of like lengths for each process."""
-        if self.size == 1:
-            return list(range(len(lengths)))
-        return sorted(range(len(lengths)), key=lambda row: (lengths[row], row))[self.rank :: self.size]
+        return shares(lengths, self.size)[self.rank]
 
     def spread(self, lengths: Sequence[int], compute: Callable[[list[int]], Sequence[T]]) -> list[T]:
         """One item per row, in their order; each process computes those of its share, and all get all of them."""
@@ -80,11 +80,7 @@ class Team:
 
     def sums(self, figures: Mapping[str, float]) -> dict[str, float]:
         """The sums of every process added up, in the order of their ranks, so that all get the very same numbers."""
-        total: dict[str, float] = {}
-        for own in self.gather(dict(figures)):
-            for name, value in own.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+        return added(self.gather(dict(figures)))
 
     def gather(self, item: T) -> list[T]:
         """What every process brings, by rank; plain data and CPU tensors."""
@@ -119,8 +115,17 @@ class Team:
                 broadcast(tensor.data)
 
 
+def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Figures of many parts added up by name, one part after the other."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
 ALONE = Team()
-"""The team of a stage that one process runs."""
+"""One process with one lane."""
 
 
 def join(ctx: StageContext) -> Team:
@@ -128,13 +133,14 @@ def join(ctx: StageContext) -> Team:
 
     Raises `ProcessError` if they cannot be reached.
     """
+    lanes = Lanes.of(ctx)
     if ctx.world_size == 1:
-        return ALONE
+        return Team(lanes=lanes)
     from accelerate import PartialState
 
     with _meeting():
         PartialState(cpu=ctx.device == "cpu", timeout=_PATIENCE)
-    return Team(ctx.rank, ctx.world_size)
+    return Team(ctx.rank, ctx.world_size, lanes)
 
 
 @contextmanager

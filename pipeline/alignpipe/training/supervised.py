@@ -1,6 +1,7 @@
 """The one loop of sft and reward training: examples in, weighted losses, a checkpoint now and then.
 
-Of several processes each computes its share of every batch, and all take the same steps (see `parallel`).
+Of several processes each computes its share of every batch, and all take the same steps (see `parallel`); a process
+spreads its share over its lanes (see `lanes`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.options import Schedule
 from alignpipe.training.batches import by_length
 from alignpipe.training.checkpoint import Checkpoints
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.lanes import Copies, shares
+from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
 
 
@@ -52,6 +54,10 @@ class LossSums:
     loss: Tensor
     figures: Mapping[str, float] = field(default_factory=dict)
 
+    def numbers(self) -> dict[str, float]:
+        """All of them as plain numbers."""
+        return {"loss": float(self.loss.detach()), **self.figures}
+
 
 class Example(Protocol):
     """A training example knows its length (for batching) and its weight in the loss (tokens, or 1)."""
@@ -68,12 +74,14 @@ class Example(Protocol):
 
 
 E = TypeVar("E", bound=Example)
+Loss = Callable[[nn.Module, Sequence[E]], LossSums]
+"""The loss of a micro-batch by the model that it is given: the one in training, or a copy with the same weights."""
 
 
 def train(
     model: nn.Module,
     examples: Sequence[E],
-    loss: Callable[[Sequence[E]], LossSums],
+    loss: Loss[E],
     evaluate: Callable[[], Mapping[str, float]],
     options: LoopOptions,
     ctx: StageContext,
@@ -92,6 +100,7 @@ def train(
         trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True
     )
     team.same_start(model)
+    copies = Copies(model, team.lanes)
     checkpoints = Checkpoints(ctx.work, team)
     start = 0
     if checkpoints.latest() is not None:
@@ -105,7 +114,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = options.lr * factor
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
-        metrics = _step(model, trained, optimizer, batch, loss, options, step, team)
+        metrics = _step(copies, trained, optimizer, batch, loss, options, step, team)
         done = step + 1
         last = done == options.max_steps
         if done % options.log_every == 0 or last:
@@ -128,29 +137,34 @@ def train(
 
 
 def _step(
-    model: nn.Module,
+    copies: Copies,
     trained: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     batch: Sequence[E],
-    loss: Callable[[Sequence[E]], LossSums],
+    loss: Loss[E],
     options: LoopOptions,
     step: int,
     team: Team,
 ) -> dict[str, float]:
     """One optimiser step; figures are means over the whole batch, by weight."""
-    model.train()
+    copies.train()
     weight = sum(example.weight for example in batch)
     own = [batch[index] for index in team.share([example.length for example in batch])]
-    sums: dict[str, float] = {"loss": 0.0}
-    for group in by_length([example.length for example in own], options.micro_batch_size):
-        part = loss([own[index] for index in group])
-        # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
-        torch.autograd.backward(part.loss / weight)
-        sums["loss"] += float(part.loss.detach())
-        for name, value in part.figures.items():
-            sums[name] = sums.get(name, 0.0) + value
+    parts = shares([example.length for example in own], team.lanes.count)
+
+    def backward(lane: int) -> dict[str, float]:
+        rows, seen = [own[index] for index in parts[lane]], []
+        for group in by_length([row.length for row in rows], team.lanes.share(options.micro_batch_size, len(own))):
+            part = loss(copies[lane], [rows[index] for index in group])
+            # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
+            torch.autograd.backward(part.loss / weight)
+            seen.append(part.numbers())
+        return added(seen)
+
+    seen = team.lanes.map(backward, range(team.lanes.count))
+    copies.sum_gradients()
     team.sum_gradients(trained)
-    sums = team.sums(sums)
+    sums = team.sums(added(seen))
     norm = float(nn.utils.clip_grad_norm_(trained, options.max_grad_norm))
     if not torch.isfinite(torch.tensor(norm)):
         raise TrainingError(f"the gradient is not finite at step {step + 1}: lower the learning rate ({options.lr:g})")
@@ -177,19 +191,15 @@ def _order(epoch: int, count: int, seed: int) -> list[int]:
 def mean_over(
     examples: Sequence[E],
     size: int,
-    loss: Callable[[Sequence[E]], LossSums],
+    loss: Loss[E],
     model: nn.Module,
     team: Team = ALONE,
 ) -> dict[str, float]:
-    """The loss and figures of all `examples`, as weighted means, without gradients."""
+    """The loss and figures of all `examples`, as weighted means, without gradients; up to `size` rows are held."""
     model.eval()
-    sums: dict[str, float] = {"loss": 0.0}
     weight = sum(example.weight for example in examples)
     own = [examples[index] for index in team.share([example.length for example in examples])]
+    groups = by_length([example.length for example in own], team.lanes.share(size, len(own)))
     with torch.no_grad():
-        for group in by_length([example.length for example in own], size):
-            part = loss([own[index] for index in group])
-            sums["loss"] += float(part.loss)
-            for name, value in part.figures.items():
-                sums[name] = sums.get(name, 0.0) + value
-    return {name: value / weight for name, value in team.sums(sums).items()}
+        parts = team.lanes.map(lambda group: loss(model, [own[index] for index in group]).numbers(), list(groups))
+    return {name: value / weight for name, value in team.sums(added(parts)).items()}

@@ -17,6 +17,7 @@ from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError, RewardError
 from alignpipe.training import supervised
 from alignpipe.training.batches import by_length
+from alignpipe.training.lanes import Lanes
 from alignpipe.training.models import (
     ModelSource,
     Policy,
@@ -33,7 +34,7 @@ from alignpipe.training.parallel import Team, join
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
 from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint, fit_length, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
-from alignpipe_plugins.bradley_terry.pairs import layout_mismatch, pair_loss, score_ids, tokenise
+from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, score_ids, tokenise
 
 _NORMALISATION = "normalisation.json"
 _BATCH = 64
@@ -42,9 +43,10 @@ _BATCH = 64
 class BradleyTerryReward:
     """Scores with a trained model: gain * head output at the last token + bias."""
 
-    def __init__(self, config: BradleyTerryConfig, device: str) -> None:
+    def __init__(self, config: BradleyTerryConfig, device: str, lanes: Lanes) -> None:
         self._config = config
         self._device = device
+        self._lanes = lanes
         self._scorer: TokenScorer | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary = ""
@@ -72,8 +74,8 @@ class BradleyTerryReward:
             heldout = tokenise(data.rows("preferences", "heldout")[: config.heldout], policy.tokenizer, self._length)
         steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
 
-        def loss(batch: Sequence[object]) -> supervised.LossSums:
-            return pair_loss(scorer, batch, pad_id, ctx.device)  # type: ignore[arg-type]
+        def loss(network: nn.Module, batch: Sequence[Pair]) -> supervised.LossSums:
+            return pair_loss(cast(TokenScorer, network), batch, pad_id, ctx.device)
 
         def evaluate() -> dict[str, float]:
             if not heldout:
@@ -96,11 +98,14 @@ class BradleyTerryReward:
         scorer, tokenizer = self._ready()
         texts = [self._ids(sample, tokenizer) for sample in samples]
         raw = torch.zeros(len(texts))
+
+        def score(group: list[int]) -> None:
+            prompts, responses = [texts[index][0] for index in group], [texts[index][1] for index in group]
+            raw[group] = score_ids(scorer, prompts, responses, int(tokenizer.pad_token_id), self._device).cpu()
+
+        lengths = [len(prompt) + len(response) for prompt, response in texts]
         with torch.no_grad():
-            for group in by_length([len(prompt) + len(response) for prompt, response in texts], _BATCH):
-                prompts, responses = [texts[index][0] for index in group], [texts[index][1] for index in group]
-                scores = score_ids(scorer, prompts, responses, int(tokenizer.pad_token_id), self._device)
-                raw[group] = scores.cpu()
+            self._lanes.map(score, list(by_length(lengths, self._lanes.share(_BATCH, len(texts)))))
         return (self._gain * raw + self._bias).tolist()
 
     def save(self, folder: Path) -> None:
@@ -223,4 +228,4 @@ def _loop_options(config: BradleyTerryConfig, steps: int) -> supervised.LoopOpti
 
 def build(config: BradleyTerryConfig, context: BuildContext) -> BradleyTerryReward:
     """The component's factory."""
-    return BradleyTerryReward(config, context.device)
+    return BradleyTerryReward(config, context.device, Lanes.of(context))

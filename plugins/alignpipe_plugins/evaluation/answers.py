@@ -14,6 +14,7 @@ from alignpipe.dataset import Row
 from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.text import distinct_n
 from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response_logprobs
+from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.models import Policy, context_length
 from alignpipe.training.rollouts import Response, Rollout, as_samples
 from alignpipe.training.tokens import encode_prompt, encode_prompts, encode_response, fit_length
@@ -74,20 +75,25 @@ def swapped(samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def kl_to(policy: Policy, other: Policy, answers: Answers, temperature: float, device: str) -> list[float]:
+def kl_to(
+    policy: Policy, other: Policy, answers: Answers, temperature: float, device: str, lanes: Lanes = ONE_LANE
+) -> list[float]:
     """KL of each answer to `other`, k1 summed over its tokens, in nats; the two must share their vocabulary."""
     kl = [0.0] * len(answers.responses)
     pairs = [(prompt, response.ids) for prompt, response in zip(answers.prompts, answers.responses, strict=True)]
+
+    def look(rows: list[int]) -> None:
+        batch = _batch(policy, [pairs[row] for row in rows], device)
+        ours, theirs = (response_logprobs(model, batch, temperature)[0] for model in (policy.model, other.model))
+        for row, value in zip(rows, kl_k1(ours, theirs).sum(1).tolist(), strict=True):
+            kl[row] = value
+
     with torch.no_grad():
-        for rows in by_length([len(prompt) + len(ids) for prompt, ids in pairs], _BATCH):
-            batch = _batch(policy, [pairs[row] for row in rows], device)
-            ours, theirs = (response_logprobs(model, batch, temperature)[0] for model in (policy.model, other.model))
-            for row, value in zip(rows, kl_k1(ours, theirs).sum(1).tolist(), strict=True):
-                kl[row] = value
+        lanes.map(look, _groups(pairs, lanes))
     return kl
 
 
-def perplexity(policy: Policy, rows: Sequence[Row], device: str) -> float:
+def perplexity(policy: Policy, rows: Sequence[Row], device: str, lanes: Lanes = ONE_LANE) -> float:
     """Perplexity of the demonstrations' completions, per token, at temperature 1.
 
     Raises `DataError` for a prompt that fills the model's context.
@@ -99,13 +105,20 @@ def perplexity(policy: Policy, rows: Sequence[Row], device: str) -> float:
         completion = encode_response(policy.tokenizer, row["completion"])
         # Without a prompt nothing comes before the first token, so it cannot be predicted.
         pairs.append(fit_length(prompt, completion, length) if prompt else (completion[:1], completion[1:length]))
-    total, tokens = 0.0, 0
+
+    def loss_and_tokens(group: list[int]) -> tuple[float, int]:
+        batch = _batch(policy, [pairs[index] for index in group], device)
+        return -float(response_logprobs(policy.model, batch)[0].sum()), int(batch.response_mask.sum())
+
     with torch.no_grad():
-        for group in by_length([len(prompt) + len(response) for prompt, response in pairs], _BATCH):
-            batch = _batch(policy, [pairs[index] for index in group], device)
-            total -= float(response_logprobs(policy.model, batch)[0].sum())
-            tokens += int(batch.response_mask.sum())
-    return math.exp(min(total / tokens, 700.0))  # above that a float overflows
+        losses, tokens = zip(*lanes.map(loss_and_tokens, _groups(pairs, lanes)), strict=True)
+    return math.exp(min(sum(losses) / sum(tokens), 700.0))  # above that a float overflows
+
+
+def _groups(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], lanes: Lanes) -> list[list[int]]:
+    """The pairs in groups of like length, each for one forward pass."""
+    lengths = [len(prompt) + len(response) for prompt, response in pairs]
+    return list(by_length(lengths, lanes.share(_BATCH, len(pairs))))
 
 
 def _batch(policy: Policy, pairs: Sequence[tuple[list[int], list[int]]], device: str) -> TokenBatch:

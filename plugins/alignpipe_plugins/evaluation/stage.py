@@ -8,6 +8,7 @@ from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row, Split
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.rewarding.judge import Judge
+from alignpipe.training.lanes import Lanes
 from alignpipe.training.models import ModelSource, Policy, open_policy
 from alignpipe.training.rollouts import Rollout, episode_uniforms
 from alignpipe.training.tokens import fingerprint, text_of
@@ -98,7 +99,7 @@ class EvalStage:
         if fingerprint(policy.tokenizer) != fingerprint(baseline.tokenizer):
             ctx.say("policy and baseline have different tokenizers, so no KL between them")
             return
-        kl = kl_to(policy, baseline, report.ours, self._config.temperature, ctx.device)
+        kl = kl_to(policy, baseline, report.ours, self._config.temperature, ctx.device, Lanes.of(ctx))
         report.figures["kl"] = sum(kl) / len(kl)
         report.table.append(["KL to baseline (nats)", None, report.figures["kl"]])
         report.columns["kl"] = (kl, None)
@@ -109,10 +110,10 @@ class EvalStage:
         if not data.count("demonstrations", "heldout"):
             return
         rows = data.rows("demonstrations", "heldout")[: self._config.perplexity_rows]
-        own = report.figures["perplexity"] = perplexity(policy, rows, ctx.device)
+        own = report.figures["perplexity"] = perplexity(policy, rows, ctx.device, Lanes.of(ctx))
         other = None
         if baseline is not None:
-            other = report.figures["baseline_perplexity"] = perplexity(baseline, rows, ctx.device)
+            other = report.figures["baseline_perplexity"] = perplexity(baseline, rows, ctx.device, Lanes.of(ctx))
         report.table.append(["held-out perplexity", other, own])
 
 

@@ -62,6 +62,7 @@ class MemberContext:
     def __init__(self, ctx: StageContext, name: str, work: Path, log: Log) -> None:
         self.seed = int.from_bytes(hashlib.sha256(f"{ctx.seed} {name}".encode()).digest()[:4], "big")
         self.device = ctx.device
+        self.lanes = ctx.lanes
         self.stage = ctx.stage
         self.payload = ctx.payload / "members" / name
         self.work = work

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,15 +47,17 @@ def collect(
     logprobs, ref_logprobs, entropies = (torch.zeros(size, device=players.device) for _ in range(3))
     values = None if players.critic is None else torch.zeros(size, device=players.device)
     temperature = players.temperature
-    with torch.no_grad():
-        for rows, batch in token_batches(players, prompts, responses):
-            width = batch.response_mask.shape[1]
-            logp, entropy = response_logprobs(players.network, batch, temperature, with_entropy=True)
-            assert entropy is not None  # it was asked for
-            logprobs[rows, :width], entropies[rows, :width] = logp, entropy
-            ref_logprobs[rows, :width] = response_logprobs(players.reference, batch, temperature)[0]
-            if players.critic is not None and values is not None:
-                values[rows, :width] = state_values(players.critic, batch)
+
+    def look(rows: list[int], batch: TokenBatch) -> None:
+        width = batch.response_mask.shape[1]
+        logp, entropy = response_logprobs(players.network, batch, temperature, with_entropy=True)
+        assert entropy is not None  # it was asked for
+        logprobs[rows, :width], entropies[rows, :width] = logp, entropy
+        ref_logprobs[rows, :width] = response_logprobs(players.reference, batch, temperature)[0]
+        if players.critic is not None and values is not None:
+            values[rows, :width] = state_values(players.critic, batch)
+
+    for_each_batch(players, prompts, responses, look)
     logprobs, ref_logprobs, entropies = (players.team.sum(table) for table in (logprobs, ref_logprobs, entropies))
     values = None if values is None else players.team.sum(values)
     clock.lap("forward")
@@ -102,27 +104,34 @@ def shape_scores(scores: Tensor, ended: Tensor, score_clip: float | None, missin
     return scores if missing_eos_score is None else replace_missing_eos(scores, ended, missing_eos_score)
 
 
-def token_batches(
-    players: Players, prompts: Prompts, responses: Sequence[Response]
-) -> Iterator[tuple[list[int], TokenBatch]]:
-    """Rows of like length with their token batch, for forward passes without gradients; each process gets its share.
+def for_each_batch(
+    players: Players, prompts: Prompts, responses: Sequence[Response], look: Callable[[list[int], TokenBatch], None]
+) -> None:
+    """Call `look` without gradients for rows of like length and their token batch, until all rows had their turn.
 
-    Tables that are filled so hold zeros in the rows of the other processes: their sum over the team is whole.
+    Each process looks at its share, in its lanes. Tables that are filled so hold zeros in the rows of the other
+    processes: their sum over the team is whole.
     """
     lengths = [len(ids) + len(response.ids) for ids, response in zip(prompts.ids, responses, strict=True)]
-    own = players.team.share(lengths)
-    for group in by_length([lengths[row] for row in own], _SCORING_BATCH):
+    own, lanes = players.team.share(lengths), players.team.lanes
+
+    def look_at(group: list[int]) -> None:
         rows = [own[index] for index in group]
-        ids = [prompts.ids[row] for row in rows]
-        yield rows, pad_rows(ids, [responses[row].ids for row in rows], players.pad_id, players.device)
+        ids, answers = [prompts.ids[row] for row in rows], [responses[row].ids for row in rows]
+        look(rows, pad_rows(ids, answers, players.pad_id, players.device))
+
+    with torch.no_grad():
+        lanes.map(look_at, list(by_length([lengths[row] for row in own], lanes.share(_SCORING_BATCH, len(own)))))
 
 
 def reference_kl(players: Players, prompts: Prompts, responses: Sequence[Response]) -> Tensor:
     """KL [B] of each response to the reference, k1 summed over its tokens, in nats (D37)."""
     kl = torch.zeros(len(responses), device=players.device)
-    with torch.no_grad():
-        for rows, batch in token_batches(players, prompts, responses):
-            ours, _ = response_logprobs(players.network, batch, players.temperature)
-            theirs, _ = response_logprobs(players.reference, batch, players.temperature)
-            kl[rows] = kl_k1(ours, theirs).sum(1)
+
+    def look(rows: list[int], batch: TokenBatch) -> None:
+        ours, _ = response_logprobs(players.network, batch, players.temperature)
+        theirs, _ = response_logprobs(players.reference, batch, players.temperature)
+        kl[rows] = kl_k1(ours, theirs).sum(1)
+
+    for_each_batch(players, prompts, responses, look)
     return players.team.sum(kl)

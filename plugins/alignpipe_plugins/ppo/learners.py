@@ -9,15 +9,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from alignpipe.errors import TrainingError
+from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
 from alignpipe.training.models import TokenScorer
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A network, its optimiser, its peak learning rate, and where its gradient is clipped."""
+    """A network, its copies for the lanes, its optimiser, its peak learning rate, and where its gradient is clipped."""
 
     network: nn.Module
+    copies: Copies
     optimizer: Optimizer
     lr: float
     max_grad_norm: float
@@ -51,23 +53,23 @@ class Learner:
 class Critic:
     """How the critic learns: values move within `clip_range` (D50), alone in the first `warmup` updates (D46)."""
 
-    scorer: TokenScorer
     learner: Learner
     clip_range: float | None
     warmup: int
 
 
-def policy_learner(network: nn.Module, config: LoopConfig) -> Learner:
+def policy_learner(network: nn.Module, config: LoopConfig, lanes: Lanes = ONE_LANE) -> Learner:
     """The policy's learner."""
-    return Learner(network, _adamw(network, config), config.lr, config.max_grad_norm)
+    return Learner(network, Copies(network, lanes), _adamw(network, config), config.lr, config.max_grad_norm)
 
 
-def critic_of(scorer: TokenScorer | None, config: LoopConfig) -> Critic | None:
+def critic_of(scorer: TokenScorer | None, config: LoopConfig, lanes: Lanes = ONE_LANE) -> Critic | None:
     """The critic's learner; None for an estimator without a critic."""
     if scorer is None or not isinstance(config, PPOConfig):
         return None
-    learner = Learner(scorer, _adamw(scorer, config), config.critic_lr, config.max_grad_norm)
-    return Critic(scorer, learner, config.clip_range_value, config.critic_warmup)
+    copies, optimizer = Copies(scorer, lanes), _adamw(scorer, config)
+    learner = Learner(scorer, copies, optimizer, config.critic_lr, config.max_grad_norm)
+    return Critic(learner, config.clip_range_value, config.critic_warmup)
 
 
 def _adamw(network: nn.Module, config: LoopConfig) -> torch.optim.AdamW:

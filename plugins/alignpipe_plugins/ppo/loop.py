@@ -46,7 +46,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     finite scores.
     """
     team = players.team
-    policy, critic = policy_learner(players.network, config), critic_of(players.critic, config)
+    policy, critic = policy_learner(players.network, config, team.lanes), critic_of(players.critic, config, team.lanes)
     loss = PolicyLoss.of(config, players.temperature)
     learners = {"policy": policy} if critic is None else {"policy": policy, "critic": critic.learner}
     for learner in learners.values():
@@ -89,12 +89,12 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
 
         # Optimise: epochs, minibatches (one step each), micro-batches (inside `backward_minibatch`).
         statistics = StepStatistics()
-        players.network.train()
+        policy.copies.train()
         for epoch in range(config.epochs):
             seen = StepStatistics()
             for rows in minibatch_rows(len(episodes.responses), config.minibatches, ctx.seed, update, epoch):
                 backward_minibatch(
-                    policy.network, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, team
+                    policy, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, team
                 )
                 if update == 0 and epoch == 0 and not seen.norms:
                     check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)

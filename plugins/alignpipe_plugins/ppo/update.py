@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_loss
 from alignpipe.ops.masking import masked_row_means, masked_sum
-from alignpipe.training.batches import by_length, response_logprobs, state_values
+from alignpipe.training.batches import TokenBatch, by_length, response_logprobs, state_values
+from alignpipe.training.lanes import shares
+from alignpipe.training.models import TokenScorer
 from alignpipe.training.parallel import ALONE, Team
 from alignpipe_plugins.ppo.config import LoopConfig, LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.learners import Critic
+from alignpipe_plugins.ppo.learners import Critic, Learner
 
 
 @dataclass
@@ -28,11 +31,12 @@ class StepStatistics:
     """The largest |ratio - 1| seen; NaN once a ratio was."""
     norms: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, mask: Tensor, **values: Tensor) -> None:
+    def add(self, mask: Tensor, *, ratio_gap: Tensor, **values: Tensor) -> None:
         """Add per-token values [b, T] under the mask."""
         self.tokens += int(mask.sum())
-        for name, value in values.items():
+        for name, value in (("ratio_gap", ratio_gap), *values.items()):
             self.sums[name] = self.sums.get(name, 0.0) + float(masked_sum(value.detach().float(), mask))
+        self.worst_ratio = _larger(self.worst_ratio, float(ratio_gap[mask].max()))
 
     def add_norm(self, name: str, norm: float) -> None:
         """Note the gradient norm of one step."""
@@ -50,6 +54,14 @@ class StepStatistics:
     def mean(self, name: str) -> float:
         """The mean over all tokens added."""
         return self.sums[name] / self.tokens
+
+
+def _all_of(parts: Iterable[StepStatistics]) -> StepStatistics:
+    """What all of them have seen, in their order."""
+    whole = StepStatistics()
+    for part in parts:
+        whole.merge(part)
+    return whole
 
 
 def _larger(first: float, second: float) -> float:
@@ -77,7 +89,7 @@ class PolicyLoss:
 
 
 def backward_minibatch(
-    policy: nn.Module,
+    policy: Learner,
     critic: Critic | None,
     loss: PolicyLoss,
     episodes: Episodes,
@@ -93,51 +105,77 @@ def backward_minibatch(
     The policy's loss is the mean over all tokens of the minibatch, or with `loss.sequence_mean` that of each response's
     own mean (D63); the critic's is the mean over tokens. Every micro-batch is divided by the tokens or responses of
     the whole minibatch before its backward pass, so that the micro size changes nothing (D55). Each process of `team`
-    computes its share; gradients and statistics are those of all.
+    computes its share in its lanes; gradients and statistics are those of all.
     """
     tokens = int(episodes.mask[list(rows)].sum())
+    divisor = len(rows) if loss.sequence_mean else tokens
     lengths = episodes.lengths
     own = [rows[index] for index in team.share([lengths[row] for row in rows])]
-    seen = StepStatistics()
-    for group in by_length([lengths[row] for row in own], loss.micro_batch_size):
-        picked = [own[index] for index in group]
-        batch = episodes.batch(picked, pad_id)
-        mask = batch.response_mask
-        width = mask.shape[1]
+    parts = shares([lengths[row] for row in own], team.lanes.count)
 
-        logp, _ = response_logprobs(policy, batch, loss.temperature)
-        old_logp = episodes.logprobs[picked, :width]
-        policy_loss, clipped = clipped_policy_loss(
-            logp, old_logp, advantages[picked, :width], loss.clip_low, loss.clip_high, loss.dual_clip
-        )
-        if loss.sequence_mean:
-            torch.autograd.backward(masked_row_means(policy_loss, mask).sum() / len(rows))
-        else:
-            torch.autograd.backward(masked_sum(policy_loss, mask) / tokens)
+    def backward(lane: int) -> StepStatistics:
+        mine, seen = [own[index] for index in parts[lane]], StepStatistics()
+        for group in by_length([lengths[row] for row in mine], team.lanes.share(loss.micro_batch_size, len(own))):
+            picked = [mine[index] for index in group]
+            batch = episodes.batch(picked, pad_id)
+            figures = _backward_policy(policy.copies[lane], loss, episodes, advantages, picked, batch, divisor)
+            if critic is not None:
+                scorer = cast(TokenScorer, critic.learner.copies[lane])
+                figures |= _backward_critic(scorer, critic.clip_range, episodes, returns, picked, batch, tokens)
+            seen.add(batch.response_mask, **figures)
+        return seen
 
-        with torch.no_grad():
-            ratio = torch.exp(logp - old_logp)
-            gap = (ratio - 1).abs()
-            seen.worst_ratio = _larger(seen.worst_ratio, float(gap[mask].max()))
-            figures = {
-                "ratio_gap": gap,
-                "approxkl": approx_kl(logp, old_logp),
-                "clipfrac": clipped,
-                "policy_loss": policy_loss,
-                "ratio": ratio,
-                "ratio_squared": ratio**2,
-            }
+    shared = _all_of(team.lanes.map(backward, range(team.lanes.count)))
+    learners = [policy] if critic is None else [policy, critic.learner]
+    for learner in learners:
+        learner.copies.sum_gradients()
+    team.sum_gradients([parameter for learner in learners for parameter in learner.network.parameters()])
+    statistics.merge(_all_of(team.gather(shared)))
 
-        if critic is not None:
-            assert episodes.values is not None  # they are the critic's
-            values = state_values(critic.scorer, batch)
-            old_values = episodes.values[picked, :width]
-            value_loss, value_clipped = clipped_value_loss(
-                values, old_values, returns[picked, :width], critic.clip_range
-            )
-            torch.autograd.backward(masked_sum(value_loss, mask) / tokens)
-            figures |= {"value_loss": value_loss, "value_clipfrac": value_clipped}
-        seen.add(mask, **figures)
-    team.sum_gradients([*policy.parameters(), *(() if critic is None else critic.scorer.parameters())])
-    for share in team.gather(seen):
-        statistics.merge(share)
+
+def _backward_policy(
+    policy: nn.Module,
+    loss: PolicyLoss,
+    episodes: Episodes,
+    advantages: Tensor,
+    rows: Sequence[int],
+    batch: TokenBatch,
+    divisor: int,
+) -> dict[str, Tensor]:
+    """Accumulate the policy's gradients of one micro-batch; gives figures per token [b, T]."""
+    mask = batch.response_mask
+    logp, _ = response_logprobs(policy, batch, loss.temperature)
+    old_logp = episodes.logprobs[rows, : mask.shape[1]]
+    policy_loss, clipped = clipped_policy_loss(
+        logp, old_logp, advantages[rows, : mask.shape[1]], loss.clip_low, loss.clip_high, loss.dual_clip
+    )
+    summed = masked_row_means(policy_loss, mask).sum() if loss.sequence_mean else masked_sum(policy_loss, mask)
+    torch.autograd.backward(summed / divisor)
+    with torch.no_grad():
+        ratio = torch.exp(logp - old_logp)
+        return {
+            "ratio_gap": (ratio - 1).abs(),
+            "approxkl": approx_kl(logp, old_logp),
+            "clipfrac": clipped,
+            "policy_loss": policy_loss,
+            "ratio": ratio,
+            "ratio_squared": ratio**2,
+        }
+
+
+def _backward_critic(
+    critic: TokenScorer,
+    clip_range: float | None,
+    episodes: Episodes,
+    returns: Tensor,
+    rows: Sequence[int],
+    batch: TokenBatch,
+    tokens: int,
+) -> dict[str, Tensor]:
+    """Accumulate the critic's gradients of one micro-batch; gives figures per token [b, T]."""
+    assert episodes.values is not None  # they are the critic's
+    mask = batch.response_mask
+    values, old_values = state_values(critic, batch), episodes.values[rows, : mask.shape[1]]
+    value_loss, clipped = clipped_value_loss(values, old_values, returns[rows, : mask.shape[1]], clip_range)
+    torch.autograd.backward(masked_sum(value_loss, mask) / tokens)
+    return {"value_loss": value_loss, "value_clipfrac": clipped}

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 
 from alignpipe.api import BuildContext
 from alignpipe.ops.sampling import inverse_cdf_sample
+from alignpipe.training.batches import by_length
+from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.linears import weights_held
 from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import packable
@@ -41,8 +43,9 @@ class Decoder(Protocol):
 class LocalRollout:
     """Samples with the model at hand."""
 
-    def __init__(self, config: LocalRolloutConfig) -> None:
+    def __init__(self, config: LocalRolloutConfig, lanes: Lanes = ONE_LANE) -> None:
         self._batch_size = config.batch_size
+        self._lanes = lanes
 
     def sample(
         self,
@@ -56,14 +59,21 @@ class LocalRollout:
         """See `alignpipe.training.rollouts.Rollout`; prompts of like length are sampled together."""
         if len(prompts) != uniforms.shape[0]:
             raise ValueError(f"{len(prompts)} prompts but uniforms for {uniforms.shape[0]}")
-        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        responses: dict[int, Response] = {}
+        size = self._lanes.share(self._batch_size, len(prompts))
+        groups = list(by_length([len(prompt) for prompt in prompts], size))
+
+        def decode(rows: list[int]) -> list[Response]:
+            decoder = _decoder(model, [prompts[row] for row in rows], uniforms.shape[1])
+            return _decode(decoder, uniforms[rows], temperature, eos_id)
+
         model.train(False)
         with torch.no_grad(), weights_held(model):
-            for start in range(0, len(order), self._batch_size):
-                rows = order[start : start + self._batch_size]
-                decoder = _decoder(model, [prompts[row] for row in rows], uniforms.shape[1])
-                responses.update(zip(rows, _decode(decoder, uniforms[rows], temperature, eos_id), strict=True))
+            decoded = self._lanes.map(decode, groups)
+        responses = {
+            row: response
+            for rows, group in zip(groups, decoded, strict=True)
+            for row, response in zip(rows, group, strict=True)
+        }
         return [responses[row] for row in range(len(prompts))]
 
 
@@ -101,4 +111,4 @@ def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_id: int)
 
 def build(config: LocalRolloutConfig, context: BuildContext) -> LocalRollout:
     """The component's factory."""
-    return LocalRollout(config)
+    return LocalRollout(config, Lanes.of(context))

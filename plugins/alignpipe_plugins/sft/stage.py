@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
@@ -59,14 +59,14 @@ class SFTStage:
             ctx.say("no held-out demonstrations, so no evaluation loss")
         model = source.adapt(policy.model).to(ctx.device)
 
-        def loss(batch: Sequence[Demonstration]) -> supervised.LossSums:
+        def loss(network: nn.Module, batch: Sequence[Demonstration]) -> supervised.LossSums:
             tokens = pad_rows(
                 [row.prompt for row in batch],
                 [row.response for row in batch],
                 policy.tokenizer.pad_token_id,
                 ctx.device,
             )
-            logp, _ = response_logprobs(model, tokens)
+            logp, _ = response_logprobs(network, tokens)
             return supervised.LossSums(_negative_sum(logp))
 
         def evaluate() -> dict[str, float]:

@@ -15,21 +15,26 @@ from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.training import supervised
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import load_causal
+from alignpipe.training.parallel import join
 from alignpipe.training.supervised import LoopOptions, LossSums, batch_indices
 from support import tiny_models
 from support.context import FakeContext
 from support.token_rows import OPTIONS, ROWS, Row, token_loss
 
 
-def train(root: Path, options: LoopOptions = OPTIONS, stop_after: int | None = None, rows: Sequence[Row] = ROWS):
+def train(
+    root: Path,
+    options: LoopOptions = OPTIONS,
+    stop_after: int | None = None,
+    rows: Sequence[Row] = ROWS,
+    lanes: int = 1,
+):
     """Train a fresh model under `root`; returns it with its context, also if it was interrupted."""
     model = load_causal(tiny_models.llama())
-    ctx = FakeContext(root, stage="sft", stop_after=stop_after)
-    interrupted = None
+    ctx = FakeContext(root, stage="sft", stop_after=stop_after, lanes=lanes)
+    team, interrupted = join(ctx), None
     try:
-        supervised.train(
-            model, rows, token_loss(model), lambda: {"eval_loss": 0.5}, options, ctx, ("loss", "eval_loss")
-        )
+        supervised.train(model, rows, token_loss, lambda: {"eval_loss": 0.5}, options, ctx, ("loss", "eval_loss"), team)
     except StageInterrupted as error:
         interrupted = error
     return model, ctx, interrupted
@@ -40,7 +45,7 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return all(name == other and torch.equal(value, copy) for (name, value), (other, copy) in pairs)
 
 
-def gradients(monkeypatch: pytest.MonkeyPatch, root: Path, micro: int) -> list[torch.Tensor]:
+def gradients(monkeypatch: pytest.MonkeyPatch, root: Path, micro: int, lanes: int = 1) -> list[torch.Tensor]:
     """The gradients that the first optimiser step sees."""
     seen: list[torch.Tensor] = []
 
@@ -49,15 +54,15 @@ def gradients(monkeypatch: pytest.MonkeyPatch, root: Path, micro: int) -> list[t
 
     with monkeypatch.context() as patched:
         patched.setattr(torch.optim.AdamW, "step", look)
-        train(root, replace(OPTIONS, max_steps=1, micro_batch_size=micro, max_grad_norm=1e9))
+        train(root, replace(OPTIONS, max_steps=1, micro_batch_size=micro, max_grad_norm=1e9), lanes=lanes)
     return seen
 
 
-def test_the_micro_batch_size_changes_no_gradient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_micro_batches_and_lanes_change_no_gradient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = gradients(monkeypatch, tmp_path / "whole", 5)
     assert max(float(gradient.abs().max()) for gradient in whole) > 0.01
-    for micro in (1, 2, 4):
-        parts = gradients(monkeypatch, tmp_path / str(micro), micro)
+    for micro, lanes in ((1, 1), (2, 1), (4, 1), (5, 2), (2, 3)):
+        parts = gradients(monkeypatch, tmp_path / f"{micro}-{lanes}", micro, lanes)
         assert all(torch.allclose(part, one, atol=1e-6) for part, one in zip(parts, whole, strict=True))
 
 
@@ -136,10 +141,13 @@ def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(bad: float, tmp_path: Path) -> None:
     model = load_causal(tiny_models.llama())
     before = load_causal(tiny_models.llama())
-    plain = token_loss(model)
     ctx = FakeContext(tmp_path)
+
+    def loss(network: nn.Module, batch: Sequence[Row]) -> LossSums:
+        return LossSums(token_loss(network, batch).loss * bad)
+
     with pytest.raises(TrainingError, match=r"not finite at step 1: lower the learning rate \(0\.01\)"):
-        supervised.train(model, ROWS, lambda batch: LossSums(plain(batch).loss * bad), dict, OPTIONS, ctx, ())
+        supervised.train(model, ROWS, loss, dict, OPTIONS, ctx, ())
     assert same_weights(model, before)
     assert latest_step(ctx.work) is None
 
@@ -160,11 +168,10 @@ def test_the_order_is_the_seeds() -> None:
 
 def test_the_evaluation_is_the_token_mean_whatever_the_batch() -> None:
     model = load_causal(tiny_models.llama()).train()
-    loss = token_loss(model)
-    means = [supervised.mean_over(ROWS, size, loss, model)["loss"] for size in (1, 4, 9)]
+    means = [supervised.mean_over(ROWS, size, token_loss, model)["loss"] for size in (1, 4, 9)]
     tokens = sum(row.weight for row in ROWS)
     with torch.no_grad():
-        alone = sum(float(loss([row]).loss) for row in ROWS) / tokens
+        alone = sum(float(token_loss(model, [row]).loss) for row in ROWS) / tokens
     assert means == pytest.approx([alone] * 3, abs=1e-5)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
