@@ -8,8 +8,9 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 READY := .venv/.ready
-# Two workers with one thread each use two cores; more threads would only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),2) -q
+# Two workers with one thread each use two cores; more threads would only wait for each other. A file is one worker's, so that
+# what its tests share is made once; in the order of names, which begins with the longest (end_to_end).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder -q
 SEEDS := 0 1 2
 
 help:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from omegaconf import OmegaConf
+from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignpipe.errors import AlignpipeError, ConfigError, ModelError
 from alignpipe.options import Forward, LinearType, Precision
@@ -164,6 +166,35 @@ def test_adapters_are_drawn_from_the_seed() -> None:
     torch.manual_seed(2)
     assert torch.equal(first, drawn(0))
     assert not torch.equal(first, drawn(1))
+
+
+def gradient_of(model) -> tuple[list[torch.Tensor], int]:
+    """The gradients of what is trained, and how often its first block was computed."""
+    calls = []
+    block = next(module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+    hook = block.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    response_logprobs(model.train(), BATCH)[0].sum().backward()
+    hook.remove()
+    return [parameter.grad for parameter in model.parameters() if parameter.requires_grad], len(calls)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_activations_may_be_computed_twice_in_place_of_being_kept(family: str, rank: int) -> None:
+    def made(**options: bool) -> nn.Module:
+        used = source(FAMILIES[family](), lora_rank=rank, **options)
+        return used.adapt(opened(used).model)
+
+    kept, once = gradient_of(made())
+    again, twice = gradient_of(made(gradient_checkpointing=True))
+    assert (once, twice) == (1, 2)
+    for one, other in zip(kept, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    scorer = source(FAMILIES[family](), gradient_checkpointing=True).load_scorer(FAMILIES[family]())
+    assert scorer.is_gradient_checkpointing
+    assert (
+        not source(FAMILIES[family](), gradient_checkpointing=True).load(FAMILIES[family]()).is_gradient_checkpointing
+    )
 
 
 def test_lora_options_reach_peft() -> None:

@@ -15,13 +15,15 @@ from transformers import AutoModelForCausalLM
 from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Gold, write_dataset
 from alignpipe.errors import ConfigError, DataError, ModelError, RewardError, TrainingError
-from alignpipe.training.models import load_causal
+from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.models import load_causal, open_policy
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from alignpipe_plugins.model_tiny.config import TinyConfig
 from alignpipe_plugins.model_tiny.source import TinySource
 from alignpipe_plugins.ppo import stage
 from alignpipe_plugins.ppo.config import PPOConfig, Select
+from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
 from alignpipe_plugins.rollout_local.sampler import LocalRollout
 from support import ppo, tiny_models
@@ -128,6 +130,28 @@ def test_another_reference_is_another_checkpoint(tmp_path: Path) -> None:
     tiny_models.llama_tokenizer().save_pretrained(folder)
     ctx = run(tmp_path, reference=Artifact("policy", "checkpoint", folder, "other"))
     assert ctx.metrics()["objective/kl"] > 1
+
+
+@pytest.mark.parametrize("family", [tiny_models.llama, tiny_models.gpt2])
+def test_under_adapters_policy_and_reference_share_their_weights(family: Any, tmp_path: Path, monkeypatch) -> None:
+    adapting = PretrainedSource(PretrainedConfig(path=str(family()), lora_rank=2), seed=0)
+    batch = pad_rows([[5, 9, 20], [11]], [[7, 8], [30, 31, 5]], 0, "cpu")
+
+    def look(players: Players, *_: Any) -> None:
+        with torch.no_grad():
+            for name, parameter in players.network.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(generator=torch.Generator().manual_seed(1))
+            before = response_logprobs(open_policy(adapting, policy(family()), list, 0).model, batch)[0]
+            assert torch.equal(response_logprobs(players.reference, batch)[0], before)
+            assert not torch.allclose(response_logprobs(players.network, batch)[0], before, atol=1e-3)
+        weights = {parameter.data_ptr() for parameter in players.network.parameters()}
+        assert {parameter.data_ptr() for parameter in players.reference.parameters()} == weights
+        assert not any(parameter.requires_grad for parameter in players.reference.parameters())
+        assert any(parameter.requires_grad for parameter in players.network.parameters())
+
+    monkeypatch.setattr(stage, "train_ppo", look)
+    run(tmp_path, source=adapting, policy=policy(family()), reference=policy(family()))
 
 
 def test_a_reference_with_other_tokens_is_refused(tmp_path: Path) -> None:

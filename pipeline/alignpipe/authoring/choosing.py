@@ -23,12 +23,15 @@ from alignpipe.config.model import RunSettings
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_settings
 from alignpipe.config.source import register
-from alignpipe.errors import PluginError
+from alignpipe.errors import ConfigError, PluginError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label
 from alignpipe.runner.context import build_component
 from alignpipe.runner.devices import check_machine_settings, prepare_device
 from alignpipe.runner.requirements import check_machine
+
+_HEEDED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
+"""The run settings that matter where a reward is asked outside of a run."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
     Raises `PluginError` and `ConfigError` as a run does.
     """
     registered = registry().get("reward", option)
+    _check_heeded(overrides)
     with composing():
         cfg = compose("config", [f"reward={option}", *overrides])
         settings = run_settings(cfg, registry())
@@ -91,10 +95,21 @@ def chosen_settings(overrides: Sequence[str]) -> RunSettings:
 
     Raises `ConfigError` as a run does.
     """
+    _check_heeded(overrides)
     with composing():
         settings = run_settings(compose("config", list(overrides)), registry())
     check_machine_settings(settings)
     return settings
+
+
+def _check_heeded(overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` for an override of what only a run has."""
+    for text in overrides:
+        if re.split(r"[=.@]", text.lstrip("+~"))[0] not in ("reward", *_HEEDED):
+            raise ConfigError(
+                f"{text}: no run is made here, so this would change nothing; what counts beside reward.<key>: "
+                f"{', '.join(_HEEDED)}"
+            )
 
 
 class _Unsayable(Exception):

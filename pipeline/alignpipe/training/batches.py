@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
+from alignpipe.training.adapters import Adapted
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.packed.forward import Layout, packed_output
 from alignpipe.training.packed.models import packable
@@ -143,13 +144,6 @@ def _logits(output: object) -> Tensor:
     return widened(logits)
 
 
-@runtime_checkable
-class _Adapted(Protocol):
-    """A model inside a wrapper of adapters (peft), whose own signature hides the model's."""
-
-    def get_base_model(self) -> nn.Module: ...
-
-
 def _keeps_logits(model: nn.Module) -> bool:
-    inner = model.get_base_model() if isinstance(model, _Adapted) else model
+    inner = model.get_base_model() if isinstance(model, Adapted) else model
     return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -20,6 +20,7 @@ from alignpipe.api import BuildContext
 
 T = TypeVar("T")
 R = TypeVar("R")
+M = TypeVar("M", bound=nn.Module)
 
 _MOST = 2
 """Lanes where the user does not say: every one holds gradients of its own, and more were not measured."""
@@ -80,7 +81,7 @@ class Copies:
     """A module once per lane: all have the same weights, each has gradients of its own."""
 
     def __init__(self, module: nn.Module, lanes: Lanes) -> None:
-        self._modules = [module, *(_with_the_weights_of(module) for _ in range(lanes.count - 1))]
+        self._modules = [module, *(with_weights_of(module) for _ in range(lanes.count - 1))]
 
     def __getitem__(self, lane: int) -> nn.Module:
         return self._modules[lane]
@@ -102,7 +103,7 @@ class Copies:
                     other.grad = None
 
 
-def _with_the_weights_of(module: nn.Module) -> nn.Module:
+def with_weights_of(module: M) -> M:
     """A deep copy of all but the weights, which lie where the module's own do: an optimiser's step moves both."""
     same: dict[int, object] = {id(buffer): buffer for buffer in module.buffers()}
     for parameter in module.parameters():

@@ -41,6 +41,10 @@ class PretrainedConfig:
             "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"
         },
     )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "training computes the blocks' activations twice in place of keeping them: less memory"},
+    )
     chat_template: str | None = field(
         default=None,
         metadata={"help": "a Jinja file in place of the tokenizer's own chat template", "fingerprint": False},

@@ -68,7 +68,7 @@ class PretrainedSource:
         Reward model and critic are trained whole; at their learning rates every update would round to nothing in
         bfloat16.
         """
-        return self._ready(load_scorer(folder, **{**self._options(), "dtype": "float32"}))
+        return self._to_train(self._ready(load_scorer(folder, **{**self._options(), "dtype": "float32"})))
 
     def adapt(self, model: PreTrainedModel) -> nn.Module:
         """The model itself, or with `lora_rank` the model with adapters, which alone are trained.
@@ -78,6 +78,7 @@ class PretrainedSource:
 
         Raises `ConfigError` if peft is not installed or the model has no such layers.
         """
+        self._to_train(model)
         if self._config.lora_rank == 0:
             return model
         peft = _peft()
@@ -107,6 +108,16 @@ class PretrainedSource:
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
         return run_by(model, self._config.forward, self._config.linear_dtype)
+
+    def _to_train(self, model: PreTrainedModel) -> PreTrainedModel:
+        if self._config.gradient_checkpointing:
+            # Its older name warns where the newer one is there.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                raise ConfigError(f"model.gradient_checkpointing=true: {error}") from error
+        return model
 
     def _locate(self) -> Location:
         return locate(self._config.path, self._config.hub_revision)

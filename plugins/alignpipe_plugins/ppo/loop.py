@@ -89,7 +89,8 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
 
         # Optimise: epochs, minibatches (one step each), micro-batches (inside `backward_minibatch`).
         statistics = StepStatistics()
-        policy.copies.train()
+        for learner in learners.values():
+            learner.copies.train()
         for epoch in range(config.epochs):
             seen = StepStatistics()
             for rows in minibatch_rows(len(episodes.responses), config.minibatches, ctx.seed, update, epoch):

@@ -10,6 +10,7 @@ from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import ConfigError, ModelError, TrainingError
 from alignpipe.rewarding.artifact import open_gold, open_judge
+from alignpipe.training.adapters import without_adapters
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import join
@@ -49,12 +50,6 @@ class PPOStage:
         prompts = self._prompts(rows, policy, ctx)
         validation = self._validation(data, policy, ctx)
         kept = inputs.get("reference", start)  # an emptied port: the policy as it was given
-        reference = open_policy(source, kept, lambda: text_of(rows, "prompt"), ctx.seed)
-        if fingerprint(reference.tokenizer) != fingerprint(policy.tokenizer):
-            raise ModelError(
-                f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
-                "name a checkpoint with the policy's own tokens"
-            )
         folder = inputs["reward"].folder
         judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
@@ -62,10 +57,14 @@ class PPOStage:
         critic = None
         if isinstance(config, PPOConfig):
             critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
+        network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
+        reference = without_adapters(network) if start == kept else None
+        if reference is None:
+            reference = self._reference(kept, policy, source, ctx, rows).to(ctx.device)
         players = Players(
             policy=policy,
-            network=_without_dropout(source.adapt(policy.model)).to(ctx.device),
-            reference=reference.model.to(ctx.device).eval().requires_grad_(False),  # type: ignore[arg-type]
+            network=network,
+            reference=reference.eval().requires_grad_(False),
             critic=critic,
             judge=judge,
             rollout=ctx.build(ctx.slots["rollout"]),
@@ -82,6 +81,17 @@ class PPOStage:
         if team.leads:
             KeptEpisodes(ctx.work).write(ctx.payload)
             save_checkpoint(source.merge(players.network), policy.tokenizer, ctx.payload)
+
+    def _reference(
+        self, kept: Artifact | None, policy: Policy, source: ModelSource, ctx: StageContext, rows: Sequence[Row]
+    ) -> nn.Module:
+        reference = open_policy(source, kept, lambda: text_of(rows, "prompt"), ctx.seed)
+        if fingerprint(reference.tokenizer) != fingerprint(policy.tokenizer):
+            raise ModelError(
+                f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
+                "name a checkpoint with the policy's own tokens"
+            )
+        return reference.model
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
         room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"

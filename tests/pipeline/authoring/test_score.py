@@ -126,6 +126,8 @@ def test_pairs_at_the_command(example_reward: None, data: Path, capsys: pytest.C
         (["--reward", "rules"], "reward"),
         (["--reward", "rules", "reward=mix"], "name the reward with --reward"),
         (["--reward", "rules", "reward.max_wrods=3"], "reward.max_wrods: there is no such key"),
+        (["--reward", "rules", "sft.lr=1"], "sft.lr=1: no run is made here, so this would change nothing"),
+        (["--reward", "store:ab12", "++model.seed=1"], "++model.seed=1: no run is made here"),
         (["--reward", "rules", "--out", "scores.txt"], "--out scores.txt: the name must end in .parquet, .jsonl, .csv"),
         (["--reward", "exact_match"], "reads the column"),
     ],
