@@ -41,6 +41,13 @@ class PretrainedConfig:
             "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"
         },
     )
+    shard: bool = field(
+        default=False,
+        metadata={
+            "help": "several processes split what they train (FSDP2): weights, gradients and optimiser states",
+            "fingerprint": False,
+        },
+    )
     chat_template: str | None = field(
         default=None,
         metadata={"help": "a Jinja file in place of the tokenizer's own chat template", "fingerprint": False},
