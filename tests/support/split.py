@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from alignpipe.errors import ProcessError
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import load_causal
 from alignpipe.training.parallel import Team, join
@@ -80,15 +83,29 @@ def trained(root: Path, rank: int, team: Team, *, stop_after: int | None = None)
     """PPO with policy and critic split; gives their weights and what was logged."""
     players = replace(ppo.make_players(), team=team)
     validation = ppo.make_validation()
-    sizes = {
-        "max_steps": 3,
-        "episodes": 15,
-        "minibatches": 3,
-        "micro_batch_size": 2,
-    }
+    sizes = {"max_steps": 3, "episodes": 15, "minibatches": 3, "micro_batch_size": 2}
     players, ctx, _ = ppo.train(root, players, validation, stop_after, save_every=1, eval_every=3, **sizes)
     assert players.critic is not None
     return {**ppo.weights(players.network), **ppo.weights(players.critic)}, ctx.logged
+
+
+def deserted(team: Team, told: dict[str, Any], results: Path) -> str:
+    """What rank 0 is told when rank 1, having left its results, ends between a forward and a backward pass."""
+    copies = copies_of(load_causal(tiny_models.llama()), team)
+    copies.train()
+
+    def backward(lane: int) -> None:
+        loss = token_loss(copies[lane], ROWS[:1]).loss
+        if team.rank == 1:
+            torch.save(told, results)
+            os._exit(0)
+        loss.backward()
+
+    try:
+        copies.map(backward)
+    except ProcessError as error:
+        return str(error)
+    return "nothing"
 
 
 def everything(root: Path, rank: int, model_folder: Path) -> Any:
@@ -98,7 +115,7 @@ def everything(root: Path, rank: int, model_folder: Path) -> Any:
     before = learn(root / "run", rank, model_folder, stop=rank == 1, shard=True)
     if rank == 0:
         shutil.copytree(root / "run" / "work", root / "copy" / "work")
-    return {
+    told = {
         "parts": parts(team),
         "before": before,
         "after": learn(root / "run", rank, model_folder, shard=True),
@@ -107,3 +124,4 @@ def everything(root: Path, rank: int, model_folder: Path) -> Any:
         "ppo before": trained(root / "ppo again", rank, team, stop_after=1 - rank),
         "ppo after": trained(root / "ppo again", rank, team),
     }
+    return {**told, "deserted": deserted(team, told, root / f"result-{rank}.pt")}

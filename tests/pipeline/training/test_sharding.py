@@ -149,5 +149,20 @@ def test_ppo_splits_policy_and_critic(both: list[dict[str, Any]], tmp_path: Path
     assert metrics(both[0]["ppo"][1]) == pytest.approx(metrics(logged), rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_left_in_a_pass_says_so(both: list[dict[str, Any]]) -> None:
+    assert "another process of this run has ended or cannot be reached" in both[0]["deserted"]
+
+
+def test_other_errors_of_a_pass_stay_what_they_are() -> None:
+    shards = Shards.__new__(Shards)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        shards.map(fail)
+
+
+def fail(lane: int) -> None:
+    raise RuntimeError(f"lane {lane} is out of memory")
+
+
 def metrics(logged: list[tuple[int, dict[str, float]]]) -> dict[tuple[int, str], float]:
     return {(step, name): value for step, figures in logged for name, value in figures.items()}
