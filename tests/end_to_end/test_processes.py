@@ -1,4 +1,4 @@
-"""Two processes of torchrun on the CPU: the figures of one process, one writer, and a rank that is killed."""
+"""Two processes of torchrun on the CPU, whole or split: the figures of one, one writer, and a rank that is killed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from support.commands import ERROR, alignpipe, run, start_command, statuses, succeed, summaries, wait_until
+from alignpipe.training.models import load_causal, load_classifier
+from support.commands import (
+    ERROR,
+    alignpipe,
+    complaint,
+    published,
+    run,
+    start_command,
+    statuses,
+    succeed,
+    summaries,
+    wait_until,
+)
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignpipe")
 COMMAND = ("experiment=smoke", "stages=[data,sft,reward,ppo]", "device=cpu", "threads=1", "sft.save_every=5")
@@ -40,11 +53,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=[(), ("model.shard=true",)], ids=["whole", "split"])
+def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Two processes that hold the whole weights each, or a part of them."""
+    return (*TORCHRUN, *COMMAND, *request.param)
+
+
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+def killed(command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """Two processes, one of them killed in sft: the folder, the launcher's status, and what was said."""
     folder = tmp_path_factory.mktemp("together")
-    launcher = start_command(folder, [*TORCHRUN, *COMMAND])
+    launcher = start_command(folder, command)
     wait_until(lambda: list(folder.glob("outputs/store/work/sft-*/state/checkpoints/step-*")), launcher)
     rank(1, psutil.Process(launcher.pid)).kill()
     _, said = launcher.communicate(timeout=90)
@@ -52,10 +71,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
 
 
 @pytest.fixture(scope="module")
-def together(killed: tuple[Path, int, str]) -> tuple[Path, str]:
+def together(command: tuple[str, ...], killed: tuple[Path, int, str]) -> tuple[Path, str]:
     """The same command again: the folder, and what was said."""
     folder, _, _ = killed
-    done = succeed(run([*TORCHRUN, *COMMAND], folder))
+    done = succeed(run(command, folder))
     return folder, done.stdout + done.stderr
 
 
@@ -86,6 +105,16 @@ def test_the_figures_are_those_of_one_process(alone: Path, together: tuple[Path,
     assert found == pytest.approx(wanted, rel=1e-3, abs=1e-3)
 
 
+def test_the_results_are_ordinary_checkpoints(together: tuple[Path, str]) -> None:
+    objects = together[0] / "outputs/store/objects"
+    (policy,), (tuned,) = (list(objects.glob(f"{stage}/*/payload")) for stage in ("sft", "ppo"))
+    first, second = load_causal(policy).state_dict(), load_causal(tuned).state_dict()
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    (head,) = objects.glob("reward/*/payload/**/normalisation.json")
+    load_classifier(head.parent)
+
+
 def test_one_process_writes(together: tuple[Path, str]) -> None:
     folder, _ = together
     runs = sorted(folder.glob("outputs/runs/*"))
@@ -100,3 +129,9 @@ def test_bad_input_is_told_once(tmp_path: Path) -> None:
     (told,) = (line for line in done.stderr.splitlines() if line.startswith(ERROR))
     assert "reward=no-such-thing: there is no such option" in told
     assert not list(tmp_path.iterdir())
+
+
+def test_one_process_has_nothing_to_split_over(tmp_path: Path) -> None:
+    told = complaint(alignpipe(tmp_path, *COMMAND, "model.shard=true"))
+    assert "model.shard=true splits what is trained over the processes of a launch, and there is only this one" in told
+    assert published(tmp_path) == {"data"}

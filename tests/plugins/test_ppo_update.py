@@ -49,8 +49,8 @@ def backward(
     advantages, returns = given or signals(episodes)
     team = Team(lanes=Lanes(lanes))
     backward_minibatch(
-        policy_learner(players.network, ppo.CONFIG, team.lanes),
-        replace(critic_of(players.critic, ppo.CONFIG, team.lanes), clip_range=clip_value) if critic else None,
+        policy_learner(players.network, ppo.CONFIG, team),
+        replace(critic_of(players.critic, ppo.CONFIG, team), clip_range=clip_value) if critic else None,
         replace(loss, **changes),
         episodes,
         advantages,

@@ -52,10 +52,12 @@ def context(root: Path, rank: int, **given: Any) -> FakeContext:
     return FakeContext(root, stage="sft", rank=rank, world_size=int(os.environ.get("WORLD_SIZE", "1")), **given)
 
 
-def learn(root: Path, rank: int, model_folder: Path, *, micro_batch_size: int = 2, stop: bool = False) -> Any:
+def learn(
+    root: Path, rank: int, model_folder: Path, *, micro_batch_size: int = 2, stop: bool = False, shard: bool = False
+) -> Any:
     """Train on `ROWS`; gives the weights, what was logged, and whether it was interrupted (`stop`: after 4 steps)."""
     ctx = context(root, rank, stop_after=3 if stop else None)
-    team = join(ctx)
+    team = join(ctx, shard=shard)
     model = load_causal(model_folder)
     if rank > 0:  # every process must end up with rank 0's
         nn.init.zeros_(model.get_input_embeddings().weight)

@@ -3,7 +3,8 @@
     <work>/checkpoints/step-00000040/{<module>.safetensors, state.pt}
 
 Every random stream is derived from (seed, step), so a step number stands for all of them. `state.pt` is read with
-`weights_only=True`. Of several processes rank 0 writes; what it writes says nothing of how many there were.
+`weights_only=True`. Of several processes rank 0 writes; what it writes says nothing of how many there were, nor of
+whether they had split the weights among them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.sharding import load_whole_state, whole_state
 
 _PREFIX = "step-"
 _FULL_BELOW = 1 << 20
@@ -45,6 +47,7 @@ class Checkpoints:
         self, step: int, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], extra: Mapping[str, Any]
     ) -> None:
         """Write one checkpoint and drop older ones; `extra` holds plain numbers, strings, lists and tensors."""
+        states = {name: whole_state(optimizer, self._team) for name, optimizer in optimizers.items()}
         if not self._team.leads:
             return
         target = self._folder / f"{_PREFIX}{step:08d}"
@@ -53,8 +56,7 @@ class Checkpoints:
         draft.mkdir(parents=True)
         for name, module in modules.items():
             save_model(module, str(draft / f"{name}.safetensors"))
-        state = {"optimizers": {name: opt.state_dict() for name, opt in optimizers.items()}, "extra": dict(extra)}
-        _save(state, draft / "state.pt")
+        _save({"optimizers": states, "extra": dict(extra)}, draft / "state.pt")
         for path in (*draft.iterdir(), draft):
             _fsync(path)
         shutil.rmtree(target, ignore_errors=True)
@@ -78,7 +80,7 @@ class Checkpoints:
         # Onto the CPU first: a process has a device of its own, which need not be the one that wrote.
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_whole_state(optimizer, state["optimizers"][name], self._team)
         return step, state["extra"]
 
 

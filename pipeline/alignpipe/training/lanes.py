@@ -78,9 +78,15 @@ def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
 
 
 class Copies:
-    """A module once per lane: all have the same weights, each has gradients of its own."""
+    """A module once per lane: all have the same weights, each has gradients of its own.
+
+    `trained` are the parameters that an optimiser moves. What is done for processes that split a module among them
+    (`sharding`) does nothing here.
+    """
 
     def __init__(self, module: nn.Module, lanes: Lanes) -> None:
+        self.lanes = lanes
+        self.trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._modules = [module, *(with_weights_of(module) for _ in range(lanes.count - 1))]
 
     def __getitem__(self, lane: int) -> nn.Module:
@@ -90,9 +96,27 @@ class Copies:
         return iter(self._modules)
 
     def train(self) -> None:
-        """Put all in training mode."""
+        """Put all in training mode; until `gather` only the copies may be asked."""
         for module in self._modules:
             module.train()
+
+    def gather(self) -> None:
+        """Have the module's weights at hand again, to be read, kept or changed."""
+
+    def map(self, backward: Callable[[int], R]) -> list[R]:
+        """What `backward` gives for each lane, whose gradients it computes."""
+        return self.lanes.map(backward, range(self.lanes.count))
+
+    def idles(self, rows: int, size: int) -> bool:
+        """Whether a share of `rows`, in micro-batches of `size`, makes a pass less than another process's share.
+
+        That pass is made up for with any row, its loss divided by infinity: it takes part and adds nothing.
+        """
+        return False
+
+    def clip(self, most: float) -> float:
+        """Scale the gradient down to the norm `most` if it is longer; gives the norm it had."""
+        return float(nn.utils.clip_grad_norm_(self.trained, most))
 
     def sum_gradients(self) -> None:
         """Give the module itself the sum of all gradients, added in the order of the lanes; the others' are dropped."""

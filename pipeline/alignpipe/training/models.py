@@ -32,6 +32,11 @@ from alignpipe.training.tokens import check_tokenizer
 class ModelSource(Protocol):
     """What a component of the `model` slot builds."""
 
+    @property
+    def shard(self) -> bool:
+        """Whether several processes split what they train among them, in place of a copy each."""
+        ...
+
     def tokenizer(self, texts: Sequence[str]) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; one that is trained is trained on `texts`."""
         ...
@@ -235,7 +240,7 @@ class TokenScorer(nn.Module):
         options = {"attention_mask": attention_mask, "position_ids": position_ids}
         given = {key: value for key, value in options.items() if value is not None}
         hidden = backbone(input_ids, use_cache=False, **given).last_hidden_state
-        return widened(cast(nn.Linear, self.model.score)(hidden).squeeze(-1))
+        return widened(cast(nn.Linear, self.model.score)(hidden).squeeze(-1).clone())  # FSDP warns of views
 
 
 def new_score_head(model: PreTrainedModel, generator: torch.Generator) -> None:

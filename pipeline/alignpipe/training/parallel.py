@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from alignpipe.api import StageContext
-from alignpipe.errors import ProcessError
+from alignpipe.errors import ConfigError, ProcessError
+from alignpipe.processes import this_process
 from alignpipe.training.lanes import ONE_LANE, Lanes, shares
 
 T = TypeVar("T")
@@ -28,12 +29,16 @@ _BUCKET = 1 << 24
 
 
 class Team:
-    """The processes of one stage; `size` is 1 where a stage runs alone. `lanes` are this process's own."""
+    """The processes of one stage; `size` is 1 where a stage runs alone. `lanes` are this process's own.
 
-    def __init__(self, rank: int = 0, size: int = 1, lanes: Lanes = ONE_LANE) -> None:
+    With `shard` they split what they train among them (see `sharding`).
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, lanes: Lanes = ONE_LANE, *, shard: bool = False) -> None:
         self.rank = rank
         self.size = size
         self.lanes = lanes
+        self.shard = shard
 
     @property
     def leads(self) -> bool:
@@ -55,8 +60,9 @@ class Team:
         """Replace every gradient by its sum over the processes; a parameter that has none anywhere keeps none.
 
         Called once for an optimiser step, after the last micro-batch, of which processes may have different numbers.
+        Nothing is left to do with `shard`: every backward pass has summed.
         """
-        if self.size == 1:
+        if self.size == 1 or self.shard:
             return
         for bucket in _buckets(parameter for parameter in parameters if parameter.requires_grad):
             there = torch.tensor([parameter.grad is not None for parameter in bucket], device=bucket[0].device)
@@ -74,7 +80,7 @@ class Team:
             return tensor
         from accelerate.utils import reduce
 
-        with _meeting():
+        with meeting():
             summed: Tensor = reduce(tensor, reduction="sum")
         return summed
 
@@ -88,7 +94,7 @@ class Team:
             return [item]
         from accelerate.utils import gather_object
 
-        with _meeting():
+        with meeting():
             gathered: list[T] = gather_object([item])
         return gathered
 
@@ -110,7 +116,7 @@ class Team:
             return
         from accelerate.utils import broadcast
 
-        with _meeting(), torch.no_grad():
+        with meeting(), torch.no_grad():
             for tensor in [*module.parameters(), *module.buffers()]:
                 broadcast(tensor.data)
 
@@ -128,27 +134,38 @@ ALONE = Team()
 """One process with one lane."""
 
 
-def join(ctx: StageContext) -> Team:
+def join(ctx: StageContext, *, shard: bool = False) -> Team:
     """The team of a stage; the first call in a process connects it with the others.
 
-    Raises `ProcessError` if they cannot be reached.
+    Raises `ProcessError` if they cannot be reached, `ConfigError` for `shard` in a process that was launched alone; one
+    that runs a stage alone shards nothing.
     """
     lanes = Lanes.of(ctx)
+    if shard and this_process().world_size == 1:
+        raise ConfigError(
+            "model.shard=true splits what is trained over the processes of a launch, and there is only this one: start "
+            "several (torchrun --nproc-per-node=2 -m alignpipe ...), or leave model.shard at false"
+        )
     if ctx.world_size == 1:
         return Team(lanes=lanes)
     from accelerate import PartialState
 
-    with _meeting():
+    with meeting():
         PartialState(cpu=ctx.device == "cpu", timeout=_PATIENCE)
-    return Team(ctx.rank, ctx.world_size, lanes)
+    return Team(ctx.rank, ctx.world_size, lanes, shard=shard)
 
 
 @contextmanager
-def _meeting() -> Iterator[None]:
-    """Say in words when the others do not come: torch tells of sockets."""
+def meeting(*, working: bool = False) -> Iterator[None]:
+    """Say in words when the others do not come: torch tells of sockets.
+
+    With `working` more is done inside than to meet, and other errors than those of the connection pass.
+    """
     try:
         yield
     except RuntimeError as error:
+        if working and not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
         told = re.sub(r"^\[\S*\] ", "", str(error)).partition(". ")[0].strip()  # without torch's file names and guesses
         raise ProcessError(
             f"another process of this run has ended or cannot be reached ({told}); what was saved is kept: give the "

@@ -6,6 +6,7 @@ spreads its share over its lanes (see `lanes`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.lanes import Copies, shares
 from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
+from alignpipe.training.sharding import copies_of
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,16 @@ def train(
 ) -> None:
     """Train `model` in place for `options.max_steps` steps, from the newest checkpoint in `ctx.work` if there is one.
 
-    `evaluate` returns the held-out figures; `watch` names the figures of the progress bar. All processes of `team` call
-    this, with the same arguments.
+    `evaluate` returns the held-out figures, of the last step too; `watch` names the figures of the progress bar. All
+    processes of `team` call this, with the same arguments.
 
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when the loss is not finite.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True
-    )
     team.same_start(model)
-    copies = Copies(model, team.lanes)
+    copies = copies_of(model, team)
+    optimizer = torch.optim.AdamW(
+        copies.trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True
+    )
     checkpoints = Checkpoints(ctx.work, team)
     start = 0
     if checkpoints.latest() is not None:
@@ -114,13 +115,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = options.lr * factor
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
-        metrics = _step(copies, trained, optimizer, batch, loss, options, step, team)
+        metrics = _step(copies, optimizer, batch, loss, options, step, team)
         done = step + 1
         last = done == options.max_steps
         if done % options.log_every == 0 or last:
             metrics["lr"] = options.lr * factor
             metrics["epoch"] = done * options.batch_size / len(examples)
             if done % options.eval_every == 0 or last:
+                copies.gather()
                 metrics.update(evaluate())
             ctx.log(metrics, step=done)
             seconds = time.perf_counter() - began
@@ -130,6 +132,7 @@ def train(
         stop = team.any(ctx.stop_requested()) and not last
         if done % options.save_every == 0 or stop:
             began = time.perf_counter()
+            copies.gather()
             checkpoints.save(done, {"model": model}, {"optimizer": optimizer}, {})
             ctx.log_timings({"time/save": time.perf_counter() - began}, step=done)
         if stop:
@@ -138,7 +141,6 @@ def train(
 
 def _step(
     copies: Copies,
-    trained: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     batch: Sequence[E],
     loss: Loss[E],
@@ -150,22 +152,24 @@ def _step(
     copies.train()
     weight = sum(example.weight for example in batch)
     own = [batch[index] for index in team.share([example.length for example in batch])]
-    parts = shares([example.length for example in own], team.lanes.count)
+    parts = shares([example.length for example in own], copies.lanes.count)
 
     def backward(lane: int) -> dict[str, float]:
         rows, seen = [own[index] for index in parts[lane]], []
-        for group in by_length([row.length for row in rows], team.lanes.share(options.micro_batch_size, len(own))):
+        for group in by_length([row.length for row in rows], copies.lanes.share(options.micro_batch_size, len(own))):
             part = loss(copies[lane], [rows[index] for index in group])
             # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
             torch.autograd.backward(part.loss / weight)
             seen.append(part.numbers())
+        if copies.idles(len(batch), options.micro_batch_size):
+            torch.autograd.backward(loss(copies[lane], batch[:1]).loss / math.inf)
         return added(seen)
 
-    seen = team.lanes.map(backward, range(team.lanes.count))
+    seen = copies.map(backward)
     copies.sum_gradients()
-    team.sum_gradients(trained)
+    team.sum_gradients(copies.trained)
     sums = team.sums(added(seen))
-    norm = float(nn.utils.clip_grad_norm_(trained, options.max_grad_norm))
+    norm = copies.clip(options.max_grad_norm)
     if not torch.isfinite(torch.tensor(norm)):
         raise TrainingError(f"the gradient is not finite at step {step + 1}: lower the learning rate ({options.lr:g})")
     optimizer.step()

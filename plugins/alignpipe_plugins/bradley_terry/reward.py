@@ -58,10 +58,11 @@ class BradleyTerryReward:
 
         Raises `DataError` if there are no pairs, or a prompt is too long.
         """
-        config, team = self._config, join(ctx)
+        config = self._config
+        source: ModelSource = ctx.build(ctx.slots["model"])
+        team = join(ctx, shard=source.shard)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("preferences", "train")
-        source: ModelSource = ctx.build(ctx.slots["model"])
         policy = open_policy(
             source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed
         )

@@ -45,6 +45,13 @@ class PretrainedConfig:
         default=False,
         metadata={"help": "training computes the blocks' activations twice in place of keeping them: less memory"},
     )
+    shard: bool = field(
+        default=False,
+        metadata={
+            "help": "several processes split what they train (FSDP2): weights, gradients and optimiser states",
+            "fingerprint": False,
+        },
+    )
     chat_template: str | None = field(
         default=None,
         metadata={"help": "a Jinja file in place of the tokenizer's own chat template", "fingerprint": False},

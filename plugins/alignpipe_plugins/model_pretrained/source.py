@@ -29,6 +29,7 @@ class PretrainedSource:
     def __init__(self, config: PretrainedConfig, seed: int) -> None:
         self._config = config
         self._seed = seed
+        self.shard = config.shard
 
     def tokenizer(self, texts: Sequence[str]) -> PreTrainedTokenizerBase:
         """The model's own tokenizer, with `chat_template` in place of its own if that is set.

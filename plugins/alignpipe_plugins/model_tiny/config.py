@@ -27,6 +27,13 @@ class TinyConfig:
             "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"
         },
     )
+    shard: bool = field(
+        default=False,
+        metadata={
+            "help": "several processes split what they train (FSDP2): weights, gradients and optimiser states",
+            "fingerprint": False,
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.heads):

@@ -31,6 +31,7 @@ class TinySource:
 
     def __init__(self, config: TinyConfig) -> None:
         self._config = config
+        self.shard = config.shard
 
     def tokenizer(self, texts: Sequence[str]) -> PreTrainedTokenizerBase:
         """A byte-level BPE trained on `texts`; any text can be encoded and decoded without loss."""

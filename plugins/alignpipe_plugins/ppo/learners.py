@@ -9,8 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from alignpipe.errors import TrainingError
-from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
+from alignpipe.training.lanes import Copies
 from alignpipe.training.models import TokenScorer
+from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.sharding import copies_of
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig
 
 
@@ -34,8 +36,7 @@ class Learner:
 
         Raises `TrainingError` if the gradient is not finite; the weights are then as before.
         """
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        norm = self.copies.clip(self.max_grad_norm)
         if not norm < float("inf"):
             raise TrainingError(
                 f"the gradient of the {type(self.network).__name__} is not finite; lower the learning rate"
@@ -58,21 +59,21 @@ class Critic:
     warmup: int
 
 
-def policy_learner(network: nn.Module, config: LoopConfig, lanes: Lanes = ONE_LANE) -> Learner:
+def policy_learner(network: nn.Module, config: LoopConfig, team: Team = ALONE) -> Learner:
     """The policy's learner."""
-    return Learner(network, Copies(network, lanes), _adamw(network, config), config.lr, config.max_grad_norm)
+    copies = copies_of(network, team)
+    return Learner(network, copies, _adamw(copies, config), config.lr, config.max_grad_norm)
 
 
-def critic_of(scorer: TokenScorer | None, config: LoopConfig, lanes: Lanes = ONE_LANE) -> Critic | None:
+def critic_of(scorer: TokenScorer | None, config: LoopConfig, team: Team = ALONE) -> Critic | None:
     """The critic's learner; None for an estimator without a critic."""
     if scorer is None or not isinstance(config, PPOConfig):
         return None
-    copies, optimizer = Copies(scorer, lanes), _adamw(scorer, config)
-    learner = Learner(scorer, copies, optimizer, config.critic_lr, config.max_grad_norm)
+    copies = copies_of(scorer, team)
+    learner = Learner(scorer, copies, _adamw(copies, config), config.critic_lr, config.max_grad_norm)
     return Critic(learner, config.clip_range_value, config.critic_warmup)
 
 
-def _adamw(network: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+def _adamw(copies: Copies, config: LoopConfig) -> torch.optim.AdamW:
     """AdamW in PyTorch's form, epsilon outside the bias correction's root (D56, D57); every update sets its rate."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, eps=config.adam_eps, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(copies.trained, eps=config.adam_eps, weight_decay=config.weight_decay, fused=True)

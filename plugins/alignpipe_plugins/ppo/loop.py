@@ -46,7 +46,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     finite scores.
     """
     team = players.team
-    policy, critic = policy_learner(players.network, config, team.lanes), critic_of(players.critic, config, team.lanes)
+    policy, critic = policy_learner(players.network, config, team), critic_of(players.critic, config, team)
     loss = PolicyLoss.of(config, players.temperature)
     learners = {"policy": policy} if critic is None else {"policy": policy, "critic": critic.learner}
     for learner in learners.values():
@@ -108,6 +108,8 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
             statistics.merge(seen)
             if config.target_kl is not None and seen.mean("approxkl") > config.target_kl:
                 break
+        for learner in learners.values():
+            learner.copies.gather()
         clock.lap("train")
 
         # Record, adapt the KL coefficient, evaluate, look for alarms and save where due.

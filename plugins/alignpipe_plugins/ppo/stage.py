@@ -41,10 +41,11 @@ class PPOStage:
         with other tokens than the policy, `ConfigError` for `select=best` without held-out prompts, and what
         `train_ppo` raises.
         """
-        config, team = self._config, join(ctx)
+        config = self._config
+        source: ModelSource = ctx.build(ctx.slots["model"])
+        team = join(ctx, shard=source.shard)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("prompts", "train")
-        source: ModelSource = ctx.build(ctx.slots["model"])
         start = inputs.get("policy")
         policy = open_policy(source, start, lambda: text_of(rows, "prompt"), ctx.seed)
         prompts = self._prompts(rows, policy, ctx)

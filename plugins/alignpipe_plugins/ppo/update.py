@@ -111,25 +111,31 @@ def backward_minibatch(
     divisor = len(rows) if loss.sequence_mean else tokens
     lengths = episodes.lengths
     own = [rows[index] for index in team.share([lengths[row] for row in rows])]
-    parts = shares([lengths[row] for row in own], team.lanes.count)
+    lanes = policy.copies.lanes
+    parts = shares([lengths[row] for row in own], lanes.count)
 
-    def backward(lane: int) -> StepStatistics:
-        mine, seen = [own[index] for index in parts[lane]], StepStatistics()
-        for group in by_length([lengths[row] for row in mine], team.lanes.share(loss.micro_batch_size, len(own))):
-            picked = [mine[index] for index in group]
-            batch = episodes.batch(picked, pad_id)
-            figures = _backward_policy(policy.copies[lane], loss, episodes, advantages, picked, batch, divisor)
-            if critic is not None:
-                scorer = cast(TokenScorer, critic.learner.copies[lane])
-                figures |= _backward_critic(scorer, critic.clip_range, episodes, returns, picked, batch, tokens)
-            seen.add(batch.response_mask, **figures)
+    def one_pass(lane: int, picked: Sequence[int], divisor: float, tokens: float) -> StepStatistics:
+        batch, seen = episodes.batch(picked, pad_id), StepStatistics()
+        figures = _backward_policy(policy.copies[lane], loss, episodes, advantages, picked, batch, divisor)
+        if critic is not None:
+            scorer = cast(TokenScorer, critic.learner.copies[lane])
+            figures |= _backward_critic(scorer, critic.clip_range, episodes, returns, picked, batch, tokens)
+        seen.add(batch.response_mask, **figures)
         return seen
 
-    shared = _all_of(team.lanes.map(backward, range(team.lanes.count)))
+    def backward(lane: int) -> StepStatistics:
+        mine = [own[index] for index in parts[lane]]
+        groups = by_length([lengths[row] for row in mine], lanes.share(loss.micro_batch_size, len(own)))
+        seen = _all_of(one_pass(lane, [mine[index] for index in group], divisor, tokens) for group in groups)
+        if policy.copies.idles(len(rows), loss.micro_batch_size):
+            one_pass(lane, rows[:1], math.inf, math.inf)
+        return seen
+
+    shared = _all_of(policy.copies.map(backward))
     learners = [policy] if critic is None else [policy, critic.learner]
     for learner in learners:
         learner.copies.sum_gradients()
-    team.sum_gradients([parameter for learner in learners for parameter in learner.network.parameters()])
+    team.sum_gradients([parameter for learner in learners for parameter in learner.copies.trained])
     statistics.merge(_all_of(team.gather(shared)))
 
 
@@ -140,7 +146,7 @@ def _backward_policy(
     advantages: Tensor,
     rows: Sequence[int],
     batch: TokenBatch,
-    divisor: int,
+    divisor: float,
 ) -> dict[str, Tensor]:
     """Accumulate the policy's gradients of one micro-batch; gives figures per token [b, T]."""
     mask = batch.response_mask
@@ -170,7 +176,7 @@ def _backward_critic(
     returns: Tensor,
     rows: Sequence[int],
     batch: TokenBatch,
-    tokens: int,
+    tokens: float,
 ) -> dict[str, Tensor]:
     """Accumulate the critic's gradients of one micro-batch; gives figures per token [b, T]."""
     assert episodes.values is not None  # they are the critic's

@@ -45,10 +45,10 @@ class SFTStage:
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Train, and leave an ordinary Hugging Face checkpoint in the payload."""
-        config, team = self._config, join(ctx)
+        config, source = self._config, ctx.build(ctx.slots["model"])
+        team = join(ctx, shard=source.shard)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("demonstrations", "train")
-        source = ctx.build(ctx.slots["model"])
         policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt", "completion"), ctx.seed)
         length = limit_length(config.max_length, policy.model)
         train_set = tokenise(rows, policy, length, config.loss_on)

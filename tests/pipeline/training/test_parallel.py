@@ -53,7 +53,7 @@ def test_parameters_go_in_buckets_of_one_type(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_lost_connection_is_told_in_words() -> None:
     said = "[/src/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:4005. This is typically caused by ..."
-    with pytest.raises(ProcessError, match=r"\(Connection closed by peer \S+\); what was saved"), parallel._meeting():
+    with pytest.raises(ProcessError, match=r"\(Connection closed by peer \S+\); what was saved"), parallel.meeting():
         raise RuntimeError(said)
 
 
