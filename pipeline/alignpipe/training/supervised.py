@@ -92,8 +92,8 @@ def train(
 ) -> None:
     """Train `model` in place for `options.max_steps` steps, from the newest checkpoint in `ctx.work` if there is one.
 
-    `evaluate` returns the held-out figures, of the last step too; `watch` names the figures of the progress bar. All
-    processes of `team` call this, with the same arguments.
+    `evaluate` returns the held-out figures; `watch` names the figures of the progress bar. All processes of `team` call
+    this, with the same arguments.
 
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when the loss is not finite.
     """
