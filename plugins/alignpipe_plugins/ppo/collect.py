@@ -17,7 +17,7 @@ from alignpipe_plugins.ppo.players import Players, make_samples
 from alignpipe_plugins.ppo.together import score_together
 
 _SCORING_BATCH = 32
-"""Rows of a forward pass without gradients, which holds no activations."""
+"""Rows at once in forward passes without gradients, which hold no activations; of all lanes together."""
 
 
 def collect(
