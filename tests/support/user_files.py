@@ -21,8 +21,8 @@ class WordTokenizer:
     chat_template: str | None = None
     eos_token_id = 0
 
-    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
-        return [1] * len(text.split())
+    def __call__(self, texts: list[str], **_options: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[1] * len(text.split()) for text in texts]}
 
 
 class WordModel:

@@ -1,7 +1,8 @@
 """Token batches: prompt and response in one right-padded row, and the window of positions where responses lie.
 
 With right padding a causal model needs neither an attention mask nor position ids. Models of known families are run
-without the padding (`packed`); of others logits are computed only in the window that holds response tokens.
+without the padding, and read a prompt that comes several times once (`packed`); of others logits are computed only in
+the window that holds response tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.adapters import Adapted
 from alignpipe.training.models import TokenScorer
-from alignpipe.training.packed.forward import Layout, packed_output
+from alignpipe.training.packed.forward import packed_output
+from alignpipe.training.packed.layout import Layout
 from alignpipe.training.packed.models import packable
 
 
@@ -26,12 +28,14 @@ class TokenBatch:
     """B rows of prompt + response.
 
     `input_ids` [B, L] right-padded; `response_mask` [B, T] True where a response token stands, T the longest response;
-    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`.
+    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`. `leaders` [B] are
+    the first rows with the same prompt, None if no prompt comes twice.
     """
 
     input_ids: Tensor
     response_mask: Tensor
     prompt_lengths: Tensor
+    leaders: Tensor | None = None
 
     @property
     def window(self) -> tuple[int, int]:
@@ -76,7 +80,10 @@ def pad_rows(
         ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
         mask[row, : len(response)] = True
     lengths = torch.tensor([len(prompt) for prompt in prompts])
-    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device))
+    firsts: dict[tuple[int, ...], int] = {}
+    leaders = [firsts.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
+    alike = torch.tensor(leaders, device=device) if len(firsts) < len(prompts) else None
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), alike)
 
 
 def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -90,7 +97,7 @@ def response_logprobs(
     model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
-    logits = _packed(model, batch.lengths - 1, batch.prompt_lengths - 1, batch.input_ids)
+    logits = _packed(model, batch, batch.lengths - 1, batch.prompt_lengths - 1)
     tokens, place = batch.response_tokens, cast("Callable[[Tensor], Tensor]", batch.filled)
     if logits is None:
         first, last = batch.window
@@ -104,7 +111,7 @@ def response_logprobs(
 
 def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
     """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
-    packed = _packed(critic, batch.lengths - 1, batch.prompt_lengths - 1, batch.input_ids)
+    packed = _packed(critic, batch, batch.lengths - 1, batch.prompt_lengths - 1)
     if packed is not None:
         return batch.filled(packed.squeeze(1))
     first, last = batch.window
@@ -113,7 +120,7 @@ def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
 
 def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
     """Scores [B] read at each row's last real token (D11)."""
-    packed = _packed(scorer, batch.lengths, batch.lengths - 1, batch.input_ids)
+    packed = _packed(scorer, batch, batch.lengths, batch.lengths - 1)
     if packed is not None:
         return packed.squeeze(1)
     scores: Tensor = scorer(batch.input_ids)
@@ -130,13 +137,16 @@ def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     return _logits(model(ids, use_cache=False))[:, first:last]
 
 
-def _packed(model: nn.Module, lengths: Tensor, first: Tensor, input_ids: Tensor) -> Tensor | None:
+def _packed(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> Tensor | None:
     """The head's outputs [M, ...] at places `first` to `lengths` of every row, rows one after the other.
 
     None for a model that is run by its own forward.
     """
-    parts = packable(model.model if isinstance(model, TokenScorer) else model, input_ids.shape[1])
-    return None if parts is None else packed_output(parts, input_ids, Layout.of(lengths, first, parts.multiple))
+    parts = packable(model.model if isinstance(model, TokenScorer) else model, batch.input_ids.shape[1])
+    if parts is None:
+        return None
+    twins = None if batch.leaders is None else torch.stack((batch.leaders, batch.prompt_lengths))
+    return packed_output(parts, batch.input_ids, Layout.of(lengths, first, parts.multiple, twins))
 
 
 def _logits(output: object) -> Tensor:

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from alignpipe.errors import DataError, ModelError
 
 PAD = "<|pad|>"
+_AT_ONCE = 1024
+"""Texts that a tokenizer is given together: of each it holds far more than the ids until all are done."""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
@@ -34,20 +36,41 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD})
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The ids of each row's `prompt`, or of its `messages` by the chat template if it has some and there is one.
+
+    Many at once, which is faster than one by one.
+    """
+    templated = [bool(row["messages"] and tokenizer.chat_template) for row in rows]
+    rendered = _encoded(
+        tokenizer,
+        [
+            str(
+                tokenizer.apply_chat_template(
+                    [dict(message) for message in row["messages"]], tokenize=False, add_generation_prompt=True
+                )
+            )
+            for row, by_template in zip(rows, templated, strict=True)
+            if by_template
+        ],
+        special=False,
+    )
+    plain = _encoded(
+        tokenizer,
+        [row["prompt"] for row, by_template in zip(rows, templated, strict=True) if not by_template],
+        special=True,
+    )
+    # Some tokenizers end every text: here the response is still to come.
+    open_ends = [ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids for ids in plain]
+    sources = {True: iter(rendered), False: iter(open_ends)}
+    return [next(sources[by_template]) for by_template in templated]
+
+
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, prompt: str, messages: Sequence[Mapping[str, str]] = ()
 ) -> list[int]:
-    """The ids of a prompt: through the chat template where there is one and the row is conversational, else as text."""
-    if messages and tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer.encode(str(text), add_special_tokens=False, verbose=False)
-    else:
-        ids = tokenizer.encode(prompt, verbose=False)  # no warning about length: what is too long is cut or refused
-        if ids and ids[-1] == tokenizer.eos_token_id:
-            ids = ids[:-1]  # some tokenizers end every text: here the response is still to come
-    return list(ids)
+    """The ids of one prompt, as `prompt_ids` gives them."""
+    return prompt_ids(tokenizer, [{"prompt": prompt, "messages": messages}])[0]
 
 
 def encode_prompts(
@@ -59,7 +82,7 @@ def encode_prompts(
 
     Raises `DataError` for an empty prompt, and for one that leaves less than `room` of the context.
     """
-    prompts = [encode_prompt(tokenizer, row["prompt"], row["messages"]) for row in rows]
+    prompts = prompt_ids(tokenizer, rows)
     if not all(prompts):
         raise DataError("an empty prompt cannot be answered: drop it from data.prompts")
     longest = max(len(prompt) for prompt in prompts)
@@ -71,9 +94,23 @@ def encode_prompts(
     return prompts
 
 
+def response_ids(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> list[list[int]]:
+    """The ids of responses, the end-of-sequence token included."""
+    return [[*ids, int(tokenizer.eos_token_id)] for ids in _encoded(tokenizer, responses, special=False)]
+
+
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
-    """The ids of a response, the end-of-sequence token included."""
-    return [*tokenizer.encode(response, add_special_tokens=False, verbose=False), int(tokenizer.eos_token_id)]
+    """The ids of one response, as `response_ids` gives them."""
+    return response_ids(tokenizer, [response])[0]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = list(texts[start : start + _AT_ONCE])
+        # Not verbose: no warning about length, since what is too long is cut or refused.
+        ids += tokenizer(some, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+    return ids
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,7 +14,7 @@ from alignpipe.ops.pairs import bradley_terry_loss, wins
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.supervised import LossSums
-from alignpipe.training.tokens import encode_prompt, encode_response, fit_length
+from alignpipe.training.tokens import fit_length, prompt_ids, response_ids
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,12 @@ class Pair:
 
 def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Pair]:
     """Token ids of the rows, responses cut to fit; raises `DataError` if a prompt alone fills `max_length`."""
-    pairs = []
-    for row in rows:
-        prompt = encode_prompt(tokenizer, row["prompt"], row["messages"])
-        sides = [
-            fit_length(prompt, encode_response(tokenizer, row[side]), max_length)[1] for side in ("chosen", "rejected")
-        ]
-        pairs.append(Pair(prompt, *sides))
-    return pairs
+    prompts = prompt_ids(tokenizer, rows)
+    sides = [response_ids(tokenizer, [row[side] for row in rows]) for side in ("chosen", "rejected")]
+    return [
+        Pair(prompt, *(fit_length(prompt, response, max_length)[1] for response in both))
+        for prompt, *both in zip(prompts, *sides, strict=True)
+    ]
 
 
 def score_ids(

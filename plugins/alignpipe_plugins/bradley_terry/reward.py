@@ -32,7 +32,7 @@ from alignpipe.training.models import (
 )
 from alignpipe.training.parallel import Team, join
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
-from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint, fit_length, text_of
+from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, score_ids, tokenise
 
@@ -97,7 +97,7 @@ class BradleyTerryReward:
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """One normalised score per sample; the policy's own ids are read where the tokenizer is the same."""
         scorer, tokenizer = self._ready()
-        texts = [self._ids(sample, tokenizer) for sample in samples]
+        texts = self._ids(samples, tokenizer)
         raw = torch.zeros(len(texts))
 
         def score(group: list[int]) -> None:
@@ -138,13 +138,24 @@ class BradleyTerryReward:
             raise RewardError("reward bradley_terry has not been trained: it scores after fit or load")
         return self._scorer, self._tokenizer
 
-    def _ids(self, sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-        if sample.vocabulary == self._vocabulary and sample.prompt_ids is not None and sample.response_ids is not None:
-            return fit_length(list(sample.prompt_ids), list(sample.response_ids), self._length)
-        response = encode_response(tokenizer, sample.response)
-        if not sample.ended and len(response) > 1:  # a response that was cut has no end-of-sequence token
-            response = response[:-1]
-        return fit_length(encode_prompt(tokenizer, sample.prompt, sample.messages), response, self._length)
+    def _ids(self, samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
+        known = [self._known_ids(sample) for sample in samples]
+        others = [sample for sample, ids in zip(samples, known, strict=True) if ids is None]
+        rows = [{"prompt": sample.prompt, "messages": sample.messages} for sample in others]
+        responses = response_ids(tokenizer, [sample.response for sample in others])
+        # A response that was cut has no end-of-sequence token.
+        cut = [
+            ids[:-1] if not sample.ended and len(ids) > 1 else ids
+            for sample, ids in zip(others, responses, strict=True)
+        ]
+        encoded = zip(prompt_ids(tokenizer, rows), cut, strict=True)
+        return [fit_length(*(next(encoded) if ids is None else ids), self._length) for ids in known]
+
+    def _known_ids(self, sample: Sample) -> tuple[list[int], list[int]] | None:
+        """The sample's own ids, if they mean the same to this reward model."""
+        if sample.vocabulary != self._vocabulary or sample.prompt_ids is None or sample.response_ids is None:
+            return None
+        return list(sample.prompt_ids), list(sample.response_ids)
 
     def _normalise(self, policy: Policy, data: Dataset, pairs: Sequence[Row], ctx: StageContext) -> None:
         """Set gain and bias (D15, D16); scores before this call are raw."""

@@ -17,7 +17,7 @@ from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.models import Policy, context_length
 from alignpipe.training.rollouts import Response, Rollout, as_samples
-from alignpipe.training.tokens import encode_prompt, encode_prompts, encode_response, fit_length
+from alignpipe.training.tokens import encode_prompts, fit_length, prompt_ids, response_ids
 
 _BATCH = 32
 _UNKNOWN_CONTEXT = 1024
@@ -100,9 +100,8 @@ def perplexity(policy: Policy, rows: Sequence[Row], device: str, lanes: Lanes = 
     """
     length = context_length(policy.model) or _UNKNOWN_CONTEXT
     pairs = []
-    for row in rows:
-        prompt = encode_prompt(policy.tokenizer, row["prompt"], row["messages"])
-        completion = encode_response(policy.tokenizer, row["completion"])
+    completions = response_ids(policy.tokenizer, [row["completion"] for row in rows])
+    for prompt, completion in zip(prompt_ids(policy.tokenizer, rows), completions, strict=True):
         # Without a prompt nothing comes before the first token, so it cannot be predicted.
         pairs.append(fit_length(prompt, completion, length) if prompt else (completion[:1], completion[1:length]))
 

@@ -15,7 +15,7 @@ from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import join
-from alignpipe.training.tokens import encode_prompt, encode_response, fit_length, text_of
+from alignpipe.training.tokens import fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
 
@@ -89,9 +89,9 @@ def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: Loss
     Raises `DataError` if a prompt alone fills `max_length`.
     """
     examples = []
-    for row in rows:
-        prompt = encode_prompt(policy.tokenizer, row["prompt"], row["messages"])
-        response = encode_response(policy.tokenizer, row["completion"])
+    prompts = prompt_ids(policy.tokenizer, rows)
+    responses = response_ids(policy.tokenizer, [row["completion"] for row in rows])
+    for prompt, response in zip(prompts, responses, strict=True):
         if not prompt:  # plain text without a prompt: the first token has nothing to be predicted from
             prompt, response = response[:1], response[1:]
         prompt, response = fit_length(prompt, response, max_length)

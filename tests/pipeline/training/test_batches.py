@@ -146,6 +146,12 @@ def test_the_layout_says_where_things_stand() -> None:
     assert batch.aligned(torch.tensor([[10, 11, 12], [20, 21, 22]])).tolist() == [[11, 0, 0], [20, 21, 22]]
 
 
+def test_rows_with_the_same_prompt_know_each_other() -> None:
+    answers = [[4], [5], [6], [7]]
+    assert pad_rows([[1, 2], [3], [1, 2], [1, 2]], answers, 9, "cpu").leaders.tolist() == [0, 1, 0, 0]
+    assert pad_rows([[1, 2], [3], [1], [2]], answers, 9, "cpu").leaders is None
+
+
 @pytest.mark.parametrize(("prompts", "responses"), [([[]], [[1]]), ([[1]], [[]])])
 def test_empty_rows_are_refused(prompts: list[list[int]], responses: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="at least one token"):

@@ -184,6 +184,37 @@ def test_numbers_of_tokens_rounded_up_change_nothing(monkeypatch: pytest.MonkeyP
         assert all(relative(ours, theirs) < 1e-6 for ours, theirs in zip(rounded, plain, strict=True))
 
 
+TWICE = [[5, 9, 20, 7], [11], [5, 9, 20, 7], [30, 31], [11], [5, 9, 20, 7]]
+ANSWERS = [[40, 41], [50, 51, 52, 53], [42, 1], [60], [54], [40, 43, 44, 45, 46, 1]]
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_prompt_that_comes_several_times_is_read_once(family: str, multiple: int, monkeypatch) -> None:
+    monkeypatch.setattr(Parts, "multiple", multiple)
+    batch = pad_rows(TWICE, ANSWERS, 0, "cpu")
+    weights = torch.randn(batch.response_mask.shape, generator=torch.Generator().manual_seed(0)).double()
+    model, critic = made(CONFIGS[family]).double(), scorer(CONFIGS[family]).double()
+    others = general(model), TokenScorer(general(critic.model))
+    seen: list[int] = []
+    for network in (model, critic.model):
+        network.model.layers[0].mlp.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
+    reads = (
+        (lambda network: response_logprobs(network, batch)[0], (model, others[0])),
+        (lambda network: state_values(network, batch), (critic, others[1])),
+        (lambda network: last_token_scores(network, batch), (critic, others[1])),
+    )
+    for read, networks in reads:
+        results = [read(network) for network in networks]
+        assert torch.allclose(*results, atol=1e-6)
+        factors = weights if results[0].dim() == 2 else weights[:, 0]
+        grads = [gradient(n, (result * factors).sum()) for n, result in zip(networks, results, strict=True)]
+        assert relative(*grads) < 1e-6
+    # 16 response tokens, of which 6 predict nothing, and 7 of the prompts'. What the first token of a response is
+    # predicted by, the last of its prompt, is asked of each row.
+    assert seen == ([16 - 6 + 7 + 3] * 2 + [16 + 7] if multiple == 1 else [24, 24, 24])
+
+
 def test_products_in_bfloat16_are_made_for_few_lengths() -> None:
     model = made(CONFIGS["llama"])
     assert packable(model, 9).multiple == 1

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from alignpipe.training.packed.functions import norm, put, rotate, take
+from alignpipe.training.packed.functions import norm, rotate, spread, take
+from alignpipe.training.packed.layout import Stand
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -73,11 +74,17 @@ def test_rotation_and_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda given: rotate(given, angles), (x,))
 
 
-def test_put_and_take_are_each_others_backward() -> None:
-    places, packed, grid = torch.tensor([4, 0, 3]), drawn(3, 2), drawn(6, 2)
-    there = put(packed, places, 6)
-    assert torch.equal(there[places], packed)
-    assert float(there[[1, 2, 5]].detach().abs().max()) == 0
+def test_tokens_are_spread_to_where_they_stand() -> None:
+    """Token 1 stands at two places, and none at the places 1 and 5."""
+    packed, weights = drawn(3, 2), drawn(6, 2, seed=1).detach()
+    stand = Stand(torch.tensor([4, 0, 3]), torch.tensor([1, 0, 1, 2, 0, 0]), torch.tensor([2]), torch.tensor([1]))
+    there = spread(packed, stand)
+    assert torch.equal(there[[4, 0, 3, 2]], packed[[0, 1, 2, 1]])
+    weights[[1, 5]] = 0  # what nobody looks at
+    assert torch.autograd.gradcheck(lambda given: spread(given, stand) * weights, (packed,))
+
+
+def test_rows_are_taken_and_their_gradients_go_back() -> None:
+    places, grid = torch.tensor([4, 0, 3]), drawn(6, 2)
     assert torch.equal(take(grid, places), grid[places])
-    assert torch.autograd.gradcheck(lambda given: put(given, places, 6), (packed,))
     assert torch.autograd.gradcheck(lambda given: take(given, places), (grid,))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from alignpipe.errors import DataError, ModelError
+from alignpipe.training import tokens
 from alignpipe.training.tokens import (
     PAD,
     check_tokenizer,
@@ -16,6 +18,8 @@ from alignpipe.training.tokens import (
     encode_response,
     fingerprint,
     fit_length,
+    prompt_ids,
+    response_ids,
     text_of,
 )
 from support import tiny_models
@@ -79,6 +83,32 @@ def test_conversations_go_through_the_template_where_there_is_one() -> None:
     assert tokenizer.decode(rendered, skip_special_tokens=True) == "<user>My lamp is broken.<assistant>"
     assert rendered.count(tokenizer.bos_token_id) == 1  # the template's own; the tokenizer adds no second one
     assert encode_prompt(tokenizer, "the prompt") == plain
+
+
+def test_many_are_encoded_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_AT_ONCE", 2)
+    tokenizer = bos_tokenizer(ends_texts=True)
+    tokenizer.chat_template = "<s>" + tiny_models.CHAT_TEMPLATE
+    rows = [
+        {"prompt": "My lamp", "messages": []},
+        {"prompt": "the prompt", "messages": MESSAGES},
+        {"prompt": "", "messages": []},
+        {"prompt": "My other lamp", "messages": ()},
+        {"prompt": "another", "messages": [*MESSAGES, *MESSAGES]},
+        {"prompt": "two  words", "messages": []},
+    ]
+
+    def alone(row: dict[str, Any]) -> list[int]:
+        if not row["messages"]:
+            return tokenizer.encode(row["prompt"])[:-1]
+        text = tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    assert prompt_ids(tokenizer, rows) == [alone(row) for row in rows]
+    answers = ["It is broken.", "", " and so on"]
+    ended = [[*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id] for answer in answers]
+    assert response_ids(tokenizer, answers) == ended
+    assert prompt_ids(tokenizer, []) == response_ids(tokenizer, []) == []
 
 
 def test_fingerprints_survive_saving_and_tell_vocabularies_apart(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignpipe.training.packed.forward import Attend, Layout, block, packed_output, read, rotary
+from alignpipe.training.packed.forward import Attend, block, packed_output, read, rotary
+from alignpipe.training.packed.layout import Layout
 from alignpipe.training.packed.models import Parts
 
 

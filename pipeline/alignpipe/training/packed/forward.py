@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alignpipe.ops.logprobs import widened
-from alignpipe.training.packed.functions import norm, put, rotate, take
+from alignpipe.training.packed.functions import norm, rotate, spread, take
+from alignpipe.training.packed.layout import Layout, Stand
 from alignpipe.training.packed.models import Parts
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -20,53 +20,15 @@ Keep = Callable[[Tensor, Tensor], None]
 """Is given a layer's keys and values [B, kv heads, W, d]."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where N tokens stand in B right-padded rows of W places: `places` [N] into the flattened [B * W].
-
-    The first `wanted` of `asked` [M] index those of the N tokens that the caller wants to know about, in order.
-    """
-
-    places: Tensor
-    rows: int
-    width: int
-    asked: Tensor
-    wanted: int
-
-    @staticmethod
-    def of(lengths: Tensor, first: Tensor, multiple: int) -> Layout:
-        """Rows of `lengths` [B] tokens, of which those from place `first` [B] on are wanted.
-
-        N and M are rounded up to `multiple` as far as possible: by pads, which no token sees, and by asking for more.
-        """
-        width = int(lengths.max())
-        steps = torch.arange(width, device=lengths.device)
-        real = steps < lengths[:, None]
-        places = _filled_up(real.flatten(), multiple)
-        wanted = (real & (steps >= first[:, None])).flatten()[places]
-        return Layout(places, len(lengths), width, _filled_up(wanted, multiple), int(wanted.sum()))
-
-    def spread(self, packed: Tensor, places: Tensor) -> Tensor:
-        """[n, heads, d] -> [B, heads, W, d], zero where none of `places` [n] is."""
-        grid = put(packed, places, self.rows * self.width)
-        return grid.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
-
-
-def _filled_up(chosen: Tensor, multiple: int) -> Tensor:
-    """Where `chosen` [n] is true; behind that as many other places as a multiple needs, if there are as many."""
-    inside, others = chosen.nonzero().squeeze(1), (~chosen).nonzero().squeeze(1)
-    return torch.cat((inside, others[: -len(inside) % multiple]))
-
-
 def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
     """What the head says [M, outputs] at the places wanted, in float32 at least; `input_ids` [B, W or more]."""
-    x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.places])
-    angles = rotary(parts, x, layout.places % layout.width)
+    x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.tokens.places])
+    angles = rotary(parts, x, layout.tokens.places % layout.width)
     *layers, last = parts.backbone.layers
     for layer in layers:
-        x = block(parts, layer, x, angles, _causal(layer, layout, layout.places, keep))
+        x = block(parts, layer, x, angles, _causal(layer, layout, layout.tokens, keep))
     # The last layer: keys and values of all tokens, and from there on only the ones asked for.
-    attend = _causal(last, layout, layout.places[layout.asked], keep)
+    attend = _causal(last, layout, layout.askers, keep)
     return read(parts, block(parts, last, x, angles, attend, layout.asked))[: layout.wanted]
 
 
@@ -95,22 +57,25 @@ def _by_head(attention: Any, which: str, h: Tensor, wide: torch.dtype) -> Tensor
     return made if own is None else norm(own, made)
 
 
-def _causal(layer: Any, layout: Layout, places: Tensor, keep: Keep | None) -> Attend:
-    """Attention of the tokens at `places` to what stands before them in their rows.
+def _causal(layer: Any, layout: Layout, askers: Stand, keep: Keep | None) -> Attend:
+    """Attention of `askers` to what stands before them in their rows.
 
     Rows are padded on the right, so a causal mask is enough: pads see, but are not seen.
     """
 
+    def grid(packed: Tensor, stand: Stand) -> Tensor:  # [n, heads, d] -> [B, heads, W, d]
+        return spread(packed, stand).view(layout.rows, layout.width, *packed.shape[1:]).transpose(1, 2)
+
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = layout.spread(k, layout.places), layout.spread(v, layout.places)
+        keys, values = grid(k, layout.tokens), grid(v, layout.tokens)
         if keep is not None:
             keep(keys, values)
         if q.shape[1] > k.shape[1]:  # grouped queries
             keys, values = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (keys, values))
         scale = layer.self_attn.scaling
-        seen = F.scaled_dot_product_attention(layout.spread(q, places), keys, values, is_causal=True, scale=scale)
-        grid: Tensor = seen.transpose(1, 2).flatten(0, 1)
-        return take(grid, places).flatten(1)
+        seen = F.scaled_dot_product_attention(grid(q, askers), keys, values, is_causal=True, scale=scale)
+        flat: Tensor = seen.transpose(1, 2).flatten(0, 1)
+        return take(flat, askers.places).flatten(1)
 
     return attend
 

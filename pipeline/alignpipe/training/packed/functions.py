@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from alignpipe.training.packed.layout import Stand
+
 _WRITTEN_OUT = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Norms of one formula, x / rms(x) * weight, computed in float32 at least."""
 
@@ -34,13 +36,13 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return _applied(_Rotate, x, angles)
 
 
-def put(packed: Tensor, places: Tensor, size: int) -> Tensor:
-    """[n, ...] -> [size, ...], row i at `places[i]` (each another one), zero elsewhere."""
-    return _applied(_Put, packed, places, size)
+def spread(packed: Tensor, stand: Stand) -> Tensor:
+    """[n, ...] -> [P, ...]: every token where it stands, and some token where none does, which gets no gradient."""
+    return _applied(_Spread, packed, stand)
 
 
 def take(grid: Tensor, places: Tensor) -> Tensor:
-    """[size, ...] -> [n, ...], the rows at `places` (each another one): what `put` put there."""
+    """[P, ...] -> [n, ...], the rows at `places` (each another one)."""
     return _applied(_Take, grid, places)
 
 
@@ -82,17 +84,19 @@ class _Rotate(torch.autograd.Function):
         return (grad * angles[1]).roll(grad.shape[-1] // 2, -1).addcmul_(grad, angles[0]), None
 
 
-class _Put(torch.autograd.Function):
+class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, places: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(places)
-        return packed.new_zeros((size, *packed.shape[1:])).index_copy_(0, places, packed)
+    def forward(ctx: Any, packed: Tensor, stand: Stand) -> Tensor:
+        ctx.stand = stand
+        return packed.index_select(0, stand.source)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = grads
-        (places,) = ctx.saved_tensors
-        return grad.index_select(0, places), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,), stand = grads, cast(Stand, ctx.stand)
+        own = grad.index_select(0, stand.places)
+        if stand.lent is not None and stand.lenders is not None:
+            own.index_add_(0, stand.lenders, grad.index_select(0, stand.lent))
+        return own, None
 
 
 class _Take(torch.autograd.Function):
@@ -106,5 +110,5 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
         (places,) = ctx.saved_tensors
-        # No two rows were taken from one place, so nothing has to be added up.
-        return grad.new_zeros((ctx.size, *grad.shape[1:])).index_copy_(0, places, grad), None
+        # No two rows were taken from one place; adding is faster than `index_copy_`.
+        return grad.new_zeros((ctx.size, *grad.shape[1:])).index_add_(0, places, grad), None
