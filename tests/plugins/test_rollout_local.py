@@ -10,6 +10,7 @@ from alignpipe.options import Forward, LinearType
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
+from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import Parts, packable, run_by
 from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
@@ -80,6 +81,22 @@ def test_both_decoders_draw_the_same_tokens(config) -> None:
     assert packed == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
     run_by(model, Forward.general, None)
     assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == packed
+
+
+def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys and values lie in memory as it comes, so the places nobody has written are NaN here."""
+    model = load_causal(tiny_models.llama())
+    eos = an_end(model)
+    drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    room, made = PackedDecoder._room, []
+
+    def poisoned(self, like, rows):
+        made.append(room(self, like, rows).fill_(torch.nan))
+        return made[-1]
+
+    monkeypatch.setattr(PackedDecoder, "_room", poisoned)
+    assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == drawn
+    assert len({len(each) for each in made}) > 2  # some rows left, the others moved
 
 
 def test_prompts_filled_up_to_a_round_number_of_tokens_are_the_same_prompts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,16 @@ def test_the_norm_and_its_gradients(kind: type, shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(lambda given: norm(module, given), (x,))
 
 
+def test_the_norm_in_inference_mode_and_without_gradients() -> None:
+    module, x = rms_norm(LlamaRMSNorm, 6), drawn(5, 6)
+    made = norm(module, x)
+    with torch.no_grad():
+        assert torch.equal(norm(module, x), made)  # to the bit (D64)
+    with torch.inference_mode():
+        assert torch.allclose(norm(module, x), made, atol=1e-12)
+        assert norm(module, x).is_inference()
+
+
 def test_a_norm_that_is_not_trained_gets_no_gradient() -> None:
     module, x = rms_norm(LlamaRMSNorm, 6).requires_grad_(False), drawn(5, 6)
     norm(module, x).sum().backward()
@@ -70,7 +80,10 @@ def test_rotation_and_its_gradient() -> None:
     first, second = x.detach().chunk(2, -1)
     near, far = angle.cos()[:, None], angle.sin()[:, None]
     by_hand = torch.cat((first * near - second * far, second * near + first * far), -1)
-    assert torch.allclose(rotate(x, angles), by_hand, atol=1e-12)
+    made = rotate(x, angles)
+    assert torch.allclose(made, by_hand, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(rotate(x, angles), made)
     assert torch.autograd.gradcheck(lambda given: rotate(given, angles), (x,))
 
 
