@@ -34,6 +34,17 @@ class LinearType(Enum):
     bfloat16 = "bfloat16"
 
 
+class Products(Enum):
+    """The type in which the linear layers of models that learn together multiply."""
+
+    model = "model"
+    """As the model slot says: `model.linear_dtype`, or the type of the weights."""
+    auto = "auto"
+    """bfloat16 on a CPU with instructions for it, where the weights are float32; else as `model`."""
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Precision(Enum):
     """The type in which a pretrained model's weights are loaded, and trained and saved if they are."""
 

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM
 from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Gold, write_dataset
 from alignpipe.errors import ConfigError, DataError, ModelError, RewardError, TrainingError
+from alignpipe.options import LinearType, Products
 from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import load_causal, open_policy
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -152,6 +154,49 @@ def test_under_adapters_policy_and_reference_share_their_weights(family: Any, tm
 
     monkeypatch.setattr(stage, "train_ppo", look)
     run(tmp_path, source=adapting, policy=policy(family()), reference=policy(family()))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "of_the_model", "able", "dtype"),
+    [
+        ("model", None, True, torch.float32),
+        ("model", LinearType.bfloat16, False, torch.bfloat16),
+        ("float32", LinearType.bfloat16, True, torch.float32),
+        ("bfloat16", None, False, torch.bfloat16),
+        ("auto", None, True, torch.bfloat16),
+        ("auto", None, False, torch.float32),
+        ("auto", LinearType.bfloat16, False, torch.bfloat16),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_in_which_type_all_that_learn_together_multiply(
+    wanted: str,
+    of_the_model: LinearType | None,
+    able: bool,
+    dtype: torch.dtype,
+    same: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def look(players: Players, *_: Any) -> None:
+        assert players.critic is not None
+        seen.extend(multiplied_in(network) for network in (players.network, players.reference, players.critic.model))
+
+    monkeypatch.setattr(stage, "train_ppo", look)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    source = PretrainedSource(PretrainedConfig(path="x", linear_dtype=of_the_model, lora_rank=2 if same else 0), seed=0)
+    run(tmp_path, replace(CONFIG, linear_dtype=Products(wanted)), source=source)
+    assert seen == [dtype] * 3
+
+
+def test_a_type_that_the_model_cannot_multiply_in(tmp_path: Path) -> None:
+    other = policy(tiny_models.gpt2())
+    source = PretrainedSource(PretrainedConfig(path="x"), seed=0)
+    with pytest.raises(ModelError, match=r"^ppo\.linear_dtype=bfloat16: GPT2\w+ has no layers of the kind"):
+        run(tmp_path, replace(CONFIG, linear_dtype=Products.bfloat16), source=source, policy=other, reference=other)
 
 
 def test_a_reference_with_other_tokens_is_refused(tmp_path: Path) -> None:

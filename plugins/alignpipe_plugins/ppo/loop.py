@@ -21,9 +21,9 @@ from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import KLEstimator, LoopConfig, OnAlarm, Select
-from alignpipe_plugins.ppo.episodes import Prompts
+from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
-from alignpipe_plugins.ppo.learners import critic_of, policy_learner
+from alignpipe_plugins.ppo.learners import Critic, Learner, critic_of, policy_learner
 from alignpipe_plugins.ppo.metrics import update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
@@ -87,29 +87,8 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
         # Advantage: the one step in which the estimators differ.
         advantages, returns = estimate(config, episodes, rewards)
 
-        # Optimise: epochs, minibatches (one step each), micro-batches (inside `backward_minibatch`).
-        statistics = StepStatistics()
-        for learner in learners.values():
-            learner.copies.train()
-        for epoch in range(config.epochs):
-            seen = StepStatistics()
-            for rows in minibatch_rows(len(episodes.responses), config.minibatches, ctx.seed, update, epoch):
-                backward_minibatch(
-                    policy, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, team
-                )
-                if update == 0 and epoch == 0 and not seen.norms:
-                    check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)
-                if critic is not None:
-                    seen.add_norm("value", critic.learner.step())
-                if critic is not None and update < critic.warmup:
-                    policy.clear()
-                else:
-                    seen.add_norm("policy", policy.step())
-            statistics.merge(seen)
-            if config.target_kl is not None and seen.mean("approxkl") > config.target_kl:
-                break
-        for learner in learners.values():
-            learner.copies.gather()
+        # Optimise: epochs of minibatches, one step each.
+        statistics = optimise(policy, critic, loss, episodes, advantages, returns, config, players, ctx.seed, update)
         clock.lap("train")
 
         # Record, adapt the KL coefficient, evaluate, look for alarms and save where due.
@@ -147,6 +126,49 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     if progress.best.step is not None:
         progress.best.restore(players.network)
         ctx.say(f"the best policy is that of update {progress.best.step}")
+
+
+def optimise(
+    policy: Learner,
+    critic: Critic | None,
+    loss: PolicyLoss,
+    episodes: Episodes,
+    advantages: Tensor,
+    returns: Tensor,
+    config: LoopConfig,
+    players: Players,
+    seed: int,
+    update: int,
+) -> StepStatistics:
+    """Learn from one update's episodes: epochs, minibatches (a step each), micro-batches (`backward_minibatch`).
+
+    `advantages` and `returns` are [B, T]. Raises `TrainingError` when the very first minibatch's ratios are not 1 (D64)
+    or a gradient is not finite.
+    """
+    statistics = StepStatistics()
+    learners = [policy] if critic is None else [policy, critic.learner]
+    for learner in learners:
+        learner.copies.train()
+    for epoch in range(config.epochs):
+        seen = StepStatistics()
+        for rows in minibatch_rows(len(episodes.responses), config.minibatches, seed, update, epoch):
+            backward_minibatch(
+                policy, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, players.team
+            )
+            if update == 0 and epoch == 0 and not seen.norms:
+                check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)
+            if critic is not None:
+                seen.add_norm("value", critic.learner.step())
+            if critic is not None and update < critic.warmup:
+                policy.clear()
+            else:
+                seen.add_norm("policy", policy.step())
+        statistics.merge(seen)
+        if config.target_kl is not None and seen.mean("approxkl") > config.target_kl:
+            break
+    for learner in learners:
+        learner.copies.gather()
+    return statistics
 
 
 _SHOWN = {"score": "objective/scores", "kl": "objective/kl", "held-out": "heldout/reward", "gold": "heldout/gold"}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import ConfigError, ModelError, TrainingError
+from alignpipe.options import Products
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.training.adapters import without_adapters
 from alignpipe.training.checkpoint import latest_step
+from alignpipe.training.linears import gains_by_bfloat16, multiply_in_bfloat16, multiply_in_float32
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import join
 from alignpipe.training.rollouts import episode_uniforms
@@ -58,6 +61,8 @@ class PPOStage:
         critic = None
         if isinstance(config, PPOConfig):
             critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
+            self._choose_products(critic.model, ctx)
+        self._choose_products(policy.model, ctx)
         network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
         reference = without_adapters(network) if start == kept else None
         if reference is None:
@@ -92,7 +97,16 @@ class PPOStage:
                 f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
                 "name a checkpoint with the policy's own tokens"
             )
+        self._choose_products(reference.model, ctx)
         return reference.model
+
+    def _choose_products(self, model: PreTrainedModel, ctx: StageContext) -> None:
+        config = self._config
+        wanted = config.linear_dtype
+        if wanted is Products.float32:
+            multiply_in_float32(model, f"{ctx.stage}.linear_dtype")
+        elif wanted is Products.bfloat16 or (wanted is Products.auto and gains_by_bfloat16(model, ctx.device)):
+            multiply_in_bfloat16(model, f"{ctx.stage}.linear_dtype")
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
         room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"

@@ -9,7 +9,14 @@ from torch import nn
 from alignpipe.errors import ModelError
 from alignpipe.options import Forward, LinearType
 from alignpipe.training.batches import pad_rows, response_logprobs
-from alignpipe.training.linears import BFloat16Linear, multiplied_in, multiply_in_bfloat16, weights_held
+from alignpipe.training.linears import (
+    BFloat16Linear,
+    gains_by_bfloat16,
+    multiplied_in,
+    multiply_in_bfloat16,
+    multiply_in_float32,
+    weights_held,
+)
 from alignpipe.training.models import load_causal, load_scorer
 from alignpipe.training.packed.models import packable, run_by
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
@@ -131,3 +138,31 @@ def test_models_without_such_layers_are_refused() -> None:
         multiply_in_bfloat16(load_causal(tiny_models.gpt2()))
     with pytest.raises(ModelError, match=r"is for float32 weights; LlamaForCausalLM has torch\.bfloat16"):
         multiply_in_bfloat16(load_causal(tiny_models.llama(), dtype="bfloat16"))
+
+
+def test_it_can_be_undone() -> None:
+    model, plain = coarse(), load_causal(tiny_models.llama())
+    multiply_in_float32(model, "x")
+    assert multiplied_in(model) == torch.float32
+    assert torch.equal(response_logprobs(model, BATCH)[0], response_logprobs(plain, BATCH)[0])
+    with pytest.raises(ModelError, match=r"ppo_2\.linear_dtype=float32 is for float32 weights"):
+        multiply_in_float32(load_causal(tiny_models.llama(), dtype="bfloat16"), "ppo_2.linear_dtype")
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "device", "open_model", "gains"),
+    [
+        (True, False, "cpu", lambda: load_causal(tiny_models.llama()), True),
+        (False, True, "cpu", coarse, True),
+        (False, False, "cpu", lambda: load_causal(tiny_models.llama()), False),
+        (True, True, "cuda", lambda: load_causal(tiny_models.llama()), False),
+        (True, True, "cpu", lambda: load_causal(tiny_models.gpt2()), False),
+        (True, True, "cpu", lambda: load_causal(tiny_models.llama(), dtype="bfloat16"), False),
+    ],
+)
+def test_where_it_pays(
+    avx512: bool, amx: bool, device: str, open_model, gains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert gains_by_bfloat16(open_model(), device) is gains
