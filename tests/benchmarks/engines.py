@@ -22,7 +22,8 @@ BEFORE = {
 NOT_THE_SAME = """\
 The same on both sides: token ids of every table, initial weights, tokenizer, sizes, batch and minibatch sizes, steps,
 learning rates and schedules, AdamW with its epsilon and no decay, temperature, KL coefficient and estimator, clip
-ranges, gamma, lambda, float32, no missing-end score, no normalised reward, no checkpoint on the way.
+ranges, gamma, lambda, float32 (if `--ours` says nothing else), no missing-end score, no normalised reward, no
+checkpoint on the way.
 Not the same: the order of the data and the sampled tokens (other random streams); the warm-up, (step + 1) / (n + 1)
 with ours and step / n with TRL; our micro-batches are sorted by length. TRL is given token ids and need not tokenise
 (but prompts of GRPO). PPO: TRL never clips gradients (ours: 1.0), puts the score one token later, takes old
