@@ -1,6 +1,6 @@
 """Does a variant learn as well? Gold reward, KL and seconds over seeds, for override sets given on the command line.
 
-    python tests/benchmarks/learning.py --seeds 0 1 2 --variant float32= --variant 'bf16=<key>=<value> <key>=<value>'
+    python tests/benchmarks/learning.py --seeds 0 1 2 --variant plain= --variant 'other=<key>=<value> <key>=<value>'
 
 Runs `alignpipe seed=<n> <overrides>` for every variant and seed, seeds outermost, in one store: what the variants share
 is computed once. With `--ppo-only` data, sft and reward are made without the variant's overrides, so that only ppo and

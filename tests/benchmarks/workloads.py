@@ -106,7 +106,7 @@ class Recipe:
         loop |= {"max_response_tokens": self.response, "temperature": self.temperature, "lr": self.lr}
         loop |= {"adam_eps": self.adam_eps, "kl_coef": self.kl_coef, "clip_range": self.clip}
         loop |= {"max_grad_norm": self.max_grad_norm, "missing_eos_score": "null", "schedule": "linear"}
-        loop |= {"eval_every": 100_000, "save_every": 100_000, "linear_dtype": "float32"}
+        loop |= {"eval_every": 100_000, "save_every": 100_000, "linear_dtype": "model"}
         if ppo == "ppo":
             loop |= {"critic_lr": self.critic_lr, "gamma": self.gamma, "lam": self.lam, "clip_range_value": self.clip}
         else:

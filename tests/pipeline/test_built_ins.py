@@ -74,3 +74,5 @@ def test_a_small_checkpoint_can_take_the_tiny_models_sizes(
     tiny = alignpipe_command("--cfg", "job", "-p", "ppo", **only_ours)
     real = alignpipe_command("model=pretrained", "--cfg", "job", "-p", "ppo", **only_ours)
     assert own.stdout == tiny.stdout != real.stdout
+    for made, products in ((tiny, "auto"), (real, "model")):
+        assert f"linear_dtype: {products}" in made.stdout

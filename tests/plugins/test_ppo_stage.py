@@ -19,6 +19,7 @@ from alignpipe.options import LinearType, Products
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import load_causal, open_policy
+from alignpipe.training.parallel import Team
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from alignpipe_plugins.model_tiny.config import TinyConfig
@@ -188,8 +189,25 @@ def test_in_which_type_all_that_learn_together_multiply(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     source = PretrainedSource(PretrainedConfig(path="x", linear_dtype=of_the_model, lora_rank=2 if same else 0), seed=0)
-    run(tmp_path, replace(CONFIG, linear_dtype=Products(wanted)), source=source)
+    ctx = run(tmp_path, replace(CONFIG, linear_dtype=Products(wanted)), source=source)
     assert seen == [dtype] * 3
+    told = f"linear layers multiply in {str(dtype).removeprefix('torch.')}"
+    assert [line for line in ctx.said if "multiply" in line] == ([told] if wanted == "auto" else [])
+
+
+def test_processes_on_unlike_machines_multiply_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(players: Players, *_: Any) -> None:
+        assert players.critic is not None
+        seen.extend(multiplied_in(network) for network in (players.network, players.reference, players.critic.model))
+
+    monkeypatch.setattr(stage, "train_ppo", look)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(Team, "any", lambda self, flag: True)  # another process that would not gain
+    source = PretrainedSource(PretrainedConfig(path="x"), seed=0)
+    run(tmp_path, replace(CONFIG, linear_dtype=Products.auto), source=source)
+    assert seen == [torch.float32] * 3
 
 
 def test_a_type_that_the_model_cannot_multiply_in(tmp_path: Path) -> None:

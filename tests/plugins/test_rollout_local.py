@@ -99,6 +99,24 @@ def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.Mon
     assert len({len(each) for each in made}) > 2  # some rows left, the others moved
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_decoding_in_half_precision(dtype: torch.dtype) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(GROUPED[2]).to(dtype).eval()
+    rows = [list(prompt) for prompt in PROMPTS]
+    decoder = PackedDecoder(packable(model, 12), rows, 12)
+    logits = decoder.start()
+    for token in (7, 8, 60):
+        for row, made in zip(rows, logits, strict=True):
+            with torch.no_grad():
+                alone = model(torch.tensor([row])).logits[0, -1].float()
+            assert made.dtype == torch.float32
+            assert torch.allclose(made, alone, atol=0.05 * float(alone.abs().max()))
+        logits = decoder.step(torch.full((len(rows),), token))
+        rows = [[*row, token] for row in rows]
+
+
 def test_prompts_filled_up_to_a_round_number_of_tokens_are_the_same_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_causal(tiny_models.llama())
     drawn = [sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)]

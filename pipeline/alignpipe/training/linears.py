@@ -63,16 +63,10 @@ def multiply_in_float32(model: PreTrainedModel, key: str) -> None:
 
 def _check_weights(model: PreTrainedModel, setting: str) -> None:
     if model.dtype != torch.float32:
-        raise ModelError(f"{setting} is for float32 weights; {type(model).__name__} has {model.dtype}")
-
-
-def gains_by_bfloat16(model: PreTrainedModel, device: str) -> bool:
-    """Whether `multiply_in_bfloat16` is possible and quicker: on processors with instructions for such products.
-
-    Without them oneDNN computes them in float32, with a cast before and after. GPUs were not measured.
-    """
-    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device == "cpu" and able and model.dtype == torch.float32 and bool(_linears(model))
+        raise ModelError(
+            f"{setting} is for float32 weights; {type(model).__name__} has {model.dtype}: set model.dtype=float32, or "
+            f"leave {setting.partition('=')[0]} as it is by default"
+        )
 
 
 def _linears(model: PreTrainedModel) -> list[nn.Module]:

@@ -14,9 +14,10 @@ from alignpipe.options import Products
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.training.adapters import without_adapters
 from alignpipe.training.checkpoint import latest_step
-from alignpipe.training.linears import gains_by_bfloat16, multiply_in_bfloat16, multiply_in_float32
+from alignpipe.training.linears import multiplied_in, multiply_in_bfloat16, multiply_in_float32
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
-from alignpipe.training.parallel import join
+from alignpipe.training.packed.models import gains_by_bfloat16
+from alignpipe.training.parallel import Team, join
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig, Select
@@ -57,16 +58,18 @@ class PPOStage:
         folder = inputs["reward"].folder
         judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
+        self._choose_products(policy.model, ctx, team)
+        if config.linear_dtype is Products.auto:
+            ctx.say(f"linear layers multiply in {str(multiplied_in(policy.model)).removeprefix('torch.')}")
         # Before `adapt`, which may put adapters into the policy's model.
         critic = None
         if isinstance(config, PPOConfig):
             critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
-            self._choose_products(critic.model, ctx)
-        self._choose_products(policy.model, ctx)
+            self._choose_products(critic.model, ctx, team)
         network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
         reference = without_adapters(network) if start == kept else None
         if reference is None:
-            reference = self._reference(kept, policy, source, ctx, rows).to(ctx.device)
+            reference = self._reference(kept, policy, source, ctx, rows, team).to(ctx.device)
         players = Players(
             policy=policy,
             network=network,
@@ -89,7 +92,13 @@ class PPOStage:
             save_checkpoint(source.merge(players.network), policy.tokenizer, ctx.payload)
 
     def _reference(
-        self, kept: Artifact | None, policy: Policy, source: ModelSource, ctx: StageContext, rows: Sequence[Row]
+        self,
+        kept: Artifact | None,
+        policy: Policy,
+        source: ModelSource,
+        ctx: StageContext,
+        rows: Sequence[Row],
+        team: Team,
     ) -> nn.Module:
         reference = open_policy(source, kept, lambda: text_of(rows, "prompt"), ctx.seed)
         if fingerprint(reference.tokenizer) != fingerprint(policy.tokenizer):
@@ -97,16 +106,20 @@ class PPOStage:
                 f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
                 "name a checkpoint with the policy's own tokens"
             )
-        self._choose_products(reference.model, ctx)
+        self._choose_products(reference.model, ctx, team)
         return reference.model
 
-    def _choose_products(self, model: PreTrainedModel, ctx: StageContext) -> None:
-        config = self._config
+    def _choose_products(self, model: PreTrainedModel, ctx: StageContext, team: Team) -> None:
+        config, key = self._config, f"{ctx.stage}.linear_dtype"
         wanted = config.linear_dtype
+        if wanted is Products.auto:
+            # All processes alike: what one samples, another may score.
+            gains = not team.any(not gains_by_bfloat16(model, ctx.device))
+            wanted = Products.bfloat16 if gains else Products.model
         if wanted is Products.float32:
-            multiply_in_float32(model, f"{ctx.stage}.linear_dtype")
-        elif wanted is Products.bfloat16 or (wanted is Products.auto and gains_by_bfloat16(model, ctx.device)):
-            multiply_in_bfloat16(model, f"{ctx.stage}.linear_dtype")
+            multiply_in_float32(model, key)
+        elif wanted is Products.bfloat16:
+            multiply_in_bfloat16(model, key)
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
         room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"

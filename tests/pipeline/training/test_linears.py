@@ -11,14 +11,13 @@ from alignpipe.options import Forward, LinearType
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linears import (
     BFloat16Linear,
-    gains_by_bfloat16,
     multiplied_in,
     multiply_in_bfloat16,
     multiply_in_float32,
     weights_held,
 )
 from alignpipe.training.models import load_causal, load_scorer
-from alignpipe.training.packed.models import packable, run_by
+from alignpipe.training.packed.models import gains_by_bfloat16, packable, run_by
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from support import tiny_models
@@ -158,6 +157,7 @@ def test_it_can_be_undone() -> None:
         (True, True, "cuda", lambda: load_causal(tiny_models.llama()), False),
         (True, True, "cpu", lambda: load_causal(tiny_models.gpt2()), False),
         (True, True, "cpu", lambda: load_causal(tiny_models.llama(), dtype="bfloat16"), False),
+        (True, True, "cpu", lambda: coarse(Forward.general), False),
     ],
 )
 def test_where_it_pays(
@@ -166,3 +166,9 @@ def test_where_it_pays(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert gains_by_bfloat16(open_model(), device) is gains
+
+
+def test_where_torch_has_no_word_for_it_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert not gains_by_bfloat16(load_causal(tiny_models.llama()), "cpu")

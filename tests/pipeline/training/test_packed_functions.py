@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
@@ -38,14 +39,16 @@ def test_the_norm_and_its_gradients(kind: type, shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(lambda given: norm(module, given), (x,))
 
 
-def test_the_norm_in_inference_mode_and_without_gradients() -> None:
-    module, x = rms_norm(LlamaRMSNorm, 6), drawn(5, 6)
+def test_the_norm_in_inference_mode_and_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x, calls, one_call = rms_norm(LlamaRMSNorm, 6), drawn(5, 6), [], functional.rms_norm
     made = norm(module, x)
+    monkeypatch.setattr(functional, "rms_norm", lambda *given: calls.append(given) or one_call(*given))
     with torch.no_grad():
         assert torch.equal(norm(module, x), made)  # to the bit (D64)
+    assert not calls
     with torch.inference_mode():
         assert torch.allclose(norm(module, x), made, atol=1e-12)
-        assert norm(module, x).is_inference()
+    assert len(calls) == 1
 
 
 def test_a_norm_that_is_not_trained_gets_no_gradient() -> None:

@@ -21,7 +21,7 @@ class PackedDecoder:
     """
 
     def __init__(self, parts: Parts, prompts: Sequence[Sequence[int]], longest: int) -> None:
-        """`longest` is the most tokens a row will hold."""
+        """`longest` is the most tokens of a prompt and of what is appended, added up."""
         self._parts = parts
         self._longest = longest
         self._caches: list[tuple[Tensor, Tensor]] = []
