@@ -157,6 +157,18 @@ def test_under_adapters_policy_and_reference_share_their_weights(family: Any, tm
     run(tmp_path, source=adapting, policy=policy(family()), reference=policy(family()))
 
 
+def types_of_players(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """What policy, reference and critic multiply in, in place of a training."""
+    seen: list[torch.dtype] = []
+
+    def look(players: Players, *_: Any) -> None:
+        assert players.critic is not None
+        seen.extend(multiplied_in(network) for network in (players.network, players.reference, players.critic.model))
+
+    monkeypatch.setattr(stage, "train_ppo", look)
+    return seen
+
+
 @pytest.mark.parametrize(
     ("wanted", "of_the_model", "able", "dtype"),
     [
@@ -179,13 +191,7 @@ def test_in_which_type_all_that_learn_together_multiply(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = []
-
-    def look(players: Players, *_: Any) -> None:
-        assert players.critic is not None
-        seen.extend(multiplied_in(network) for network in (players.network, players.reference, players.critic.model))
-
-    monkeypatch.setattr(stage, "train_ppo", look)
+    seen = types_of_players(monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     source = PretrainedSource(PretrainedConfig(path="x", linear_dtype=of_the_model, lora_rank=2 if same else 0), seed=0)
@@ -196,13 +202,7 @@ def test_in_which_type_all_that_learn_together_multiply(
 
 
 def test_processes_on_unlike_machines_multiply_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def look(players: Players, *_: Any) -> None:
-        assert players.critic is not None
-        seen.extend(multiplied_in(network) for network in (players.network, players.reference, players.critic.model))
-
-    monkeypatch.setattr(stage, "train_ppo", look)
+    seen = types_of_players(monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(Team, "any", lambda self, flag: True)  # another process that would not gain
     source = PretrainedSource(PretrainedConfig(path="x"), seed=0)
