@@ -31,7 +31,11 @@ MOMENTS = [("sft", 1), ("sft", 30), ("reward", 1), ("reward", 20), ("ppo", 1), (
 
 def lines(folder: Path, stage: str) -> int:
     """What an unfinished stage has logged so far."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"outputs/store/work/{stage}-*/**/metrics.jsonl"))
+    files = folder.glob(f"outputs/store/work/{stage}-*/**/metrics.jsonl")
+    try:
+        return sum(path.read_bytes().count(b"\n") for path in files)
+    except FileNotFoundError:  # a new attempt is emptying the folder that is being listed: to be asked again
+        return 0
 
 
 def metrics(folder: Path) -> bytes:

@@ -96,7 +96,8 @@ async def _awaited(value: Awaitable[Any], seconds: float | None) -> Any:
 
 def _told(seconds: float, place: str | None) -> str:
     where = f"; it was at {place}" if place else ""
-    return f"no answer within {seconds:.3g} s{where}"
+    # What was left of the deadline when the call began: a little less than what the user set.
+    return f"no answer within {round(seconds, 2) or seconds:g} s{where}"
 
 
 def _awaiting_place() -> str | None:
