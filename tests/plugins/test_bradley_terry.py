@@ -15,11 +15,13 @@ from alignpipe.api import Artifact, Sample, Selected
 from alignpipe.dataset import Dataset, write_dataset
 from alignpipe.errors import DataError, RewardError, StageInterrupted
 from alignpipe.ops.pairs import bradley_terry_loss
-from alignpipe.options import Schedule
+from alignpipe.options import Products, Schedule
 from alignpipe.rewarding.stage import RewardStage
+from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint
+from alignpipe_plugins.bradley_terry import reward as bradley_terry
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, tokenise
 from alignpipe_plugins.bradley_terry.reward import BradleyTerryReward, build
@@ -101,7 +103,23 @@ def normalisation(ctx: FakeContext) -> dict[str, float]:
     return json.loads((ctx.payload / "normalisation.json").read_text())
 
 
-@pytest.mark.parametrize("which", ["trained", "on_samples"])
+@pytest.fixture(scope="module")
+def in_bfloat16(tmp_path_factory: pytest.TempPathFactory) -> FakeContext:
+    seen: set[torch.dtype] = set()
+
+    def watched(scorer: TokenScorer, *words, **options):
+        seen.add(multiplied_in(scorer))
+        return pair_loss(scorer, *words, **options)
+
+    config = replace(CONFIG, normalise=Normalise.samples, linear_dtype=Products.bfloat16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bradley_terry, "pair_loss", watched)
+        ctx = run(tmp_path_factory.mktemp("in-bfloat16"), config)
+    assert seen == {torch.bfloat16}
+    return ctx
+
+
+@pytest.mark.parametrize("which", ["trained", "on_samples", "in_bfloat16"])
 def test_the_score_is_gain_times_transformers_pooled_logit_plus_bias(which: str, request) -> None:
     ctx = request.getfixturevalue(which)
     classifier = AutoModelForSequenceClassification.from_pretrained(ctx.payload).eval()
@@ -137,8 +155,10 @@ def test_zero_means_as_good_as_the_demonstrations(trained: FakeContext) -> None:
     assert normalisation(trained)["bias"] != 0.0
 
 
-def test_the_starting_policys_samples_have_mean_0_and_spread_1(on_samples: FakeContext) -> None:
-    rows = dataset(on_samples).rows("preferences", "train")[:16]
+@pytest.mark.parametrize("which", ["on_samples", "in_bfloat16"])
+def test_the_starting_policys_samples_have_mean_0_and_spread_1(which: str, request) -> None:
+    ctx = request.getfixturevalue(which)
+    rows = dataset(ctx).rows("preferences", "train")[:16]
     tokenizer = load_tokenizer(tiny_models.llama())
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
     drawn = LocalRollout(LocalRolloutConfig()).sample(
@@ -159,10 +179,16 @@ def test_the_starting_policys_samples_have_mean_0_and_spread_1(on_samples: FakeC
         )
         for row, prompt, response in zip(rows, prompts, drawn, strict=True)
     ]
-    scores = torch.tensor(loaded(on_samples).score(samples))
+    scores = torch.tensor(loaded(ctx).score(samples))
     assert scores.mean().item() == pytest.approx(0, abs=1e-4)  # D16
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
-    assert normalisation(on_samples)["gain"] != 1.0
+    assert normalisation(ctx)["gain"] != 1.0
+
+
+def test_products_in_bfloat16_are_for_the_training_alone(in_bfloat16: FakeContext) -> None:
+    """That the normalisation is of what the stored model scores is seen above."""
+    assert multiplied_in(loaded(in_bfloat16)._ready()[0]) == torch.float32
+    assert in_bfloat16.series("loss")[-1] < in_bfloat16.series("loss")[0]
 
 
 def test_the_normalisation_survives_the_disk(on_samples: FakeContext, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.errors import DataError, StageInterrupted
-from alignpipe.options import Schedule
-from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.options import Products, Schedule
+from alignpipe.training.batches import TokenBatch, pad_rows, response_logprobs
+from alignpipe.training.linears import multiplied_in
 from alignpipe.training.models import Policy, load_causal, load_tokenizer
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from alignpipe_plugins.model_tiny.config import TinyConfig
 from alignpipe_plugins.model_tiny.source import TinySource
+from alignpipe_plugins.sft import stage
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 from alignpipe_plugins.sft.stage import build, tokenise
 from support import tiny_data, tiny_models
@@ -159,6 +161,24 @@ def test_on_a_pretrained_model_without_a_pad_token(rank: int, tmp_path: Path) ->
     assert model.get_input_embeddings().weight.shape[0] == base.get_input_embeddings().weight.shape[0] + 1
     moved = model.transformer.h[0].attn.c_attn.weight - base.transformer.h[0].attn.c_attn.weight
     assert moved.abs().max().item() > 1e-4
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_it_learns_with_products_in_bfloat16(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def watched(network: torch.nn.Module, tokens: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(multiplied_in(network))
+        return response_logprobs(network, tokens)
+
+    monkeypatch.setattr(stage, "response_logprobs", watched)
+    source = PretrainedSource(PretrainedConfig(path=str(tiny_models.llama()), lora_rank=rank), 0)
+    ctx = run(tmp_path, source=source, linear_dtype=Products.bfloat16)
+    assert set(seen) == {torch.bfloat16}
+    losses = ctx.series("eval_loss")
+    assert losses[-1] < losses[0]
+    stored = load_causal(ctx.payload)
+    assert (stored.dtype, multiplied_in(stored)) == (torch.float32, torch.float32)
 
 
 def test_it_starts_from_the_policy_port_where_that_is_fed(tmp_path: Path, trained: FakeContext) -> None:

@@ -57,6 +57,11 @@ def multiply_in_bfloat16(model: PreTrainedModel, key: str = "model.linear_dtype"
 def multiply_in_float32(model: PreTrainedModel, key: str) -> None:
     """Undo `multiply_in_bfloat16`; raises `ModelError` if the weights are not float32."""
     _check_weights(model, f"{key}=float32")
+    multiply_as_stored(model)
+
+
+def multiply_as_stored(model: PreTrainedModel) -> None:
+    """Let every linear layer multiply in the type of its weights, as the model does that a checkpoint is read into."""
     for layer in _linears(model):
         layer.__class__ = nn.Linear
 

@@ -18,6 +18,7 @@ from alignpipe.errors import DataError, RewardError
 from alignpipe.training import supervised
 from alignpipe.training.batches import by_length
 from alignpipe.training.lanes import Lanes
+from alignpipe.training.linears import multiply_as_stored
 from alignpipe.training.models import (
     ModelSource,
     Policy,
@@ -31,6 +32,7 @@ from alignpipe.training.models import (
     save_checkpoint,
 )
 from alignpipe.training.parallel import Team, join
+from alignpipe.training.products import choose_products
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
 from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
@@ -67,6 +69,7 @@ class BradleyTerryReward:
             source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed
         )
         scorer = _scorer_from(policy, source, inputs.get("policy"), ctx, team)
+        choose_products(scorer.model, config.linear_dtype, ctx, team)
         self._use(scorer, policy.tokenizer)
         pad_id = int(policy.tokenizer.pad_token_id)
         train_set = tokenise(rows, policy.tokenizer, self._length)
@@ -87,6 +90,7 @@ class BradleyTerryReward:
         watch = ("loss", "accuracy", "eval_accuracy")
         supervised.train(scorer, train_set, loss, evaluate, _loop_options(config, steps), ctx, watch, team)
         scorer.eval()
+        multiply_as_stored(scorer.model)  # so that the normalisation is of the scores that the stored model gives
         if not team.leads:
             return
         self._normalise(policy, data, rows, ctx)

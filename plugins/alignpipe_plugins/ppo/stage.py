@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import ConfigError, ModelError, TrainingError
-from alignpipe.options import Products
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.training.adapters import without_adapters
 from alignpipe.training.checkpoint import latest_step
-from alignpipe.training.linears import multiplied_in, multiply_in_bfloat16, multiply_in_float32
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
-from alignpipe.training.packed.models import gains_by_bfloat16
 from alignpipe.training.parallel import Team, join
+from alignpipe.training.products import choose_products
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig, Select
@@ -58,14 +55,12 @@ class PPOStage:
         folder = inputs["reward"].folder
         judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
-        self._choose_products(policy.model, ctx, team)
-        if config.linear_dtype is Products.auto:
-            ctx.say(f"linear layers multiply in {str(multiplied_in(policy.model)).removeprefix('torch.')}")
+        choose_products(policy.model, config.linear_dtype, ctx, team)
         # Before `adapt`, which may put adapters into the policy's model.
         critic = None
         if isinstance(config, PPOConfig):
             critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
-            self._choose_products(critic.model, ctx, team)
+            choose_products(critic.model, config.linear_dtype, ctx, team, tell=False)
         network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
         reference = without_adapters(network) if start == kept else None
         if reference is None:
@@ -106,20 +101,8 @@ class PPOStage:
                 f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
                 "name a checkpoint with the policy's own tokens"
             )
-        self._choose_products(reference.model, ctx, team)
+        choose_products(reference.model, self._config.linear_dtype, ctx, team, tell=False)
         return reference.model
-
-    def _choose_products(self, model: PreTrainedModel, ctx: StageContext, team: Team) -> None:
-        config, key = self._config, f"{ctx.stage}.linear_dtype"
-        wanted = config.linear_dtype
-        if wanted is Products.auto:
-            # All processes alike: what one samples, another may score.
-            gains = not team.any(not gains_by_bfloat16(model, ctx.device))
-            wanted = Products.bfloat16 if gains else Products.model
-        if wanted is Products.float32:
-            multiply_in_float32(model, key)
-        elif wanted is Products.bfloat16:
-            multiply_in_bfloat16(model, key)
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
         room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"
