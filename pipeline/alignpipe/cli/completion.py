@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.cli.commands import COMMANDS, is_override
 from alignpipe.cli.overrides import override_words
+from alignpipe.cli.values import value_words
 from alignpipe.errors import AlignpipeError
 
 _NAME_KEY = re.compile(r"\.name=$")
@@ -57,11 +58,11 @@ def _words(line: str, argv: list[str]) -> list[str]:
         run = _as_run(typed)
         given = override_words(run, current)
         if run and not given and current.startswith(_TAKEN):
-            given = _hydra_words(run, current, argv)
+            given = _key_words(run, current, argv)
         return given or _fitting(COMMANDS[typed[0]].words(typed[1:]), current)
     own = [] if typed else _fitting(list(COMMANDS), current)
     run = typed[1:] if typed[:1] == ["plan"] else typed
-    return own + (override_words(run, current) or _hydra_words(run, current, argv))
+    return own + (override_words(run, current) or _key_words(run, current, argv))
 
 
 def _fitting(words: Sequence[str], current: str) -> list[str]:
@@ -76,6 +77,12 @@ def _as_run(typed: Sequence[str]) -> list[str]:
     return [] if named is None else [f"reward={named}", *given]
 
 
+def _key_words(typed: Sequence[str], current: str, argv: list[str]) -> list[str]:
+    """Keys, options, and behind `key=` the values that its type names, or else the one that stands there now."""
+    values = value_words(current, lambda word: _hydra_words(typed, word, argv))
+    return values or [word for word in _hydra_words(typed, current, argv) if not _NAME_KEY.search(word)]
+
+
 def _hydra_words(typed: Sequence[str], current: str, argv: list[str]) -> list[str]:
     """Hydra's candidates for `current` behind these overrides; none where it cannot compose: TAB shows no errors."""
     from alignpipe.cli.app import run
@@ -87,4 +94,4 @@ def _hydra_words(typed: Sequence[str], current: str, argv: list[str]) -> list[st
     unfinished = (AlignpipeError, HydraException, OmegaConfBaseException)
     with contextlib.redirect_stdout(captured), contextlib.suppress(*unfinished):
         run(argv)
-    return [word for word in captured.getvalue().split() if not _NAME_KEY.search(word)]
+    return captured.getvalue().split()
