@@ -60,7 +60,7 @@ def complete(tmp_path: Path, fake_pipeline: Path):
         ("alignpipe model=toy reward=acme reward.mode=", ["reward.mode=fast", "reward.mode=slow"]),
         ("alignpipe plan model=toy reward=acme reward.mode=s", ["reward.mode=slow"]),
         ("alignpipe -m model=toy reward=acme reward.mode=slow,", ["reward.mode=slow,fast"]),
-        ("alignpipe score --reward acme reward.mode=f", ["reward.mode=fast"]),
+        ("alignpipe score --reward acme model=toy reward.mode=f", ["reward.mode=fast"]),
         (
             "alignpipe model=toy reward=acme +reward@reward.members.a=acme reward.members.a.mode=s",
             ["reward.members.a.mode=slow"],
