@@ -8,9 +8,8 @@ the window that holds response tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.adapters import Adapted
 from alignpipe.training.models import TokenScorer
-from alignpipe.training.packed.forward import packed_output
+from alignpipe.training.packed.forward import packed_logprobs, packed_output
 from alignpipe.training.packed.layout import Layout
-from alignpipe.training.packed.models import packable
+from alignpipe.training.packed.models import Parts, packable
 
 
 @dataclass(frozen=True)
@@ -97,32 +96,38 @@ def response_logprobs(
     model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
-    logits = _packed(model, batch, batch.lengths - 1, batch.prompt_lengths - 1)
-    tokens, place = batch.response_tokens, cast("Callable[[Tensor], Tensor]", batch.filled)
-    if logits is None:
-        first, last = batch.window
-        logits, tokens, place = response_logits(model, batch), batch.input_ids[:, first + 1 : last + 1], batch.aligned
-    logp = place(token_logprobs(logits, tokens, temperature))
+    found = _packed(model, batch, batch.lengths - 1, batch.prompt_lengths - 1)
+    if found is not None:
+        parts, layout = found
+        logp, entropies = packed_logprobs(
+            parts, batch.input_ids, layout, batch.response_tokens, temperature, with_entropy
+        )
+        return batch.filled(logp), None if entropies is None else batch.filled(entropies)
+    first, last = batch.window
+    logits = response_logits(model, batch)
+    logp = batch.aligned(token_logprobs(logits, batch.input_ids[:, first + 1 : last + 1], temperature))
     if not with_entropy:
         return logp, None
     with torch.no_grad():
-        return logp, place(entropy(logits.detach(), temperature))
+        return logp, batch.aligned(entropy(logits, temperature))
 
 
 def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
     """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
-    packed = _packed(critic, batch, batch.lengths - 1, batch.prompt_lengths - 1)
-    if packed is not None:
-        return batch.filled(packed.squeeze(1))
+    found = _packed(critic, batch, batch.lengths - 1, batch.prompt_lengths - 1)
+    if found is not None:
+        parts, layout = found
+        return batch.filled(packed_output(parts, batch.input_ids, layout).squeeze(1))
     first, last = batch.window
     return batch.aligned(critic(batch.input_ids[:, :last])[:, first:last])
 
 
 def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
     """Scores [B] read at each row's last real token (D11)."""
-    packed = _packed(scorer, batch, batch.lengths, batch.lengths - 1)
-    if packed is not None:
-        return packed.squeeze(1)
+    found = _packed(scorer, batch, batch.lengths, batch.lengths - 1)
+    if found is not None:
+        parts, layout = found
+        return packed_output(parts, batch.input_ids, layout).squeeze(1)
     scores: Tensor = scorer(batch.input_ids)
     return scores.gather(1, batch.lengths[:, None] - 1).squeeze(1)
 
@@ -137,8 +142,8 @@ def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     return _logits(model(ids, use_cache=False))[:, first:last]
 
 
-def _packed(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> Tensor | None:
-    """The head's outputs [M, ...] at places `first` to `lengths` of every row, rows one after the other.
+def _packed(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> tuple[Parts, Layout] | None:
+    """What the packed forward needs to read places `first` to `lengths` of every row, rows one after the other.
 
     None for a model that is run by its own forward.
     """
@@ -146,7 +151,7 @@ def _packed(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor)
     if parts is None:
         return None
     twins = None if batch.leaders is None else torch.stack((batch.leaders, batch.prompt_lengths))
-    return packed_output(parts, batch.input_ids, Layout.of(lengths, first, parts.multiple, twins))
+    return parts, Layout.of(lengths, first, parts.multiple, twins)
 
 
 def _logits(output: object) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from alignpipe.ops import vocabulary
 from alignpipe.options import Forward, LinearType
 from alignpipe.training.batches import last_token_scores, pad_rows, response_logprobs, state_values
 from alignpipe.training.models import TokenScorer, load_causal, new_score_head
@@ -99,8 +100,14 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(family: str) -> None:
+def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(
+    family: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "_LARGE", {"cpu": 0 if large else 1 << 23})
+    monkeypatch.setattr(vocabulary, "_BLOCK", {"cpu": 0})
+    monkeypatch.setattr(vocabulary, "_NARROWEST", 40)
     ours = made(CONFIGS[family])
     theirs = general(ours).double()
     assert packable(ours, 9) is not None
@@ -158,6 +165,16 @@ def test_the_head_sees_response_places_only() -> None:
     response_logprobs(model, BATCH)
     responses, tokens = sum(map(len, RESPONSES)), sum(map(len, PROMPTS + RESPONSES))
     assert seen == [tokens - len(RESPONSES), responses, responses]  # the last tokens predict nothing
+
+
+def test_a_head_with_a_hook_is_called_also_for_a_large_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_LARGE", {"cpu": 0})
+    model = made(CONFIGS["llama"])
+    plain = response_logprobs(model, BATCH, 0.5)[0]
+    model.lm_head.register_forward_hook(lambda _module, _given, made: made * 2)
+    hooked = response_logprobs(model, BATCH, 1.0)[0]
+    assert torch.allclose(hooked, plain, atol=1e-5)
+    assert not torch.allclose(hooked, torch.zeros(()), atol=0.1)
 
 
 def test_numbers_of_tokens_rounded_up_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

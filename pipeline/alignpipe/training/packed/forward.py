@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignpipe.ops.logprobs import widened
+from alignpipe.ops.logprobs import entropy, token_logprobs, widened
+from alignpipe.ops.vocabulary import is_large, linear_logprobs
 from alignpipe.training.packed.functions import norm, rotate, spread, take
 from alignpipe.training.packed.layout import Layout, Stand
 from alignpipe.training.packed.models import Parts
@@ -22,6 +23,25 @@ Keep = Callable[[Tensor, Tensor], None]
 
 def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
     """What the head says [M, outputs] at the places wanted, in float32 at least; `input_ids` [B, W or more]."""
+    return read(parts, _states(parts, input_ids, layout, keep))[: layout.wanted]
+
+
+def packed_logprobs(
+    parts: Parts, input_ids: Tensor, layout: Layout, tokens: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [M] of `tokens` [M] at the places wanted, and the entropies there if asked for."""
+    states, head = _states(parts, input_ids, layout), parts.plain_head
+    if head is not None and is_large(layout.wanted, len(head.weight), states.device):
+        asked = norm(parts.backbone.norm, states)[: layout.wanted]
+        return linear_logprobs(asked, head.weight, head.bias, tokens, temperature, with_entropy=with_entropy)
+    logits = read(parts, states)[: layout.wanted]
+    with torch.no_grad():
+        entropies = entropy(logits, temperature) if with_entropy else None
+    return token_logprobs(logits, tokens, temperature), entropies
+
+
+def _states(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
+    """What the last layer makes [m, H] of the places asked for, before the last norm."""
     x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.tokens.places])
     angles = rotary(parts, x, layout.tokens.places % layout.width)
     *layers, last = parts.backbone.layers
@@ -29,7 +49,7 @@ def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | 
         x = block(parts, layer, x, angles, _causal(layer, layout, layout.tokens, keep))
     # The last layer: keys and values of all tokens, and from there on only the ones asked for.
     attend = _causal(last, layout, layout.askers, keep)
-    return read(parts, block(parts, last, x, angles, attend, layout.asked))[: layout.wanted]
+    return block(parts, last, x, angles, attend, layout.asked)
 
 
 def read(parts: Parts, x: Tensor) -> Tensor:

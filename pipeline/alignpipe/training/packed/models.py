@@ -44,6 +44,13 @@ class Parts:
     linear_dtype: torch.dtype
 
     @property
+    def plain_head(self) -> nn.Linear | None:
+        """The head, if it is nothing but a product; an adapter, or a hook on it, wants it called."""
+        head = self.head
+        hooked = head._forward_hooks or head._forward_pre_hooks
+        return head if type(head) is nn.Linear and not hooked else None
+
+    @property
     def multiple(self) -> int:
         """To which numbers of tokens are rounded up.
 
