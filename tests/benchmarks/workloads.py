@@ -100,6 +100,7 @@ class Recipe:
             "eval_every": 100_000,
             "save_every": 100_000,
             "max_grad_norm": self.max_grad_norm,
+            "linear_dtype": "model",
         }
         loop: dict[str, object] = {"max_steps": self.updates, "episodes": self.episodes, "epochs": self.epochs}
         loop |= {"minibatches": self.minibatches, "micro_batch_size": self.episodes // self.minibatches}

@@ -65,14 +65,15 @@ def test_the_default_config_composes(
         assert (done.returncode, done.stderr) == (0, ""), overrides
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
 def test_a_small_checkpoint_can_take_the_tiny_models_sizes(
-    alignpipe_command: RunCommand, install_fake_plugin: InstallFakePlugin
+    stage: str, alignpipe_command: RunCommand, install_fake_plugin: InstallFakePlugin
 ) -> None:
     install_fake_plugin("alignpipe", DECLARED, {}, "0.0")
     only_ours = {"ALIGNPIPE_PLUGINS": "alignpipe"}
-    own = alignpipe_command("model=pretrained", "experiment=small", "--cfg", "job", "-p", "ppo", **only_ours)
-    tiny = alignpipe_command("--cfg", "job", "-p", "ppo", **only_ours)
-    real = alignpipe_command("model=pretrained", "--cfg", "job", "-p", "ppo", **only_ours)
+    own = alignpipe_command("model=pretrained", "experiment=small", "--cfg", "job", "-p", stage, **only_ours)
+    tiny = alignpipe_command("--cfg", "job", "-p", stage, **only_ours)
+    real = alignpipe_command("model=pretrained", "--cfg", "job", "-p", stage, **only_ours)
     assert own.stdout == tiny.stdout != real.stdout
     for made, products in ((tiny, "auto"), (real, "model")):
         assert f"linear_dtype: {products}" in made.stdout
