@@ -367,12 +367,26 @@ def test_a_reward_that_fails_stops_the_training_with_its_name(tmp_path: Path) ->
 
 def test_every_epoch_has_a_permutation_of_its_own() -> None:
     for epoch in range(3):
-        rows = minibatch_rows(12, 3, seed=1, update=2, epoch=epoch)
+        rows = minibatch_rows(range(12), 3, seed=1, update=2, epoch=epoch)
         assert [len(part) for part in rows] == [4, 4, 4]
         assert sorted(row for part in rows for row in part) == list(range(12))
-    orders = [minibatch_rows(12, 3, *key) for key in ((1, 2, 0), (1, 2, 1), (1, 3, 0), (2, 2, 0))]
+    orders = [minibatch_rows(range(12), 3, *key) for key in ((1, 2, 0), (1, 2, 1), (1, 3, 0), (2, 2, 0))]
     assert all(first != second for place, first in enumerate(orders) for second in orders[:place])
-    assert minibatch_rows(12, 3, 1, 2, 0) == orders[0]
+    assert minibatch_rows(range(12), 3, 1, 2, 0) == orders[0]
+
+
+def test_a_group_stays_together_where_minibatches_end_between_groups() -> None:
+    alike = [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9]
+    seen = set()
+    for epoch in range(6):
+        whole = minibatch_rows(alike, 2, seed=1, update=2, epoch=epoch)
+        assert sorted(row for part in whole for row in part) == list(range(12))
+        assert [len({alike[row] for row in part}) for part in whole] == [2, 2]
+        seen.add(tuple(whole[0]))
+        cut = minibatch_rows(alike, 3, seed=1, update=2, epoch=epoch)
+        assert [len(part) for part in cut] == [4, 4, 4]
+        assert sorted(row for part in cut for row in part) == list(range(12))
+    assert len(seen) == 6  # the groups, and the order in each, are drawn anew
 
 
 def test_progress_and_timings(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.adapters import Adapted
+from alignpipe.training.lanes import clustered
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.packed.forward import packed_logprobs, packed_output
 from alignpipe.training.packed.layout import Layout
@@ -79,15 +80,23 @@ def pad_rows(
         ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
         mask[row, : len(response)] = True
     lengths = torch.tensor([len(prompt) for prompt in prompts])
-    firsts: dict[tuple[int, ...], int] = {}
-    leaders = [firsts.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
-    alike = torch.tensor(leaders, device=device) if len(firsts) < len(prompts) else None
+    leaders = first_alike(prompts)
+    alike = torch.tensor(leaders, device=device) if len(set(leaders)) < len(prompts) else None
     return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), alike)
 
 
-def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in groups of at most `size`, alike in length, so that little padding is computed."""
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+def first_alike(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Of each prompt the index of the first one with the same ids."""
+    firsts: dict[tuple[int, ...], int] = {}
+    return [firsts.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
+
+
+def by_length(lengths: Sequence[int], size: int, alike: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Indices in groups of at most `size`, alike in length, so that little padding is computed.
+
+    Rows of one number in `alike` [B] follow each other: those that begin with the same prompt, which is read once.
+    """
+    order = [row for cluster in clustered(lengths, alike) for row in cluster]
     for start in range(0, len(order), size):
         yield order[start : start + size]
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -69,12 +70,28 @@ ONE_LANE = Lanes()
 """No threads."""
 
 
-def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Indices in `count` shares, each with a like number of like lengths."""
+def shares(lengths: Sequence[int], count: int, alike: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices in `count` shares, each with a like number of like lengths.
+
+    Rows of one number in `alike` [B] come into the same share, but for what would make the numbers of rows unlike.
+    """
     if count == 1:
         return [list(range(len(lengths)))]
+    clusters = clustered(lengths, alike)
+    dealt = iter([row for start in range(count) for cluster in clusters[start::count] for row in cluster])
+    sizes = [len(range(start, len(lengths), count)) for start in range(count)]
+    return [list(islice(dealt, size)) for size in sizes]
+
+
+def clustered(lengths: Sequence[int], alike: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices from short to long, those of one number in `alike` [B] together; each by itself where it is None."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [order[start::count] for start in range(count)]
+    if alike is None:
+        return [[row] for row in order]
+    clusters: dict[int, list[int]] = {}
+    for row in order:
+        clusters.setdefault(alike[row], []).append(row)
+    return sorted(clusters.values(), key=lambda rows: (sum(lengths[row] for row in rows), rows[0]))
 
 
 class Copies:

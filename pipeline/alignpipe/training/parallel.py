@@ -45,9 +45,12 @@ class Team:
         """Whether this process writes what the stage leaves: checkpoints and the payload."""
         return self.rank == 0
 
-    def share(self, lengths: Sequence[int]) -> list[int]:
-        """The rows this process computes, as indices into `lengths`; a like number of like lengths for each process."""
-        return shares(lengths, self.size)[self.rank]
+    def share(self, lengths: Sequence[int], alike: Sequence[int] | None = None) -> list[int]:
+        """The rows this process computes, as indices into `lengths`; a like number of like lengths for each process.
+
+        Rows of one number in `alike` [B] come to the same process as far as that goes (`lanes.shares`).
+        """
+        return shares(lengths, self.size, alike)[self.rank]
 
     def spread(self, lengths: Sequence[int], compute: Callable[[list[int]], Sequence[T]]) -> list[T]:
         """One item per row, in their order; each process computes those of its share, and all get all of them."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alignpipe.api import Sample
-from alignpipe.training.batches import TokenBatch, pad_rows
+from alignpipe.training.batches import TokenBatch, first_alike, pad_rows
 from alignpipe.training.rollouts import Response
 
 
@@ -86,6 +87,11 @@ class Episodes:
         """The token batch of some episodes."""
         prompts = [self.prompts.ids[row] for row in rows]
         return pad_rows(prompts, [self.responses[row].ids for row in rows], pad_id, str(self.mask.device))
+
+    @cached_property
+    def alike(self) -> list[int]:
+        """Of each episode the first one with the same prompt."""
+        return first_alike(self.prompts.ids)
 
     @property
     def lengths(self) -> list[int]:

@@ -151,7 +151,7 @@ def optimise(
         learner.copies.train()
     for epoch in range(config.epochs):
         seen = StepStatistics()
-        for rows in minibatch_rows(len(episodes.responses), config.minibatches, seed, update, epoch):
+        for rows in minibatch_rows(episodes.alike, config.minibatches, seed, update, epoch):
             backward_minibatch(
                 policy, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, players.team
             )
@@ -179,10 +179,17 @@ def prompt_indices(episodes: int, group: int, prompts: int, seed: int, update: i
     return [index for index in batch_indices(update, episodes // group, prompts, seed) for _ in range(group)]
 
 
-def minibatch_rows(episodes: int, minibatches: int, seed: int, update: int, epoch: int) -> Sequence[list[int]]:
-    """The episodes of each minibatch: a fresh permutation per epoch (D53), a function of (seed, update, epoch)."""
+def minibatch_rows(alike: Sequence[int], minibatches: int, seed: int, update: int, epoch: int) -> Sequence[list[int]]:
+    """The episodes of each minibatch: a fresh permutation per epoch (D53), a function of (seed, update, epoch).
+
+    Episodes with the same number in `alike` [B] follow each other, so that their prompt is read once; where a minibatch
+    ends between them, the others are in the next one.
+    """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + update * 7_919 + epoch * 31 + 2) % 2**63)
-    order: Tensor = torch.randperm(episodes, generator=generator)
+    groups: dict[int, list[int]] = {}
+    for row in torch.randperm(len(alike), generator=generator).tolist():
+        groups.setdefault(alike[row], []).append(row)
+    order = torch.tensor([row for group in groups.values() for row in group])
     return [chunk.tolist() for chunk in order.chunk(minibatches)]
 
 

@@ -109,10 +109,10 @@ def backward_minibatch(
     """
     tokens = int(episodes.mask[list(rows)].sum())
     divisor = len(rows) if loss.sequence_mean else tokens
-    lengths = episodes.lengths
-    own = [rows[index] for index in team.share([lengths[row] for row in rows])]
+    lengths, alike = episodes.lengths, episodes.alike
+    own = [rows[index] for index in team.share([lengths[row] for row in rows], [alike[row] for row in rows])]
     lanes = policy.copies.lanes
-    parts = shares([lengths[row] for row in own], lanes.count)
+    parts = shares([lengths[row] for row in own], lanes.count, [alike[row] for row in own])
 
     def one_pass(lane: int, picked: Sequence[int], divisor: float, tokens: float) -> StepStatistics:
         batch, seen = episodes.batch(picked, pad_id), StepStatistics()
@@ -125,7 +125,8 @@ def backward_minibatch(
 
     def backward(lane: int) -> StepStatistics:
         mine = [own[index] for index in parts[lane]]
-        groups = by_length([lengths[row] for row in mine], lanes.share(loss.micro_batch_size, len(own)))
+        size = lanes.share(loss.micro_batch_size, len(own))
+        groups = by_length([lengths[row] for row in mine], size, [alike[row] for row in mine])
         seen = _all_of(one_pass(lane, [mine[index] for index in group], divisor, tokens) for group in groups)
         if policy.copies.idles(len(rows), loss.micro_batch_size):
             one_pass(lane, rows[:1], math.inf, math.inf)

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from alignpipe.training.batches import (
     by_length,
+    first_alike,
     last_token_scores,
     pad_rows,
     response_logits,
@@ -163,3 +164,8 @@ def test_groups_hold_every_row_once_and_are_alike_in_length() -> None:
     groups = list(by_length(lengths, 3))
     assert sorted(itertools.chain(*groups)) == list(range(7))
     assert [[lengths[index] for index in group] for group in groups] == [[1, 1, 2], [4, 5, 9], [9]]
+
+
+def test_rows_with_one_prompt_follow_each_other() -> None:
+    assert list(by_length([9, 1, 5, 2, 9, 4], 2, [0, 1, 0, 1, 4, 5])) == [[1, 3], [5, 4], [2, 0]]
+    assert first_alike([[1, 2], [3], [1, 2], [3, 4], [3]]) == [0, 1, 0, 3, 1]

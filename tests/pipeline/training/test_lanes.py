@@ -101,12 +101,21 @@ def test_how_many(device, threads, wanted, count, tmp_path, monkeypatch: pytest.
     assert Lanes.of(FakeContext(tmp_path, device=device, lanes=wanted)).count == count
 
 
-@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 5))
-def test_every_row_has_one_lane_and_no_lane_two_rows_more(lengths: list[int], count: int) -> None:
-    parts = shares(lengths, count)
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), max_size=20), st.integers(1, 5), st.booleans())
+def test_every_row_has_one_lane_and_no_lane_two_rows_more(rows: list[tuple[int, int]], count: int, grouped) -> None:
+    lengths = [length for length, _ in rows]
+    parts = shares(lengths, count, [group for _, group in rows] if grouped else None)
     assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
     assert len(parts) == count
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_rows_that_are_alike_share_a_lane_as_far_as_lanes_stay_even() -> None:
+    lengths = [9, 2, 9, 2, 9, 2, 7, 7]
+    assert shares(lengths, 2) == [[1, 5, 7, 2], [3, 6, 0, 4]]
+    assert shares(lengths, 2, range(8)) == shares(lengths, 2)
+    assert shares(lengths, 2, [0, 1, 0, 1, 0, 1, 2, 2]) == [[1, 3, 5, 0], [2, 4, 6, 7]]
+    assert shares(lengths, 1, [0, 1, 0, 1, 0, 1, 2, 2]) == [list(range(8))]
 
 
 @pytest.mark.parametrize(
