@@ -40,11 +40,19 @@ class Offer:
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     class Registry:
+        def groups(self) -> list[str]:
+            return ["other", "ppo"]
+
         def offers(self, group: str, name: str) -> list[Offer]:
             return [Offer()] if (group, name) == ("ppo", "mine") else []
 
     monkeypatch.setattr(values, "registry", Registry)
-    there = {"ppo.name=": ["ppo.name=mine"], "ppo_2.name=": ["ppo_2.name=mine"], "odd.name=": ["odd.name=mine"]}
+    there = {
+        "ppo.name=": ["ppo.name=mine"],
+        "ppo_2.name=": ["ppo_2.name=mine"],
+        "odd.name=": ["odd.name=mine"],
+        "ppor.name=": ["ppor.name=mine"],
+    }
     return lambda current: value_words(current, lambda word: there.get(word, []))
 
 
@@ -63,6 +71,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
         ("ppo.inner.nothing.strict=", []),
         ("ppo.form", []),
         ("odd.form=", []),
+        ("ppor.form=", []),
         ("code_change=r", ["code_change=rerun"]),
         ("seed=", []),
     ],

@@ -185,9 +185,8 @@ def test_the_starting_policys_samples_have_mean_0_and_spread_1(which: str, reque
     assert normalisation(ctx)["gain"] != 1.0
 
 
-def test_products_in_bfloat16_are_for_the_training_alone(in_bfloat16: FakeContext) -> None:
-    """That the normalisation is of what the stored model scores is seen above."""
-    assert multiplied_in(loaded(in_bfloat16)._ready()[0]) == torch.float32
+def test_it_learns_with_products_in_bfloat16(in_bfloat16: FakeContext) -> None:
+    """That the normalisation is of what the stored model scores in float32 is seen above."""
     assert in_bfloat16.series("loss")[-1] < in_bfloat16.series("loss")[0]
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def test_a_random_model_learns_to_write_even_tokens(tmp_path: Path) -> None:
     _, ctx, _ = ppo.train(
         tmp_path,
-        max_steps=12,
+        max_steps=16,
         episodes=32,
         micro_batch_size=32,
         lr=2e-2,

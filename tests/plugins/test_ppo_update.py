@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,16 @@ import pytest
 import torch
 
 from alignpipe.errors import TrainingError
+from alignpipe.options import Forward
+from alignpipe.training.batches import TokenBatch, pad_rows
 from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
+from alignpipe.training.packed.models import run_by
 from alignpipe.training.parallel import Team
-from alignpipe.training.rollouts import Response
+from alignpipe.training.rollouts import Response, episode_uniforms
+from alignpipe_plugins.ppo import collect as collecting
+from alignpipe_plugins.ppo import episodes as episodes_module
+from alignpipe_plugins.ppo.clock import Clock
+from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.learners import Learner, critic_of, policy_learner
@@ -315,3 +323,35 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad: float) -> 
     with pytest.raises(TrainingError, match="gradient of the Linear is not finite; lower the learning rate"):
         made.step()
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("packed", [True, False])
+def test_groups_come_into_one_micro_batch_where_their_prompt_is_read_once(
+    packed: bool, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def watched(prompts: Sequence[list[int]], *words: Any) -> TokenBatch:
+        seen.append(len(set(map(tuple, prompts))))
+        return pad_rows(prompts, *words)
+
+    players = replace(ppo.make_players(), team=Team(lanes=Lanes(lanes)))
+    if not packed:
+        for model in (players.network, players.reference, players.critic.model):
+            run_by(model, Forward.general, None)
+    with torch.no_grad():
+        players.network.get_input_embeddings().weight[ppo.EOS] *= 3  # tied: responses of several lengths
+    for module in (collecting, episodes_module):
+        monkeypatch.setattr(module, "pad_rows", watched)
+    monkeypatch.setattr(collecting, "_SCORING_BATCH", 4 * lanes)
+    prompts = replace(ppo.make_prompts(4), ids=[[5, 6, 7 + row] for row in range(4)])  # of one length
+    prompts = prompts.select([row // 4 for row in range(16)])
+    episodes = collect(
+        players, prompts, episode_uniforms(0, 0, 16, ppo.ROOM), Clock(), score_clip=None, missing_eos_score=None
+    )
+    given = torch.ones(16, episodes.mask.shape[1]), torch.zeros(16, episodes.mask.shape[1])
+    mixed = [row for start in range(4) for row in range(start, 16, 4)]
+    backward(players, episodes, 4 * lanes, rows=mixed, given=given, lanes=lanes)
+    assert len(seen) == 8
+    assert (set(seen) == {1}) is packed

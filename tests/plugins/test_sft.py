@@ -177,8 +177,7 @@ def test_it_learns_with_products_in_bfloat16(rank: int, tmp_path: Path, monkeypa
     assert set(seen) == {torch.bfloat16}
     losses = ctx.series("eval_loss")
     assert losses[-1] < losses[0]
-    stored = load_causal(ctx.payload)
-    assert (stored.dtype, multiplied_in(stored)) == (torch.float32, torch.float32)
+    assert load_causal(ctx.payload).dtype == torch.float32
 
 
 def test_it_starts_from_the_policy_port_where_that_is_fed(tmp_path: Path, trained: FakeContext) -> None:

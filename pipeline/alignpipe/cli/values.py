@@ -9,7 +9,6 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from alignpipe.api import SLOTS
 from alignpipe.config.model import RunSettings
 from alignpipe.registry import registry
 
@@ -35,12 +34,13 @@ def _config_at(path: Sequence[str], ask: Callable[[str], Sequence[str]]) -> type
     """The dataclass of the node at `path`: a component's config, one nested in it, or the run settings."""
     if not path:
         return RunSettings
-    name = f"{'.'.join(path)}.name="
-    chosen = [word.removeprefix(name) for word in ask(name)]
-    slot = next((slot for slot in SLOTS if path[0].startswith(slot)), "")  # ppo_2 is a ppo
-    offers = registry().offers(slot, chosen[0]) if len(chosen) == 1 else []
-    if len(offers) == 1:
-        return offers[0].component.config
+    slot = next((slot for slot in registry().groups() if re.fullmatch(rf"{slot}(_\w+)?", path[0])), None)
+    if slot is not None:  # or its second stage: ppo_2 is a ppo
+        name = f"{'.'.join(path)}.name="
+        chosen = [word.removeprefix(name) for word in ask(name)]
+        offers = registry().offers(slot, chosen[0]) if len(chosen) == 1 else ()
+        if len(offers) == 1:
+            return offers[0].component.config
     outer = _config_at(path[:-1], ask)
     inner = get_type_hints(outer).get(path[-1]) if outer is not None else None
     return inner if isinstance(inner, type) and is_dataclass(inner) else None
@@ -48,14 +48,10 @@ def _config_at(path: Sequence[str], ask: Callable[[str], Sequence[str]]) -> type
 
 def _values(kind: Any) -> list[str]:
     if get_origin(kind) in (Union, UnionType):
-        return [value for part in get_args(kind) for value in _values(part)] if _has_values(kind) else []
+        parts = [_values(part) for part in get_args(kind)]
+        return [value for part in parts for value in part] if all(parts) else []  # int | None is not offered as null
     if kind is NoneType:
         return ["null"]
     if kind is bool:
         return ["true", "false"]
     return list(kind.__members__) if isinstance(kind, type) and issubclass(kind, Enum) else []
-
-
-def _has_values(union: Any) -> bool:
-    """Whether every kind of value in a union can be listed; `int | None` is not offered as null alone."""
-    return all(_values(part) for part in get_args(union))

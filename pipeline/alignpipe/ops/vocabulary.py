@@ -19,14 +19,13 @@ from torch.nn import functional as F
 from alignpipe.ops.logprobs import tempered
 from alignpipe.ops.shapes import require_positive
 
-_BLOCK = {"cpu": 1 << 19}
-"""Logits in a block: 2 MiB of float32, about what a core keeps near."""
-_BLOCK_ELSEWHERE = 1 << 24
+_BLOCK, _BLOCK_ELSEWHERE = 1 << 19, 1 << 24
+"""Logits in a block on a CPU, 2 MiB of float32, which is about what a core keeps near; and on other devices."""
 _NARROWEST = 256
-_LARGE = {"cpu": 1 << 23}
+"""Tokens of the vocabulary in a block at least, however many rows there are."""
+_LARGE, _LARGE_ELSEWHERE = 1 << 23, 1 << 28
 """So many logits were seen to cost more than computing them twice: the C library takes 32 MiB and more anew from the
 system each time."""
-_LARGE_ELSEWHERE = 1 << 28
 
 
 def is_large(rows: int, vocabulary: int, device: torch.device) -> bool:
@@ -34,7 +33,7 @@ def is_large(rows: int, vocabulary: int, device: torch.device) -> bool:
 
     Measured on a CPU (`tests/benchmarks/RESULTS.md`); elsewhere the bound of 1 GiB of float32 is for memory's sake.
     """
-    return rows * vocabulary > _LARGE.get(device.type, _LARGE_ELSEWHERE)
+    return rows * vocabulary > (_LARGE if device.type == "cpu" else _LARGE_ELSEWHERE)
 
 
 def linear_logprobs(
@@ -48,8 +47,8 @@ def linear_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """`token_logprobs` and `entropy` of the logits `hidden @ weight.T + bias`, which are never held as a whole.
 
-    Memory is that of one block of logits; the backward pass computes the products once more. Half precision is
-    multiplied as it is, and all that follows in float32. Entropies are without gradients.
+    Memory is that of a few blocks of logits; the backward pass computes the products once more. Half precision is
+    multiplied as it is, and all that follows in float32. Entropies are without gradients. Logits must be finite.
 
     Args:
         hidden: Shape [M, H].
@@ -91,9 +90,8 @@ class _LinearLogprobs(torch.autograd.Function):
         total, moment, chosen = (torch.zeros_like(highest) for _ in range(3))
         for block in _blocks(hidden, weight):
             logits = _logits(hidden, weight, bias, block, temperature)
-            index = tokens - block.start
-            found = logits.gather(1, index.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
-            chosen = torch.where((index >= 0) & (index < logits.shape[1]), found, chosen)
+            inside, column = _within(tokens, block)
+            chosen = torch.where(inside, logits.gather(1, column).squeeze(1), chosen)
             before, highest = highest, torch.maximum(highest, logits.amax(1))
             shrunk = torch.exp(before - highest)  # sums are of exp(z - highest), so that none overflows
             weights = torch.exp(logits - highest[:, None])
@@ -116,12 +114,15 @@ class _LinearLogprobs(torch.autograd.Function):
         hidden, weight, bias, tokens, log_total = ctx.saved_tensors
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
         scaled = gradient / ctx.temperature
-        hidden_grad = weight[tokens].to(scaled.dtype) * scaled[:, None] if of_hidden else None
+        hidden_grad = torch.zeros(hidden.shape, dtype=scaled.dtype, device=hidden.device) if of_hidden else None
         weight_grad = torch.empty_like(weight) if of_weight else None
         bias_grad = torch.empty_like(bias) if of_bias else None
         for block in _blocks(hidden, weight):
             logits = _logits(hidden, weight, bias, block, ctx.temperature)
             change = torch.exp(logits - log_total[:, None]) * -scaled[:, None]
+            inside, column = _within(tokens, block)
+            # Before anything is rounded to half precision, in which a likely token's p is 1.
+            change.scatter_add_(1, column, torch.where(inside, scaled, 0.0)[:, None])
             product = change.to(weight.dtype)
             if hidden_grad is not None:
                 hidden_grad += product @ weight[block]
@@ -129,16 +130,12 @@ class _LinearLogprobs(torch.autograd.Function):
                 torch.mm(product.t(), hidden, out=weight_grad[block])
             if bias_grad is not None:
                 bias_grad[block] = change.sum(0)
-        if weight_grad is not None:
-            weight_grad.index_add_(0, tokens, (hidden * scaled[:, None]).to(weight.dtype))
-        if bias_grad is not None:
-            bias_grad.index_add_(0, tokens, scaled.to(bias_grad.dtype))
         given = hidden_grad.to(hidden.dtype) if hidden_grad is not None else None
         return given, weight_grad, bias_grad, None, None, None
 
 
 def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    elements = _BLOCK.get(hidden.device.type, _BLOCK_ELSEWHERE)
+    elements = _BLOCK if hidden.device.type == "cpu" else _BLOCK_ELSEWHERE
     width = max(_NARROWEST, elements // max(1, len(hidden)))
     for start in range(0, len(weight), width):
         yield slice(start, min(start + width, len(weight)))
@@ -146,3 +143,10 @@ def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, block: slice, temperature: float) -> Tensor:
     return tempered(F.linear(hidden, weight[block], None if bias is None else bias[block]), temperature)
+
+
+def _within(tokens: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+    """Which tokens [M] lie in a block of the vocabulary, and the column [M, 1] of each there, any for the others."""
+    column = tokens - block.start
+    width = block.stop - block.start
+    return (column >= 0) & (column < width), column.clamp(0, width - 1)[:, None]

@@ -91,12 +91,21 @@ def first_alike(prompts: Sequence[Sequence[int]]) -> list[int]:
     return [firsts.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
 
 
+def alike_for(model: nn.Module, alike: Sequence[int]) -> Sequence[int] | None:
+    """`alike` if `model` reads a prompt once for all rows of a batch; None if it is run with padding."""
+    return None if packable(model, 1) is None else alike
+
+
 def by_length(lengths: Sequence[int], size: int, alike: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Indices in groups of at most `size`, alike in length, so that little padding is computed.
 
-    Rows of one number in `alike` [B] follow each other: those that begin with the same prompt, which is read once.
+    Rows of one number in `alike` [B] follow each other instead, where it is given: those that begin with the same
+    prompt, which is read once (see `alike_for`).
     """
-    order = [row for cluster in clustered(lengths, alike) for row in cluster]
+    if alike is None:
+        order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    else:
+        order = [row for cluster in clustered(lengths, alike) for row in cluster]
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -105,7 +114,7 @@ def response_logprobs(
     model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
-    found = _packed(model, batch, batch.lengths - 1, batch.prompt_lengths - 1)
+    found = _packing(model, batch, batch.lengths - 1, batch.prompt_lengths - 1)
     if found is not None:
         parts, layout = found
         logp, entropies = packed_logprobs(
@@ -123,7 +132,7 @@ def response_logprobs(
 
 def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
     """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
-    found = _packed(critic, batch, batch.lengths - 1, batch.prompt_lengths - 1)
+    found = _packing(critic, batch, batch.lengths - 1, batch.prompt_lengths - 1)
     if found is not None:
         parts, layout = found
         return batch.filled(packed_output(parts, batch.input_ids, layout).squeeze(1))
@@ -133,7 +142,7 @@ def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
 
 def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
     """Scores [B] read at each row's last real token (D11)."""
-    found = _packed(scorer, batch, batch.lengths, batch.lengths - 1)
+    found = _packing(scorer, batch, batch.lengths, batch.lengths - 1)
     if found is not None:
         parts, layout = found
         return packed_output(parts, batch.input_ids, layout).squeeze(1)
@@ -151,7 +160,7 @@ def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     return _logits(model(ids, use_cache=False))[:, first:last]
 
 
-def _packed(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> tuple[Parts, Layout] | None:
+def _packing(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> tuple[Parts, Layout] | None:
     """What the packed forward needs to read places `first` to `lengths` of every row, rows one after the other.
 
     None for a model that is run by its own forward.

@@ -61,7 +61,7 @@ def multiply_in_float32(model: PreTrainedModel, key: str) -> None:
 
 
 def multiply_as_stored(model: PreTrainedModel) -> None:
-    """Let every linear layer multiply in the type of its weights, as the model does that a checkpoint is read into."""
+    """Let every linear layer multiply in the type of its weights, as they do in a model that was just loaded."""
     for layer in _linears(model):
         layer.__class__ = nn.Linear
 

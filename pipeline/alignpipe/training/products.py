@@ -21,14 +21,10 @@ def choose_products(
     Raises `ModelError`, which names the stage's key, for a model that cannot.
     """
     key = f"{ctx.stage}.linear_dtype"
-    if wanted is Products.float32 or wanted is Products.bfloat16:
-        _multiply_in(wanted, model, key)
-    elif wanted is Products.auto:
-        if not team.any(not gains_by_bfloat16(model, ctx.device)):
-            _multiply_in(Products.bfloat16, model, key)
-        if tell:
-            ctx.say(f"linear layers multiply in {str(multiplied_in(model)).removeprefix('torch.')}")
-
-
-def _multiply_in(products: Products, model: PreTrainedModel, key: str) -> None:
-    (multiply_in_float32 if products is Products.float32 else multiply_in_bfloat16)(model, key)
+    gains = wanted is Products.auto and not team.any(not gains_by_bfloat16(model, ctx.device))
+    if wanted is Products.float32:
+        multiply_in_float32(model, key)
+    elif wanted is Products.bfloat16 or gains:
+        multiply_in_bfloat16(model, key)
+    if wanted is Products.auto and tell:
+        ctx.say(f"linear layers multiply in {str(multiplied_in(model)).removeprefix('torch.')}")

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.shaping import clip_scores, last_kept, replace_missing_eos
-from alignpipe.training.batches import TokenBatch, by_length, first_alike, pad_rows, response_logprobs, state_values
+from alignpipe.training.batches import (
+    TokenBatch,
+    alike_for,
+    by_length,
+    first_alike,
+    pad_rows,
+    response_logprobs,
+    state_values,
+)
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
@@ -113,9 +121,10 @@ def for_each_batch(
     processes: their sum over the team is whole.
     """
     lengths = [len(ids) + len(response.ids) for ids, response in zip(prompts.ids, responses, strict=True)]
-    alike, lanes = first_alike(prompts.ids), players.team.lanes
+    lanes, alike = players.team.lanes, alike_for(players.network, first_alike(prompts.ids))
     own = players.team.share(lengths, alike)
     size = lanes.share(_SCORING_BATCH, len(own))
+    groups = by_length([lengths[row] for row in own], size, alike and [alike[row] for row in own])
 
     def look_at(group: list[int]) -> None:
         rows = [own[index] for index in group]
@@ -123,7 +132,7 @@ def for_each_batch(
         look(rows, pad_rows(ids, answers, players.pad_id, players.device))
 
     with torch.no_grad():
-        lanes.map(look_at, list(by_length([lengths[row] for row in own], size, [alike[row] for row in own])))
+        lanes.map(look_at, list(groups))
 
 
 def reference_kl(players: Players, prompts: Prompts, responses: Sequence[Response]) -> Tensor:

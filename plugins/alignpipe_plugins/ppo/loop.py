@@ -149,9 +149,10 @@ def optimise(
     learners = [policy] if critic is None else [policy, critic.learner]
     for learner in learners:
         learner.copies.train()
+    together = episodes.alike if group_size(config) > 1 else range(len(episodes.responses))
     for epoch in range(config.epochs):
         seen = StepStatistics()
-        for rows in minibatch_rows(episodes.alike, config.minibatches, seed, update, epoch):
+        for rows in minibatch_rows(together, config.minibatches, seed, update, epoch):
             backward_minibatch(
                 policy, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, players.team
             )

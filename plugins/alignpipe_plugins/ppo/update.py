@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_loss
 from alignpipe.ops.masking import masked_row_means, masked_sum
-from alignpipe.training.batches import TokenBatch, by_length, response_logprobs, state_values
+from alignpipe.training.batches import TokenBatch, alike_for, by_length, response_logprobs, state_values
 from alignpipe.training.lanes import shares
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.parallel import ALONE, Team
@@ -109,10 +109,13 @@ def backward_minibatch(
     """
     tokens = int(episodes.mask[list(rows)].sum())
     divisor = len(rows) if loss.sequence_mean else tokens
-    lengths, alike = episodes.lengths, episodes.alike
-    own = [rows[index] for index in team.share([lengths[row] for row in rows], [alike[row] for row in rows])]
-    lanes = policy.copies.lanes
-    parts = shares([lengths[row] for row in own], lanes.count, [alike[row] for row in own])
+    lanes, lengths, alike = policy.copies.lanes, episodes.lengths, alike_for(policy.copies[0], episodes.alike)
+
+    def numbers(rows: Sequence[int]) -> list[int] | None:
+        return None if alike is None else [alike[row] for row in rows]
+
+    own = [rows[index] for index in team.share([lengths[row] for row in rows], numbers(rows))]
+    parts = shares([lengths[row] for row in own], lanes.count, numbers(own))
 
     def one_pass(lane: int, picked: Sequence[int], divisor: float, tokens: float) -> StepStatistics:
         batch, seen = episodes.batch(picked, pad_id), StepStatistics()
@@ -126,7 +129,7 @@ def backward_minibatch(
     def backward(lane: int) -> StepStatistics:
         mine = [own[index] for index in parts[lane]]
         size = lanes.share(loss.micro_batch_size, len(own))
-        groups = by_length([lengths[row] for row in mine], size, [alike[row] for row in mine])
+        groups = by_length([lengths[row] for row in mine], size, numbers(mine))
         seen = _all_of(one_pass(lane, [mine[index] for index in group], divisor, tokens) for group in groups)
         if policy.copies.idles(len(rows), loss.micro_batch_size):
             one_pass(lane, rows[:1], math.inf, math.inf)

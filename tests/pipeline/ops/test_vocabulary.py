@@ -18,7 +18,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch):
     """Blocks of so many tokens of the vocabulary."""
 
     def set_width(width: int) -> None:
-        monkeypatch.setattr(vocabulary, "_BLOCK", {"cpu": 0})
+        monkeypatch.setattr(vocabulary, "_BLOCK", 0)
         monkeypatch.setattr(vocabulary, "_NARROWEST", width)
 
     return set_width
@@ -47,7 +47,7 @@ def test_agrees_with_the_whole_logits(rows, words, width, temperature, seed, sca
     (hidden, weight, bias), tokens = example(rows, 4, words, seed, scale=scale)
     slope = torch.randn(rows, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "_BLOCK", {"cpu": 0})
+        patch.setattr(vocabulary, "_BLOCK", 0)
         patch.setattr(vocabulary, "_NARROWEST", width)
         found, nats = linear_logprobs(hidden, weight, bias, tokens, temperature, with_entropy=True)
         gradients = torch.autograd.grad((found * slope).sum(), (hidden, weight, bias))
@@ -100,6 +100,25 @@ def test_half_precision_multiplies_as_it_is_and_adds_up_in_float32(narrow):
     whole = torch.autograd.grad(token_logprobs(F.linear(hidden, weight), tokens).sum(), (hidden, weight))
     for ours, theirs in zip((hidden.grad, weight.grad), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+
+
+def test_gradients_of_likely_and_frequent_tokens_in_half_precision(narrow):
+    """p = 0.999 is 1 in bfloat16, and a thousandth added to a sum in it is lost: differences come before rounding."""
+    narrow(16)
+    generator = torch.Generator().manual_seed(7)
+    weight = torch.randn(64, 16, generator=generator)
+    hidden = weight[5] * 1.1 + 0.05 * torch.randn(1000, 16, generator=generator)
+    tokens = torch.full((1000,), 5)
+    exact = [tensor.bfloat16().double().requires_grad_() for tensor in (hidden, weight)]
+    logp = token_logprobs(F.linear(*exact), tokens)
+    assert 0.99 < float(logp.detach().mean().exp()) < 1
+    expected = torch.autograd.grad(logp.sum(), exact)
+    halves = [tensor.bfloat16().requires_grad_() for tensor in (hidden, weight)]
+    found = torch.autograd.grad(linear_logprobs(*halves, None, tokens)[0].sum(), halves)
+    whole = torch.autograd.grad(token_logprobs(F.linear(*halves), tokens).sum(), halves)
+    for ours, theirs, right in zip(found, whole, expected, strict=True):
+        off, usual = (float((grad.double() - right).norm() / right.norm()) for grad in (ours, theirs))
+        assert off < 1.2 * usual + 1e-3
 
 
 def test_what_is_frozen_gets_no_gradient(narrow):

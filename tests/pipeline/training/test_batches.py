@@ -167,5 +167,5 @@ def test_groups_hold_every_row_once_and_are_alike_in_length() -> None:
 
 
 def test_rows_with_one_prompt_follow_each_other() -> None:
-    assert list(by_length([9, 1, 5, 2, 9, 4], 2, [0, 1, 0, 1, 4, 5])) == [[1, 3], [5, 4], [2, 0]]
+    assert list(by_length([9, 1, 5, 2, 9, 4], 2, [0, 1, 0, 1, 4, 5])) == [[1, 3], [5, 2], [0, 4]]
     assert first_alike([[1, 2], [3], [1, 2], [3, 4], [3]]) == [0, 1, 0, 3, 1]

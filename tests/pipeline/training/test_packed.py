@@ -20,6 +20,7 @@ from alignpipe.ops import vocabulary
 from alignpipe.options import Forward, LinearType
 from alignpipe.training.batches import last_token_scores, pad_rows, response_logprobs, state_values
 from alignpipe.training.models import TokenScorer, load_causal, new_score_head
+from alignpipe.training.packed import forward
 from alignpipe.training.packed.models import Parts, packable, run_by
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -96,6 +97,18 @@ def gradient(module: nn.Module, loss: torch.Tensor) -> torch.Tensor:
     return row
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets an entry for every batch whose logits are computed block by block."""
+    calls: list[int] = []
+
+    def linear(*words, **options):
+        calls.append(1)
+        return vocabulary.linear_logprobs(*words, **options)
+
+    monkeypatch.setattr(forward, "linear_logprobs", linear)
+    return calls
+
+
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
@@ -105,9 +118,10 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(
     family: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "_LARGE", {"cpu": 0 if large else 1 << 23})
-    monkeypatch.setattr(vocabulary, "_BLOCK", {"cpu": 0})
+    monkeypatch.setattr(vocabulary, "_LARGE", 0 if large else 1 << 23)
+    monkeypatch.setattr(vocabulary, "_BLOCK", 0)
     monkeypatch.setattr(vocabulary, "_NARROWEST", 40)
+    calls = watched(monkeypatch)
     ours = made(CONFIGS[family])
     theirs = general(ours).double()
     assert packable(ours, 9) is not None
@@ -117,6 +131,7 @@ def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(
         assert torch.allclose(mine.double(), general_one, atol=1e-5)
     grads = [gradient(model, (logp * WEIGHTS).sum()) for model, (logp, _) in zip((ours, theirs), results, strict=True)]
     assert relative(*grads) < 1e-6
+    assert len(calls) == large
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -168,11 +183,13 @@ def test_the_head_sees_response_places_only() -> None:
 
 
 def test_a_head_with_a_hook_is_called_also_for_a_large_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "_LARGE", {"cpu": 0})
+    monkeypatch.setattr(vocabulary, "_LARGE", 0)
     model = made(CONFIGS["llama"])
     plain = response_logprobs(model, BATCH, 0.5)[0]
     model.lm_head.register_forward_hook(lambda _module, _given, made: made * 2)
+    calls = watched(monkeypatch)
     hooked = response_logprobs(model, BATCH, 1.0)[0]
+    assert not calls
     assert torch.allclose(hooked, plain, atol=1e-5)
     assert not torch.allclose(hooked, torch.zeros(()), atol=0.1)
 
