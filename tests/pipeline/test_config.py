@@ -236,7 +236,9 @@ def more(fake_pipeline: Path, install_fake_plugin: InstallFakePlugin, monkeypatc
     install_fake_plugin("dupe", {"dupe": "dupe.plugin"}, {"dupe/plugin.py": component_source("reward", "acme")}, "0.1")
     install_fake_plugin("oops", {"reward.lost": "oops.plugin"}, {"oops/plugin.py": "import not_there"})
     install_fake_plugin("odd", {"odd": "odd.plugin"}, {"odd/plugin.py": literal})
-    monkeypatch.setenv("ALIGNPIPE_PLUGINS", "fakes,dupe,oops,odd")
+    unknown = component_source("reward", "vague", "values: 'NotThere | None' = None")
+    install_fake_plugin("vague", {"vague": "vague.plugin"}, {"vague/plugin.py": unknown})
+    monkeypatch.setenv("ALIGNPIPE_PLUGINS", "fakes,dupe,oops,odd,vague")
     registry.cache_clear()
 
 
@@ -245,6 +247,7 @@ def test_options_of_ambiguous_broken_and_odd_plugins_say_why() -> None:
     assert "dupe 0.1 (plugin 'dupe') and fakes 2.5" in refused("reward=acme")
     assert "plugin 'reward.lost' of oops 1.0 is broken: ModuleNotFoundError" in refused("reward=lost")
     assert "reward/odd (odd 1.0): OmegaConf cannot take its config Config" in refused("reward=odd")
+    assert "OmegaConf cannot take its config Config: name 'NotThere'" in refused("reward=vague")
     with pytest.raises(OptionError):
         composed("reward=lost")
     assert configured().selected["reward"].name == "bradley_terry", "the rest goes on working"

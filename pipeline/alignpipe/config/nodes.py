@@ -25,7 +25,7 @@ def component_node(registered: Registered) -> DictConfig:
     config = registered.component.config
     try:
         node: DictConfig = OmegaConf.structured(config)
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
+    except (OmegaConfBaseException, TypeError, ValueError, NameError) as error:
         reason = " ".join(str(error).split())
         raise PluginError(f"{registered}: OmegaConf cannot take its config {config.__name__}: {reason}") from error
     _loosen(node)
