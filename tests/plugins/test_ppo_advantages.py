@@ -25,25 +25,31 @@ CRITIC_FREE = {name: config for name, config in ppo.CONFIGS.items() if name != "
 pytestmark = pytest.mark.slow
 
 
+def advantages_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Will hold the episodes and advantages of the latest update."""
+    seen: dict[str, Any] = {}
+    real = loop.estimate
+
+    def watched(config: LoopConfig, episodes: Episodes, rewards: Any) -> Any:
+        advantages, returns = real(config, episodes, rewards)
+        seen.update(episodes=episodes, advantages=advantages)
+        return advantages, returns
+
+    monkeypatch.setattr(loop, "estimate", watched)
+    return seen
+
+
 def an_update(
     monkeypatch: pytest.MonkeyPatch, root: Path, config: LoopConfig, **changes: Any
 ) -> tuple[Episodes, list[list[float]]]:
     """The episodes of an only update and the advantages its policy learns from, per kept token."""
-    seen: dict[str, Any] = {}
-    real = loop.backward_minibatch
-
-    def backward(policy: Any, critic: Any, loss: Any, episodes: Any, advantages: Any, *rest: Any) -> None:
-        seen.update(critic=critic, episodes=episodes, advantages=advantages)
-        real(policy, critic, loss, episodes, advantages, *rest)
-
     players = ppo.make_players(starts_as_reference=False, critic=config is ppo.CONFIG)
     with torch.no_grad():
         players.reference.get_input_embeddings().weight.mul_(1.1)
         embedding = players.network.get_input_embeddings().weight  # tied: this makes the end likelier everywhere
         embedding[ppo.EOS] *= 3
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "backward_minibatch", backward)
-        ppo.train(root, players, max_steps=1, kl_coef=BETA, config=config, **changes)
+    seen = advantages_of(monkeypatch)
+    ppo.train(root, players, max_steps=1, kl_coef=BETA, config=config, **changes)
     episodes: Episodes = seen["episodes"]
     assert seen["advantages"][~episodes.mask].eq(0).all()
     rows = [row[kept].tolist() for row, kept in zip(seen["advantages"], episodes.mask, strict=True)]
@@ -77,15 +83,39 @@ def over_groups(values: Sequence[float], size: int) -> list[tuple[float, list[fl
 
 
 @pytest.mark.parametrize("scale", ScaleRewards)
-def test_grpo_is_the_whole_reward_relative_to_its_group(
+def test_grpo_scales_the_score_and_not_the_penalty(
     scale: ScaleRewards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     episodes, rows = an_update(monkeypatch, tmp_path, ppo.GRPO, scale_rewards=scale)
-    whole = [sum(rewards) for rewards in token_rewards(episodes)]
-    assert len(whole) == 16
-    for row, (own, group) in zip(rows, over_groups(whole, 4), strict=True):
-        divisor = {"group": deviation(group) + 1e-4, "batch": deviation(whole) + 1e-4, "none": 1.0}[scale.value]
-        assert row == pytest.approx([(own - mean(group)) / divisor] * len(row), rel=1e-3, abs=1e-5)
+    scores = episodes.scores.tolist()
+    penalties = [sum(rewards) - score for rewards, score in zip(token_rewards(episodes), scores, strict=True)]
+    assert len(scores) == 16
+    assert deviation(penalties) > 0.1 * BETA
+    for row, (own, group), (penalty, of_group) in zip(
+        rows, over_groups(scores, 4), over_groups(penalties, 4), strict=True
+    ):
+        divisor = {"group": deviation(group) + 1e-4, "batch": deviation(scores) + 1e-4, "none": 1.0}[scale.value]
+        expected = (own - mean(group)) / divisor + penalty - mean(of_group)
+        assert row == pytest.approx([expected] * len(row), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", ScaleRewards)
+def test_where_all_scores_tie_grpo_weighs_the_penalty_by_its_coefficient(
+    scale: ScaleRewards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt that is solved always, or never, gives the penalty's gradient and no more."""
+    largest = []
+    for coefficient in (0.1, 0.01):
+        players = ppo.make_players(ppo.Rule(lambda sample: 1.0), starts_as_reference=False, critic=False)
+        with torch.no_grad():
+            players.reference.get_input_embeddings().weight.mul_(1.1)
+        seen = advantages_of(monkeypatch)
+        ppo.train(
+            tmp_path / str(coefficient), players, config=ppo.GRPO, max_steps=1, kl_coef=coefficient, scale_rewards=scale
+        )
+        largest.append(float(seen["advantages"].abs().max()))
+    assert 0 < largest[1] < 0.1
+    assert largest[0] == pytest.approx(10 * largest[1], rel=1e-3)
 
 
 def test_rloo_is_the_whole_reward_minus_the_mean_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

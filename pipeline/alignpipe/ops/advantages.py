@@ -87,7 +87,8 @@ def grpo(scores: Tensor, groups: Tensor) -> Tensor:
     The standard deviation is Bessel-corrected, as in TRL and verl.
 
     Args:
-        scores: Shape [B]. With a KL penalty in the reward it belongs in here: the sum of the sequence's rewards.
+        scores: Shape [B]. Without a KL penalty, whose spread would become the scale where the scores of a group tie;
+            `grpo_unscaled` of the penalties can be added.
         groups: Shape [B], int64: which group (0, 1, ...) a sample belongs to. One that is alone gets 0.
 
     Returns:
@@ -120,7 +121,7 @@ def grpo_batch_scaled(scores: Tensor, groups: Tensor) -> Tensor:
 def grpo_unscaled(scores: Tensor, groups: Tensor) -> Tensor:
     """Group-relative advantage without a scale: s_i - mean of the group; rloo times (G - 1) / G.
 
-    Args, Returns and Raises are those of `grpo`.
+    Args, Returns and Raises are those of `grpo`, but that a KL penalty may be part of the scores.
 
     References:
         Liu et al. (Dr. GRPO), arXiv 2503.20783; TRL `grpo_trainer.py`, `scale_rewards=none`.

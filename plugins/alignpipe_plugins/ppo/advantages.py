@@ -65,9 +65,14 @@ def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> tu
 
 
 def grpo_advantages(episodes: Episodes, rewards: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]:
-    """A response's whole reward, KL penalty included, relative to its group's; the same for all its tokens."""
-    whole = rewards.sum(1)
-    advantages = _SCALED[config.scale_rewards](whole, groups_of(episodes, config.group_size))
+    """A response's score relative to its group's, scaled, plus its KL penalty relative to its group's, not scaled.
+
+    The scale is that of the scores alone: where a group's scores tie, the spread of the rewards is that of the penalty,
+    and dividing by it would turn the weakest penalty into advantages of full size.
+    """
+    whole, groups = rewards.sum(1), groups_of(episodes, config.group_size)
+    advantages = _SCALED[config.scale_rewards](episodes.scores, groups)
+    advantages = advantages + grpo_unscaled(whole - episodes.scores, groups)
     return over_tokens(advantages, episodes.mask), over_tokens(whole, episodes.mask)
 
 
