@@ -31,9 +31,9 @@ def advantages_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     real = loop.estimate
 
     def watched(config: LoopConfig, episodes: Episodes, rewards: Any) -> Any:
-        advantages, returns = real(config, episodes, rewards)
-        seen.update(episodes=episodes, advantages=advantages)
-        return advantages, returns
+        targets = real(config, episodes, rewards)
+        seen.update(episodes=episodes, advantages=targets.advantages)
+        return targets
 
     monkeypatch.setattr(loop, "estimate", watched)
     return seen

@@ -18,7 +18,13 @@ from alignpipe_plugins.ppo.alarms import PATIENCE, Alarm, Watch
 from alignpipe_plugins.ppo.config import OnAlarm
 from support import ppo
 
-SOUND = {"objective/kl": 1.0, "policy/entropy_avg": 2.0, "response_length/mean": 20.0}
+SOUND = {
+    "objective/kl": 1.0,
+    "policy/entropy_avg": 2.0,
+    "response_length/mean": 20.0,
+    "val/sampling_z": 0.5,
+    "val/missing_eos_gain": -1.5,
+}
 
 
 def raised(watch: Watch, figure: str, values: Sequence[float]) -> list[int]:
@@ -33,6 +39,9 @@ def raised(watch: Watch, figure: str, values: Sequence[float]) -> list[int]:
         ("objective/kl", -0.09, -0.11, "negative KL"),
         ("policy/entropy_avg", 0.061, 0.059, "entropy collapse"),
         ("response_length/mean", 5.1, 4.9, "length collapse"),
+        ("val/sampling_z", 4.9, 5.1, "sampler and policy differ"),
+        ("val/sampling_z", -4.9, -5.1, "sampler and policy differ"),
+        ("val/missing_eos_gain", -0.1, 0.1, "not ending pays"),
     ],
 )
 def test_each_figure_has_its_bound(figure: str, good: float, bad: float, title: str) -> None:
@@ -44,6 +53,15 @@ def test_each_figure_has_its_bound(figure: str, good: float, bad: float, title: 
     assert alarm.title == title
     assert f"now {bad:.3g}" in alarm.text
     assert watch.on == 1
+
+
+def test_a_figure_that_is_not_defined_says_neither_good_nor_bad() -> None:
+    """When no response ends any more there is nothing to compare with, and the trouble is not over."""
+    watch = Watch()
+    assert raised(watch, "val/missing_eos_gain", [0.1] * (PATIENCE - 1)) == []
+    rest = {name: value for name, value in SOUND.items() if name != "val/missing_eos_gain"}
+    assert watch.look(rest) == []
+    assert raised(watch, "val/missing_eos_gain", [0.1]) == [1]
 
 
 def test_a_single_good_update_begins_the_count_anew() -> None:

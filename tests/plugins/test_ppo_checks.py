@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignpipe.errors import TrainingError
-from alignpipe_plugins.ppo.checks import check_finite, check_first_kl, check_first_ratio
+from alignpipe_plugins.ppo.checks import check_finite, check_first_kl, check_first_ratio, check_sampling
 
 
 def network(dtype: torch.dtype) -> torch.nn.Module:
@@ -45,6 +45,14 @@ def test_the_kl_of_a_copy(dtype: torch.dtype, passes: float, fails: float) -> No
     for wrong in (fails, -fails, float("nan")):
         with pytest.raises(TrainingError, match="start check D65 failed"):
             check_first_kl(torch.tensor([0.0, wrong]), network(dtype))
+
+
+@pytest.mark.parametrize(("z", "how"), [(6.5, "less likely"), (-6.5, "likelier"), (float("nan"), "")])
+def test_a_sampler_with_a_will_of_its_own(z: float, how: str) -> None:
+    check_sampling(5.5)
+    check_sampling(-5.5)
+    with pytest.raises(TrainingError, match=f"does not sample from the policy: its tokens are {how}.*rollout slot"):
+        check_sampling(z)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

@@ -118,6 +118,7 @@ def test_what_the_others_cannot_run(config: type[LoopConfig], changes: dict[str,
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"eval_every": 0}, "eval_every must be at least 1"),
         ({"critic_warmup": -1}, "critic_warmup must be at least 0"),
+        ({"critic_warmup": 5, "max_steps": 5}, r"critic_warmup \(5\) must be below max_steps \(5\)"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes: dict[str, Any], message: str) -> None:

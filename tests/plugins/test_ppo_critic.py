@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from alignpipe.api import Sample
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows, state_values
 from alignpipe.training.models import Policy, TokenScorer, load_causal, load_tokenizer
@@ -65,6 +67,14 @@ def test_a_reward_that_says_the_opposite_starts_it_at_zero(tmp_path: Path) -> No
 def test_a_constant_reward_or_a_single_prompt_starts_it_at_zero(tmp_path: Path) -> None:
     assert is_zero(start(tmp_path, ppo.Head(shape=torch.zeros_like)))
     assert is_zero(start(tmp_path, ppo.Head(), prompts=1))
+
+
+def test_a_reward_that_refuses_empty_answers_starts_it_at_zero_and_ends_nothing(tmp_path: Path) -> None:
+    class Choosy(ppo.Head):
+        def score(self, samples: Sequence[Sample]) -> list[float | None]:
+            return [None] * len(samples)
+
+    assert is_zero(start(tmp_path, Choosy()))
 
 
 def test_a_written_reward_starts_it_at_zero(tmp_path: Path) -> None:

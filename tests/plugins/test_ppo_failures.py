@@ -64,6 +64,37 @@ def test_failures_are_counted_and_means_are_over_the_others(tmp_path: Path) -> N
     assert all(math.isfinite(value) for value in some.values())
 
 
+@pytest.mark.parametrize("kind", ["timeout", "not_applicable"])
+def test_a_failure_does_not_matter_where_the_score_is_replaced(kind: str, tmp_path: Path) -> None:
+    """An answer that was cut costs what it costs, whatever it did to the reward; unless the reward is for others."""
+
+    class Strict(Failing):
+        def score(self, samples: list[Sample]) -> Scores:
+            cut = [place for place, sample in enumerate(samples) if sample.response_ids[-1] != ppo.EOS]
+            failures = {place: Failure(kind, "cut") for place in cut}
+            return Scores([0.5] * len(samples), per_token=self.split(samples), failures=failures)
+
+        @staticmethod
+        def split(samples: list[Sample]) -> list[list[float]]:
+            return [[0.5] + [0.0] * (len(sample.response_ids) - 1) for sample in samples]
+
+    players = players_with(Strict(), Scoring(retries=0, failure_budget=0.99))
+    with torch.no_grad():
+        for model in (players.network, players.reference):
+            model.get_input_embeddings().weight[ppo.EOS] *= 3  # tied: the end comes often, not always
+    validation = ppo.make_validation(missing_eos_score=-1.0)
+    figures = ppo.train(tmp_path, players, validation, max_steps=1, missing_eos_score=-1.0)[1].metrics()
+    cut = figures[f"reward_failures/{kind}"]
+    assert 0 < cut < 16
+    if kind == "timeout":
+        assert figures["response_length/truncated_frac"] == pytest.approx(cut / 16)
+        assert figures["objective/scores"] == pytest.approx(0.5 - 1.5 * cut / 16)
+        assert figures["heldout/reward"] < 0.5
+    else:
+        assert figures["response_length/truncated_frac"] == 0
+        assert figures["objective/scores"] == figures["heldout/reward"] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("config", [ppo.CONFIG, ppo.GRPO, ppo.RLOO, ppo.REINFORCE_PP])
 def test_a_reward_that_fails_now_and_then_leaves_training_sound(config, tmp_path: Path) -> None:
     critic = config is ppo.CONFIG

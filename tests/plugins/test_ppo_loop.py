@@ -13,10 +13,13 @@ import torch
 
 from alignpipe.errors import RewardError, TrainingError
 from alignpipe.ops.kl import kl_k1, kl_k2, kl_k3_clamped
+from alignpipe.ops.sampling import inverse_cdf_sample
 from alignpipe.options import Schedule
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.checkpoint import latest_step
+from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo import advantages, loop, progress
+from alignpipe_plugins.ppo.advantages import Targets
 from alignpipe_plugins.ppo.config import KLEstimator, Select
 from alignpipe_plugins.ppo.loop import minibatch_rows
 from alignpipe_plugins.ppo.update import PolicyLoss
@@ -129,12 +132,48 @@ def test_dropout_is_found_out_before_the_first_step(tmp_path: Path) -> None:
 def test_another_temperature_in_training_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.backward_minibatch
 
-    def warmer(policy: Any, critic: Any, loss: PolicyLoss, *rest: Any) -> None:
-        real(policy, critic, replace(loss, temperature=0.8), *rest)
+    def warmer(learners: Any, loss: PolicyLoss, *rest: Any) -> None:
+        real(learners, replace(loss, temperature=0.8), *rest)
 
     monkeypatch.setattr(loop, "backward_minibatch", warmer)
     with pytest.raises(TrainingError, match="D64 failed"):
         ppo.train(tmp_path)
+
+
+class Biased:
+    """A rollout that does not sample from the policy: at another temperature, or what `keep` leaves of the logits."""
+
+    def __init__(self, warmth: float = 1.0, keep: int | None = None) -> None:
+        self.warmth, self.keep = warmth, keep
+
+    def sample(self, model: Any, prompts: Any, uniforms: Any, *, temperature: float, eos_id: int) -> list[Response]:
+        found = []
+        for prompt, row in zip(prompts, uniforms, strict=True):
+            ids: list[int] = []
+            while len(ids) < len(row) and (not ids or ids[-1] != eos_id):
+                with torch.no_grad():
+                    logits = model(torch.tensor([[*prompt, *ids]])).logits[:, -1]
+                if self.keep is not None:
+                    logits[logits < logits.topk(self.keep).values[:, -1:]] = -math.inf
+                ids += inverse_cdf_sample(logits, row[len(ids)][None], temperature * self.warmth).tolist()
+            found.append(Response(ids, ids[-1] == eos_id))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("rollout", "how"), [(Biased(2.0), "less likely"), (Biased(0.6), "likelier"), (Biased(keep=4), "likelier")]
+)
+def test_a_sampler_that_is_not_the_policy_is_found_out(rollout: Biased, how: str, tmp_path: Path) -> None:
+    players = ppo.make_players()
+    with torch.no_grad():  # a policy with opinions: a new one gives all tokens much the same chance
+        players.network.get_input_embeddings().weight.mul_(2)
+        players.reference.get_input_embeddings().weight.mul_(2)
+    before = ppo.weights(players.network)
+    with pytest.raises(TrainingError, match=f"does not sample from the policy: its tokens are {how}"):
+        ppo.train(tmp_path, replace(players, rollout=rollout), episodes=64)
+    assert ppo.same(ppo.weights(players.network), before)
+    faithful = ppo.train(tmp_path / "faithful", replace(players, rollout=Biased()), max_steps=1)[1].metrics()
+    assert abs(faithful["val/sampling_z"]) < 4
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -151,7 +190,7 @@ def test_a_reference_that_differs_is_found_out_where_it_should_be_the_same(same:
 
 def test_the_critic_alone_learns_during_its_warmup(tmp_path: Path) -> None:
     fresh = ppo.make_players()
-    players, ctx, _ = ppo.train(tmp_path, max_steps=2, critic_warmup=2)
+    players, ctx, _ = ppo.train(tmp_path, max_steps=3, critic_warmup=2, stop_after=1)
     assert ppo.same(ppo.weights(players.network), ppo.weights(fresh.network))
     assert not ppo.same(ppo.weights(players.critic), ppo.weights(fresh.critic))
     assert "grad_norm/policy" not in ctx.metrics()
@@ -203,19 +242,10 @@ def seen_by_gae(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> 
         seen.update(rewards=rewards, mask=mask, raw=raw, returns=returns, values=values)
         return raw, returns
 
-    def backward(
-        policy: Any,
-        critic: Any,
-        loss: Any,
-        episodes: Any,
-        weights: torch.Tensor,
-        returns: torch.Tensor,
-        *rest: Any,
-        **named: Any,
-    ) -> None:
-        seen.update(advantages=weights, targets=returns, logprobs=episodes.logprobs, ref=episodes.ref_logprobs)
-        seen["scores"] = episodes.scores
-        real_backward(policy, critic, loss, episodes, weights, returns, *rest, **named)
+    def backward(learners: Any, loss: Any, episodes: Any, targets: Targets, *rest: Any) -> None:
+        seen.update(advantages=targets.advantages, targets=targets.returns)
+        seen.update(logprobs=episodes.logprobs, ref=episodes.ref_logprobs, scores=episodes.scores)
+        real_backward(learners, loss, episodes, targets, *rest)
 
     players = ppo.make_players(starts_as_reference=False)
     with torch.no_grad():

@@ -38,6 +38,7 @@ def episodes() -> Episodes:
         token_scores=None,
         numbers=[0, 2],
         failures={"timeout": 1},
+        sampling_z=1.25,
     )
 
 
@@ -63,7 +64,9 @@ def statistics() -> StepStatistics:
 
 def figures(returns: torch.Tensor | None = None) -> dict[str, float]:
     returns = torch.tensor([[2.0, 2.0], [5.0, 0.0]]) if returns is None else returns
-    return update_metrics(episodes(), torch.tensor([1.0, -0.5]), torch.tensor([0.5, 0.5]), returns, statistics(), 0.1)
+    return update_metrics(
+        episodes(), torch.tensor([1.0, -0.5]), torch.tensor([0.5, 0.5]), returns, statistics(), 0.1, -1.0
+    )
 
 
 def test_hand_numbers() -> None:
@@ -81,6 +84,8 @@ def test_hand_numbers() -> None:
         "val/clipfrac_avg": 0.0,
         "val/ratio": 1.0,
         "val/ratio_var": 0.5 / 3,
+        "val/sampling_z": 1.25,
+        "val/missing_eos_gain": -4.0,  # -1 in place of 3
         "val/num_eos_tokens": 1.0,
         "val/explained_variance": 1 - (2 / 3) / 2,  # residuals 1, 0, 2; returns 2, 2, 5
         "val/returns_mean": 3.0,
@@ -99,9 +104,10 @@ def test_hand_numbers() -> None:
 
 def test_without_a_critic_its_figures_are_left_out() -> None:
     alone = update_metrics(
-        replace(episodes(), values=None), torch.zeros(2), torch.zeros(2), torch.ones(2, 2), statistics(), 0.1
+        replace(episodes(), values=None), torch.zeros(2), torch.zeros(2), torch.ones(2, 2), statistics(), 0.1, None
     )
-    assert figures().keys() - alone.keys() == {"loss/value_avg", "val/clipfrac_avg", "val/explained_variance"}
+    of_the_critic = {"loss/value_avg", "val/clipfrac_avg", "val/explained_variance"}
+    assert figures().keys() - alone.keys() == {*of_the_critic, "val/missing_eos_gain"}
     assert alone["val/returns_mean"] == 1
 
 
@@ -124,7 +130,8 @@ def test_the_names_are_those_of_the_readme(tmp_path: Path) -> None:
     _, ctx, _ = ppo.train(tmp_path, validation=validation, max_steps=2, save_every=1, select=Select.best)
     logged = {re.sub(r"^reward/part/.*", "reward/part/<name>", name) for name in ctx.metrics()}
     logged |= {name for _, timings in ctx.timings for name in timings}
-    assert logged | {"reward_failures/<kind>"} == table_names(), "failures are logged where there are any"
+    where_there_are_any = {"reward_failures/<kind>", "val/missing_eos_gain"}  # failures; answers that ended
+    assert logged | where_there_are_any == table_names()
 
 
 def test_parts_are_logged_by_name(tmp_path: Path) -> None:

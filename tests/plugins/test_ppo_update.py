@@ -20,11 +20,12 @@ from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.ppo import collect as collecting
 from alignpipe_plugins.ppo import episodes as episodes_module
+from alignpipe_plugins.ppo.advantages import Targets
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.learners import Learner, critic_of, policy_learner
+from alignpipe_plugins.ppo.learners import Learner, Learners, critic_of, policy_learner
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from support import ppo
@@ -54,15 +55,15 @@ def backward(
     statistics = StepStatistics()
     pad_id = changes.pop("pad_id", players.pad_id)
     loss = PolicyLoss(players.temperature, LOW, HIGH, None, sequence_mean=False, micro_batch_size=micro)
-    advantages, returns = given or signals(episodes)
     team = Team(lanes=Lanes(lanes))
     backward_minibatch(
-        policy_learner(players.network, ppo.CONFIG, team),
-        replace(critic_of(players.critic, ppo.CONFIG, team), clip_range=clip_value) if critic else None,
+        Learners(
+            policy_learner(players.network, ppo.CONFIG, team),
+            replace(critic_of(players.critic, ppo.CONFIG, team), clip_range=clip_value) if critic else None,
+        ),
         replace(loss, **changes),
         episodes,
-        advantages,
-        returns,
+        Targets(*(given or signals(episodes))),
         rows,
         statistics,
         pad_id,

@@ -207,6 +207,7 @@ def make_episodes(players: Players, seed: int = 0, *, noise: float = 0.3) -> Epi
         token_scores=None,
         numbers=range(9),
         failures={},
+        sampling_z=0.0,
     )
 
 

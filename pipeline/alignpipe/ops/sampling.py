@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from alignpipe.ops.logprobs import tempered
+from alignpipe.ops.shapes import require_mask, require_same_shape
+
+_ROUNDING = 1e-3
+"""Nats by which a log-probability and an entropy may differ without meaning it."""
 
 
 def inverse_cdf_sample(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
@@ -41,6 +45,33 @@ def inverse_cdf_sample(logits: Tensor, uniforms: Tensor, temperature: float = 1.
     # u * total may round up to total, which no prefix exceeds: then it is the last token that added anything.
     last = torch.searchsorted(cumulative, total, right=False)
     return torch.minimum(drawn, last).squeeze(1)
+
+
+def surprise_z(logprobs: Tensor, entropies: Tensor, mask: Tensor) -> Tensor:
+    """How far sampled tokens are from the distributions they are scored under, in standard errors.
+
+        d_t = -log p(y_t) - H_t          z = sum_t d_t / sqrt(sum_t (d_t^2 + 1e-6))
+
+    A token drawn from p surprises by its entropy H on average, whatever came before, so the sum over kept tokens is a
+    martingale and z is about standard normal. Below 0 the samples are likelier than they should be (top-p, a lower
+    temperature), above 0 less likely (a higher temperature, older weights). Where hardly another token was possible d
+    is rounding, of one sign perhaps: the constant, a thousandth of a nat, keeps that from counting.
+
+    Args:
+        logprobs: Shape [B, T], of the sampled tokens, at the temperature of the sampling.
+        entropies: Shape [B, T], of the distributions they are taken to be drawn from, in nats.
+        mask: Shape [B, T], boolean.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: the shapes differ or the mask is not boolean.
+    """
+    require_mask(mask)
+    require_same_shape(mask=mask, logprobs=logprobs, entropies=entropies)
+    excess = torch.where(mask, -logprobs.double() - entropies.double(), 0.0)
+    return excess.sum() / torch.where(mask, excess.square() + _ROUNDING**2, 0.0).sum().sqrt()
 
 
 def _monotone(cumulative: Tensor, weights: Tensor) -> Tensor:

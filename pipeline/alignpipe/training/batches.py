@@ -8,7 +8,7 @@ the window that holds response tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.adapters import Adapted
-from alignpipe.training.lanes import clustered
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.packed.forward import packed_logprobs, packed_output
 from alignpipe.training.packed.layout import Layout
@@ -80,34 +79,20 @@ def pad_rows(
         ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
         mask[row, : len(response)] = True
     lengths = torch.tensor([len(prompt) for prompt in prompts])
-    leaders = first_alike(prompts)
-    alike = torch.tensor(leaders, device=device) if len(set(leaders)) < len(prompts) else None
-    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), alike)
+    groups = prompt_groups(prompts)
+    leaders = torch.tensor(groups, device=device) if len(set(groups)) < len(prompts) else None
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), leaders)
 
 
-def first_alike(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Of each prompt the index of the first one with the same ids."""
+def prompt_groups(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """For each prompt the index of the first one with the same ids."""
     firsts: dict[tuple[int, ...], int] = {}
     return [firsts.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
 
 
-def alike_for(model: nn.Module, alike: Sequence[int]) -> Sequence[int] | None:
-    """`alike` if `model` reads a prompt once for all rows of a batch; None if it is run with padding."""
-    return None if packable(model, 1) is None else alike
-
-
-def by_length(lengths: Sequence[int], size: int, alike: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Indices in groups of at most `size`, alike in length, so that little padding is computed.
-
-    Rows of one number in `alike` [B] follow each other instead, where it is given: those that begin with the same
-    prompt, which is read once (see `alike_for`).
-    """
-    if alike is None:
-        order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    else:
-        order = [row for cluster in clustered(lengths, alike) for row in cluster]
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def groups_for(model: nn.Module, groups: Sequence[int]) -> Sequence[int] | None:
+    """`groups` if `model` reads a prompt once for all rows of a batch; None if it is run with padding."""
+    return None if packable(model, 1) is None else groups
 
 
 def response_logprobs(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -68,50 +67,6 @@ class Lanes:
 
 ONE_LANE = Lanes()
 """No threads."""
-
-
-def shares(lengths: Sequence[int], count: int, alike: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices in `count` shares, each with a like number of like lengths.
-
-    Rows of one number in `alike` [B] come into the same share, but for what would make the numbers of rows unlike.
-    """
-    if count == 1:
-        return [list(range(len(lengths)))]
-    if alike is None or len(set(alike)) == len(lengths):
-        order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-        return [order[start::count] for start in range(count)]
-    return _whole_shares(lengths, count, clustered(lengths, alike))
-
-
-def _whole_shares(lengths: Sequence[int], count: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The clusters with most tokens first, each to the share with the fewest of those that have room for it.
-
-    A cluster that fits nowhere is cut into interleaved parts.
-    """
-
-    def tokens(rows: Sequence[int]) -> int:
-        return sum(lengths[row] for row in rows)
-
-    room = [len(range(start, len(lengths), count)) for start in range(count)]
-    dealt: list[list[int]] = [[] for _ in room]
-    left = deque(sorted(clusters, key=tokens, reverse=True))
-    while left:
-        cluster = left.popleft()
-        fitting = [share for share in range(count) if len(dealt[share]) + len(cluster) <= room[share]]
-        if fitting:
-            dealt[min(fitting, key=lambda share: tokens(dealt[share]))].extend(cluster)
-        else:
-            parts = min(count, len(cluster))
-            left.extend(cluster[start::parts] for start in range(parts))
-    return dealt
-
-
-def clustered(lengths: Sequence[int], alike: Sequence[int]) -> list[list[int]]:
-    """Indices of one number in `alike` [B] together, from short to long; so are the clusters, by their mean length."""
-    clusters: dict[int, list[int]] = {}
-    for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):
-        clusters.setdefault(alike[row], []).append(row)
-    return sorted(clusters.values(), key=lambda rows: (sum(lengths[row] for row in rows) / len(rows), rows[0]))
 
 
 class Copies:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from alignpipe.api import StageContext
 from alignpipe.errors import ConfigError, ProcessError
 from alignpipe.processes import this_process
-from alignpipe.training.lanes import ONE_LANE, Lanes, shares
+from alignpipe.training.lanes import ONE_LANE, Lanes
+from alignpipe.training.ordering import shares
 
 T = TypeVar("T")
 
@@ -45,12 +46,11 @@ class Team:
         """Whether this process writes what the stage leaves: checkpoints and the payload."""
         return self.rank == 0
 
-    def share(self, lengths: Sequence[int], alike: Sequence[int] | None = None) -> list[int]:
-        """The rows this process computes, as indices into `lengths`; a like number of like lengths for each process.
-
-        Rows of one number in `alike` [B] come to the same process as far as that goes (`lanes.shares`).
-        """
-        return shares(lengths, self.size, alike)[self.rank]
+    def share(
+        self, lengths: Sequence[int], *, rows: Sequence[int] | None = None, groups: Sequence[int] | None = None
+    ) -> list[int]:
+        """The rows this process computes (`ordering.shares`)."""
+        return shares(lengths, self.size, rows=rows, groups=groups)[self.rank]
 
     def spread(self, lengths: Sequence[int], compute: Callable[[list[int]], Sequence[T]]) -> list[T]:
         """One item per row, in their order; each process computes those of its share, and all get all of them."""

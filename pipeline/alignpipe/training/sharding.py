@@ -66,7 +66,7 @@ class Shards(Copies):
             return [backward(0)]
 
     def idles(self, rows: int, size: int) -> bool:
-        """See `Copies.idles`: shares differ by a row at most, and rank 0 has the most (`lanes.shares`)."""
+        """See `Copies.idles`: shares differ by a row at most, and rank 0 has the most (`ordering.shares`)."""
         most, own = (len(range(rank, rows, self._team.size)) for rank in (0, self._team.rank))
         return -(-own // size) < -(-most // size)
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from alignpipe.api import StageContext
 from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.options import Schedule
-from alignpipe.training.batches import by_length
 from alignpipe.training.checkpoint import Checkpoints
-from alignpipe.training.lanes import Copies, shares
+from alignpipe.training.lanes import Copies
+from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
 from alignpipe.training.sharding import copies_of
@@ -151,13 +151,15 @@ def _step(
     """One optimiser step; figures are means over the whole batch, by weight."""
     copies.train()
     weight = sum(example.weight for example in batch)
-    own = [batch[index] for index in team.share([example.length for example in batch])]
-    parts = shares([example.length for example in own], copies.lanes.count)
+    lengths = [example.length for example in batch]
+    own = team.share(lengths)
+    parts = shares(lengths, copies.lanes.count, rows=own)
 
     def backward(lane: int) -> dict[str, float]:
-        rows, seen = [own[index] for index in parts[lane]], []
-        for group in by_length([row.length for row in rows], copies.lanes.share(options.micro_batch_size, len(own))):
-            part = loss(copies[lane], [rows[index] for index in group])
+        seen = []
+        size = copies.lanes.share(options.micro_batch_size, len(own))
+        for rows in by_length(lengths, size, rows=parts[lane]):
+            part = loss(copies[lane], [batch[row] for row in rows])
             # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
             torch.autograd.backward(part.loss / weight)
             seen.append(part.numbers())
@@ -202,8 +204,9 @@ def mean_over(
     """The loss and figures of all `examples`, as weighted means, without gradients; up to `size` rows are held."""
     model.eval()
     weight = sum(example.weight for example in examples)
-    own = [examples[index] for index in team.share([example.length for example in examples])]
-    groups = by_length([example.length for example in own], team.lanes.share(size, len(own)))
+    lengths = [example.length for example in examples]
+    own = team.share(lengths)
+    batches = list(by_length(lengths, team.lanes.share(size, len(own)), rows=own))
     with torch.no_grad():
-        parts = team.lanes.map(lambda group: loss(model, [own[index] for index in group]).numbers(), list(groups))
+        parts = team.lanes.map(lambda rows: loss(model, [examples[row] for row in rows]).numbers(), batches)
     return {name: value / weight for name, value in team.sums(added(parts)).items()}

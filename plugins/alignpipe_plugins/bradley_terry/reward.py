@@ -16,7 +16,6 @@ from alignpipe.api import Artifact, BuildContext, Sample, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError, RewardError
 from alignpipe.training import supervised
-from alignpipe.training.batches import by_length
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.linears import multiply_as_stored
 from alignpipe.training.models import (
@@ -31,6 +30,7 @@ from alignpipe.training.models import (
     open_policy,
     save_checkpoint,
 )
+from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import Team, join
 from alignpipe.training.products import choose_products
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms

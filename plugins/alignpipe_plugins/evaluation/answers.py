@@ -13,9 +13,10 @@ from alignpipe.api import Sample
 from alignpipe.dataset import Row
 from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.text import distinct_n
-from alignpipe.training.batches import TokenBatch, by_length, pad_rows, response_logprobs
+from alignpipe.training.batches import TokenBatch, pad_rows, response_logprobs
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.models import Policy, context_length
+from alignpipe.training.ordering import by_length
 from alignpipe.training.rollouts import Response, Rollout, as_samples
 from alignpipe.training.tokens import encode_prompts, fit_length, prompt_ids, response_ids
 

@@ -6,6 +6,8 @@ KL penalty on every token and the score on the last (D30, D31), for every estima
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -25,16 +27,21 @@ from alignpipe_plugins.ppo.episodes import Episodes
 _SCALED = {ScaleRewards.group: grpo, ScaleRewards.batch: grpo_batch_scaled, ScaleRewards.none: grpo_unscaled}
 
 
+class Targets(NamedTuple):
+    """What an update learns from its rewards, both [B, T] and 0 off the mask."""
+
+    advantages: Tensor
+    returns: Tensor
+    """What a token is credited with before anything is subtracted: the critic's target where there is one."""
+
+
 def group_size(config: LoopConfig) -> int:
     """How many responses a prompt gets in one update; they stand next to each other."""
     return config.group_size if isinstance(config, GroupedConfig) else 1
 
 
-def estimate(config: LoopConfig, episodes: Episodes, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, both [B, T] and 0 off the mask.
-
-    A return is what a token is credited with before anything is subtracted: the critic's target where there is one.
-    """
+def estimate(config: LoopConfig, episodes: Episodes, rewards: Tensor) -> Targets:
+    """Advantages and returns by the estimator that the type of `config` stands for; `rewards` is [B, T]."""
     if isinstance(config, PPOConfig):
         return ppo_advantages(episodes, rewards, config)
     if isinstance(config, GRPOConfig):
@@ -53,7 +60,7 @@ def groups_of(episodes: Episodes, size: int) -> Tensor:
     return groups
 
 
-def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> tuple[Tensor, Tensor]:
+def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> Targets:
     """GAE with the critic's values, whitened over the whole update; returns are taken before that (D41, D42)."""
     assert episodes.values is not None  # ppo has a critic
     if config.whiten_rewards:
@@ -61,10 +68,10 @@ def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> tu
     advantages, returns = gae(rewards, episodes.values, episodes.mask, config.gamma, config.lam)
     if config.whiten_advantages:
         advantages = whiten(advantages, episodes.mask)
-    return advantages, returns
+    return Targets(advantages, returns)
 
 
-def grpo_advantages(episodes: Episodes, rewards: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]:
+def grpo_advantages(episodes: Episodes, rewards: Tensor, config: GRPOConfig) -> Targets:
     """A response's score relative to its group's, scaled, plus its KL penalty relative to its group's, not scaled.
 
     The scale is that of the scores alone: where a group's scores tie, the spread of the rewards is that of the penalty,
@@ -73,18 +80,17 @@ def grpo_advantages(episodes: Episodes, rewards: Tensor, config: GRPOConfig) -> 
     whole, groups = rewards.sum(1), groups_of(episodes, config.group_size)
     advantages = _SCALED[config.scale_rewards](episodes.scores, groups)
     advantages = advantages + grpo_unscaled(whole - episodes.scores, groups)
-    return over_tokens(advantages, episodes.mask), over_tokens(whole, episodes.mask)
+    return Targets(over_tokens(advantages, episodes.mask), over_tokens(whole, episodes.mask))
 
 
-def rloo_advantages(episodes: Episodes, rewards: Tensor, config: RLOOConfig) -> tuple[Tensor, Tensor]:
+def rloo_advantages(episodes: Episodes, rewards: Tensor, config: RLOOConfig) -> Targets:
     """A response's whole reward, KL penalty included, minus the mean of its group's other ones."""
     whole = rewards.sum(1)
-    return over_tokens(rloo(whole, groups_of(episodes, config.group_size)), episodes.mask), over_tokens(
-        whole, episodes.mask
-    )
+    advantages = rloo(whole, groups_of(episodes, config.group_size))
+    return Targets(over_tokens(advantages, episodes.mask), over_tokens(whole, episodes.mask))
 
 
-def reinforce_pp_advantages(episodes: Episodes, rewards: Tensor, config: ReinforcePPConfig) -> tuple[Tensor, Tensor]:
+def reinforce_pp_advantages(episodes: Episodes, rewards: Tensor, config: ReinforcePPConfig) -> Targets:
     """The reward from each token on, whitened over the whole update (D42), which is the method's baseline and scale."""
     returns = reinforce_pp(rewards, episodes.mask, config.gamma)
-    return whiten(returns, episodes.mask), returns
+    return Targets(whiten(returns, episodes.mask), returns)

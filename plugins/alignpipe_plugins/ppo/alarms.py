@@ -21,6 +21,8 @@ ENTROPY_SHARE = 0.03
 """Of the first update's entropy. Sound trainings of small models were seen to fall to a tenth of it."""
 LENGTH_SHARE = 0.25
 """Of the first update's mean length: more than learning to be brief."""
+SAMPLING_Z = 5.0
+"""Standard errors. By chance one update in two million is beyond it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,22 @@ _RULES = (
         "{now:.3g} tokens, then {first:.3g}). The reward may pay for saying nothing: read samples, raise kl_coef or "
         "set kl_target",
     ),
+    _Rule(
+        "sampler and policy differ",
+        "val/sampling_z",
+        lambda now, first: abs(now) > SAMPLING_Z,
+        f"the sampled tokens were further than {SAMPLING_Z:g} standard errors from what the policy would give in "
+        f"{PATIENCE} updates in a row (now "
+        "{now:.3g}; below 0: likelier). The rollout slot samples with older weights, a filter or another temperature",
+    ),
+    _Rule(
+        "not ending pays",
+        "val/missing_eos_gain",
+        lambda now, first: now > 0,
+        f"missing_eos_score was above the mean score of the responses that ended in {PATIENCE} updates in a row "
+        "(the difference is now {now:.3g}), so the policy learns not to end. Set missing_eos_score below the reward's "
+        "usual scores, or to null, which leaves the reward's own",
+    ),
 )
 _NOT_FINITE = "figures that are not finite"
 
@@ -93,6 +111,8 @@ class Watch:
         """Take in the figures of the next update; gives the alarms that it raises."""
         raised = []
         for rule in _RULES:
+            if rule.figure not in figures:
+                continue  # not defined in this update, which says neither
             now = figures[rule.figure]
             first = self._first.setdefault(rule.figure, now)
             if self._turned_on(rule.title, rule.bad(now, first), PATIENCE):

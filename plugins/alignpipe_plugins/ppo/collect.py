@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from alignpipe.ops.kl import kl_k1
+from alignpipe.ops.sampling import surprise_z
 from alignpipe.ops.shaping import clip_scores, last_kept, replace_missing_eos
+from alignpipe.rewarding.judge import Scored
 from alignpipe.training.batches import (
     TokenBatch,
-    alike_for,
-    by_length,
-    first_alike,
+    groups_for,
     pad_rows,
+    prompt_groups,
     response_logprobs,
     state_values,
 )
+from alignpipe.training.ordering import by_length
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
@@ -41,7 +43,7 @@ def collect(
 
     The log-probabilities of the sampled tokens come from a fresh forward pass in the layout of the training (D27).
 
-    An episode that the reward fails on is left out, and counted.
+    An episode that the reward fails on is counted, and left out unless its score is replaced (D25).
 
     Raises `RewardError` if it fails on more than `scoring.failure_budget` allows.
     """
@@ -55,6 +57,9 @@ def collect(
     logprobs, ref_logprobs, entropies = (torch.zeros(size, device=players.device) for _ in range(3))
     values = None if players.critic is None else torch.zeros(size, device=players.device)
     temperature = players.temperature
+
+    if players.critic is not None:
+        players.critic.eval()
 
     def look(rows: list[int], batch: TokenBatch) -> None:
         width = batch.response_mask.shape[1]
@@ -90,8 +95,20 @@ def collect(
         token_scores=_over_tokens(scored.per_token, scores, mask),
         numbers=range(len(responses)),
         failures=scored.failure_counts(),
+        sampling_z=float(surprise_z(logprobs, entropies, mask)),
     )
-    return episodes.select(scored.kept) if scored.failures else episodes
+    kept = rows_with_score(scored, ended, missing_eos_score)
+    return episodes if len(kept) == len(responses) else episodes.select(kept)
+
+
+def rows_with_score(scored: Scored, ended: Tensor, missing_eos_score: float | None) -> list[int]:
+    """The responses that have a score: what the reward failed on has none, unless its score is replaced (D25)."""
+    return [
+        row
+        for row, has_ended in enumerate(ended.tolist())
+        if row not in scored.failures
+        or (missing_eos_score is not None and not has_ended and scored.failures[row].kind != "not_applicable")
+    ]
 
 
 def _over_tokens(per_token: Sequence[Sequence[float]] | None, scores: Tensor, mask: Tensor) -> Tensor | None:
@@ -121,18 +138,16 @@ def for_each_batch(
     processes: their sum over the team is whole.
     """
     lengths = [len(ids) + len(response.ids) for ids, response in zip(prompts.ids, responses, strict=True)]
-    lanes, alike = players.team.lanes, alike_for(players.network, first_alike(prompts.ids))
-    own = players.team.share(lengths, alike)
-    size = lanes.share(_SCORING_BATCH, len(own))
-    groups = by_length([lengths[row] for row in own], size, alike and [alike[row] for row in own])
+    lanes, groups = players.team.lanes, groups_for(players.network, prompt_groups(prompts.ids))
+    own = players.team.share(lengths, groups=groups)
+    batches = by_length(lengths, lanes.share(_SCORING_BATCH, len(own)), rows=own, groups=groups)
 
-    def look_at(group: list[int]) -> None:
-        rows = [own[index] for index in group]
+    def look_at(rows: list[int]) -> None:
         ids, answers = [prompts.ids[row] for row in rows], [responses[row].ids for row in rows]
         look(rows, pad_rows(ids, answers, players.pad_id, players.device))
 
     with torch.no_grad():
-        lanes.map(look_at, list(groups))
+        lanes.map(look_at, list(batches))
 
 
 def reference_kl(players: Players, prompts: Prompts, responses: Sequence[Response]) -> Tensor:

@@ -88,7 +88,11 @@ class LoopConfig:
     )
     score_clip: float | None = field(default=None, metadata={"help": "keeps scores within +- this (D39)"})
     missing_eos_score: float | None = field(
-        default=-1.0, metadata={"help": "score of a response that never ended; null: the reward's own (D25)"}
+        default=-1.0,
+        metadata={
+            "help": "score of a response that never ended, to lie below the reward's usual ones; null: the "
+            "reward's own (D25)"
+        },
     )
     target_kl: float | None = field(
         default=None, metadata={"help": "approximate KL that ends an update's epochs (D62)"}
@@ -143,7 +147,9 @@ class PPOConfig(LoopConfig):
     critic_lr: float = field(default=1e-5, metadata={"help": "the critic's peak learning rate (D51)"})
     gamma: float = field(default=1.0, metadata={"help": "discount (D40)"})
     lam: float = field(default=0.95, metadata={"help": "GAE's lambda (D40)"})
-    clip_range_value: float | None = field(default=0.2, metadata={"help": "how far values may move; null: free (D50)"})
+    clip_range_value: float | None = field(
+        default=0.2, metadata={"help": "how far values may move in an update, in the reward's units; null: free (D50)"}
+    )
     whiten_advantages: bool = field(default=True, metadata={"help": "mean 0 and variance 1 over the update (D42)"})
     whiten_rewards: bool = field(default=False, metadata={"help": "scale rewards to variance 1, mean kept (D38)"})
     critic_warmup: int = field(default=0, metadata={"help": "first updates that train the critic alone (D46)"})
@@ -151,6 +157,11 @@ class PPOConfig(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 0, "critic_warmup")
+        if self.critic_warmup >= self.max_steps:
+            raise ValueError(
+                f"critic_warmup ({self.critic_warmup}) must be below max_steps ({self.max_steps}), or the policy never "
+                "learns (D46)"
+            )
         check_positive(self, "critic_lr", *(["clip_range_value"] if self.clip_range_value is not None else []))
         check_share(self, "gamma", "lam")
         if self.whiten_advantages or self.whiten_rewards:

@@ -17,7 +17,6 @@ from alignpipe.training.rollouts import Response
 from alignpipe.training.tokens import fingerprint
 from alignpipe_plugins.ppo.episodes import Prompts
 from alignpipe_plugins.ppo.players import make_samples
-from alignpipe_plugins.ppo.together import score_together
 
 _PROBES = 32
 _SAME = 0.99
@@ -72,7 +71,8 @@ def _read_as_reward(
     if len(probes.ids) < 2:
         return False
     ends = [Response([int(policy.tokenizer.eos_token_id)], ended=True) for _ in probes.ids]
-    scored = score_together(team, judge, make_samples(policy, probes, ends))
+    # `score_all`, since a reward may refuse empty answers and be sound; rank 0's word, so that all find the same.
+    scored = team.from_leader(judge.score_all(make_samples(policy, probes, ends)))
     if scored.failures:
         return False
     wanted = torch.tensor(scored.total, dtype=torch.float64)

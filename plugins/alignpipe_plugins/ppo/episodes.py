@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alignpipe.api import Sample
-from alignpipe.training.batches import TokenBatch, first_alike, pad_rows
+from alignpipe.training.batches import TokenBatch, pad_rows, prompt_groups
 from alignpipe.training.rollouts import Response
 
 
@@ -52,6 +52,7 @@ class Episodes:
     # which of the update's episodes these are: all, but for those that the reward failed on
     numbers: Sequence[int]
     failures: Mapping[str, int]  # how many it failed on, by kind
+    sampling_z: float  # of all that were sampled, see `ops.sampling.surprise_z`
 
     def __post_init__(self) -> None:
         shape = (len(self.responses), max(len(response.ids) for response in self.responses))
@@ -89,9 +90,9 @@ class Episodes:
         return pad_rows(prompts, [self.responses[row].ids for row in rows], pad_id, str(self.mask.device))
 
     @cached_property
-    def alike(self) -> list[int]:
-        """Of each episode the first one with the same prompt."""
-        return first_alike(self.prompts.ids)
+    def prompt_groups(self) -> list[int]:
+        """For each episode the first one with the same prompt."""
+        return prompt_groups(self.prompts.ids)
 
     @property
     def lengths(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,26 @@ class Critic:
     learner: Learner
     clip_range: float | None
     warmup: int
+
+
+@dataclass(frozen=True)
+class Learners:
+    """Everybody who learns; `critic` is None for an estimator without one."""
+
+    policy: Learner
+    critic: Critic | None
+
+    @property
+    def named(self) -> dict[str, Learner]:
+        """Each by its name in checkpoints and metrics."""
+        return {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic.learner})
+
+    def critic_alone(self, update: int) -> bool:
+        """Whether the policy waits in 0-based `update` while the critic warms up (D46)."""
+        return self.critic is not None and update < self.critic.warmup
+
+    def __iter__(self) -> Iterator[Learner]:
+        return iter(self.named.values())
 
 
 def policy_learner(network: nn.Module, config: LoopConfig, team: Team = ALONE) -> Learner:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from alignpipe.api import StageContext
 from alignpipe.errors import StageInterrupted, TrainingError
@@ -15,15 +14,15 @@ from alignpipe.ops.shaping import add_score_to_kl_penalty
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.schedule import rate
 from alignpipe.training.supervised import batch_indices
-from alignpipe_plugins.ppo.advantages import estimate, group_size
+from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size
 from alignpipe_plugins.ppo.alarms import Alarm
-from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio
+from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import KLEstimator, LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
-from alignpipe_plugins.ppo.learners import Critic, Learner, critic_of, policy_learner
+from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
 from alignpipe_plugins.ppo.metrics import update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
@@ -46,12 +45,11 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     finite scores.
     """
     team = players.team
-    policy, critic = policy_learner(players.network, config, team), critic_of(players.critic, config, team)
+    learners = Learners(policy_learner(players.network, config, team), critic_of(players.critic, config, team))
     loss = PolicyLoss.of(config, players.temperature)
-    learners = {"policy": policy} if critic is None else {"policy": policy, "critic": critic.learner}
-    for learner in learners.values():
+    for learner in learners:
         team.same_start(learner.network)
-    progress = Progress(ctx.work, learners, config.kl_coef, team)
+    progress = Progress(ctx.work, learners.named, config.kl_coef, team)
     start = progress.load()
     if start:
         ctx.say(f"resumed at update {start} of {config.max_steps}")
@@ -62,9 +60,9 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
 
     for update in range(start, config.max_steps):
         clock = Clock()
-        factor = rate(update, config.max_steps, config.warmup_steps, config.schedule)
-        for learner in learners.values():
-            learner.set_rate(factor)
+        rate_factor = rate(update, config.max_steps, config.warmup_steps, config.schedule)
+        for learner in learners:
+            learner.set_rate(rate_factor)
 
         # Sample: an update's episodes, looked at once by the frozen models and the reward. Groups stand together.
         chosen = prompts.select(prompt_indices(config.episodes, group_size(config), len(prompts.ids), ctx.seed, update))
@@ -72,34 +70,46 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
         episodes = collect(
             players, chosen, uniforms, clock, score_clip=config.score_clip, missing_eos_score=config.missing_eos_score
         )
-        mask = episodes.mask
-        sequence = sequence_kl(kl_k1(episodes.logprobs, episodes.ref_logprobs), mask)
-        if update == 0 and players.starts_as_reference:
-            check_first_kl(sequence, players.network)
+        kl_of_responses = sequence_kl(kl_k1(episodes.logprobs, episodes.ref_logprobs), episodes.mask)
+        if update == 0:
+            check_sampling(episodes.sampling_z)
+            if players.starts_as_reference:
+                check_first_kl(kl_of_responses, players.network)
 
         # Reward: a KL penalty on every token, the score on the last, or where the reward puts it (D30, D31).
-        penalty = _ESTIMATORS[config.kl_estimator](episodes.logprobs, episodes.ref_logprobs)
+        kl_coef = progress.kl_coef
+        token_kl = _ESTIMATORS[config.kl_estimator](episodes.logprobs, episodes.ref_logprobs)
         if episodes.token_scores is None:
-            rewards = add_score_to_kl_penalty(episodes.scores, penalty, mask, progress.kl_coef)
+            rewards = add_score_to_kl_penalty(episodes.scores, token_kl, episodes.mask, kl_coef)
         else:
-            rewards = episodes.token_scores - progress.kl_coef * penalty
+            rewards = episodes.token_scores - kl_coef * token_kl
 
         # Advantage: the one step in which the estimators differ.
-        advantages, returns = estimate(config, episodes, rewards)
+        targets = estimate(config, episodes, rewards)
 
         # Optimise: epochs of minibatches, one step each.
-        statistics = optimise(policy, critic, loss, episodes, advantages, returns, config, players, ctx.seed, update)
+        statistics = optimise(learners, loss, episodes, targets, config, players, ctx.seed, update)
         clock.lap("train")
 
-        # Record, adapt the KL coefficient, evaluate, look for alarms and save where due.
+        # Adapt the KL coefficient of the next update (D36), unless only the critic has learnt in this one.
+        metrics = update_metrics(
+            episodes,
+            kl_of_responses,
+            sequence_kl(token_kl, episodes.mask),
+            targets.returns,
+            statistics,
+            kl_coef,
+            config.missing_eos_score,
+        )
+        if config.kl_target is not None and not learners.critic_alone(update):
+            progress.kl_coef = adaptive_kl_coef(
+                kl_coef, metrics["objective/kl"], config.kl_target, config.episodes, config.kl_horizon
+            )
+
+        # Record: evaluate where due, look for alarms, log, save where due.
         done = update + 1
         last = done == config.max_steps
-        metrics = update_metrics(episodes, sequence, sequence_kl(penalty, mask), returns, statistics, progress.kl_coef)
-        metrics.update({"lr": config.lr * factor, "episode": float(done * config.episodes)})
-        if config.kl_target is not None:
-            progress.kl_coef = adaptive_kl_coef(
-                progress.kl_coef, metrics["objective/kl"], config.kl_target, config.episodes, config.kl_horizon
-            )
+        metrics.update({"lr": config.lr * rate_factor, "episode": float(done * config.episodes)})
         if validation is not None and (done % config.eval_every == 0 or last):
             metrics.update(validation.run(players))
             if config.select is Select.best:
@@ -108,18 +118,18 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
             clock.lap("evaluate")
         alarms = progress.watch.look(metrics)
         ctx.log({**metrics, "alarms": float(progress.watch.on)}, step=done)
-        kept.add(done, episodes, sequence)
+        kept.add(done, episodes, kl_of_responses)
         shown.update({name: metrics[key] for name, key in _SHOWN.items() if key in metrics})
         ctx.progress(done, config.max_steps, shown, unit="update")
-        stops = config.on_alarm is OnAlarm.stop
-        tell_alarms(alarms, done, stops, ctx)
-        stop = team.any(ctx.stop_requested()) and not last
+        alarms_stop = config.on_alarm is OnAlarm.stop
+        report_alarms(alarms, done, alarms_stop, ctx)
+        stopping = team.any(ctx.stop_requested()) and not last
         # A run that an alarm may stop keeps the checkpoint from before the trouble until it is over.
-        if stop or (done % config.save_every == 0 and not (stops and progress.watch.uneasy)):
+        if stopping or (done % config.save_every == 0 and not (alarms_stop and progress.watch.uneasy)):
             progress.save(done)
             clock.lap("save")
-        ctx.log_timings(clock.figures(tokens=int(mask.sum())), step=done)
-        if stop:
+        ctx.log_timings(clock.figures(tokens=int(episodes.mask.sum())), step=done)
+        if stopping:
             raise StageInterrupted(f"{ctx.stage} stopped at update {done} of {config.max_steps}")
 
     progress.check(config.max_steps)
@@ -129,12 +139,10 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
 
 
 def optimise(
-    policy: Learner,
-    critic: Critic | None,
+    learners: Learners,
     loss: PolicyLoss,
     episodes: Episodes,
-    advantages: Tensor,
-    returns: Tensor,
+    targets: Targets,
     config: LoopConfig,
     players: Players,
     seed: int,
@@ -142,28 +150,24 @@ def optimise(
 ) -> StepStatistics:
     """Learn from one update's episodes: epochs, minibatches (a step each), micro-batches (`backward_minibatch`).
 
-    `advantages` and `returns` are [B, T]. Raises `TrainingError` when the very first minibatch's ratios are not 1 (D64)
-    or a gradient is not finite.
+    Raises `TrainingError` when the very first minibatch's ratios are not 1 (D64) or a gradient is not finite.
     """
     statistics = StepStatistics()
-    learners = [policy] if critic is None else [policy, critic.learner]
     for learner in learners:
         learner.copies.train()
-    together = episodes.alike if group_size(config) > 1 else range(len(episodes.responses))
+    together = episodes.prompt_groups if group_size(config) > 1 else range(len(episodes.responses))
     for epoch in range(config.epochs):
         seen = StepStatistics()
         for rows in minibatch_rows(together, config.minibatches, seed, update, epoch):
-            backward_minibatch(
-                policy, critic, loss, episodes, advantages, returns, rows, seen, players.pad_id, players.team
-            )
+            backward_minibatch(learners, loss, episodes, targets, rows, seen, players.pad_id, players.team)
             if update == 0 and epoch == 0 and not seen.norms:
                 check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)
-            if critic is not None:
-                seen.add_norm("value", critic.learner.step())
-            if critic is not None and update < critic.warmup:
-                policy.clear()
+            if learners.critic is not None:
+                seen.add_norm("value", learners.critic.learner.step())
+            if learners.critic_alone(update):
+                learners.policy.clear()
             else:
-                seen.add_norm("policy", policy.step())
+                seen.add_norm("policy", learners.policy.step())
         statistics.merge(seen)
         if config.target_kl is not None and seen.mean("approxkl") > config.target_kl:
             break
@@ -180,23 +184,23 @@ def prompt_indices(episodes: int, group: int, prompts: int, seed: int, update: i
     return [index for index in batch_indices(update, episodes // group, prompts, seed) for _ in range(group)]
 
 
-def minibatch_rows(alike: Sequence[int], minibatches: int, seed: int, update: int, epoch: int) -> Sequence[list[int]]:
+def minibatch_rows(groups: Sequence[int], minibatches: int, seed: int, update: int, epoch: int) -> Sequence[list[int]]:
     """The episodes of each minibatch: a fresh permutation per epoch (D53), a function of (seed, update, epoch).
 
-    Episodes with the same number in `alike` [B] follow each other, so that their prompt is read once; where a minibatch
-    ends between them, the others are in the next one.
+    Episodes with the same number in `groups` [B] follow each other, so that their prompt is read once; where a
+    minibatch ends between them, the others are in the next one.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + update * 7_919 + epoch * 31 + 2) % 2**63)
-    groups: dict[int, list[int]] = {}
-    for row in torch.randperm(len(alike), generator=generator).tolist():
-        groups.setdefault(alike[row], []).append(row)
-    order = torch.tensor([row for group in groups.values() for row in group])
+    drawn: dict[int, list[int]] = {}
+    for row in torch.randperm(len(groups), generator=generator).tolist():
+        drawn.setdefault(groups[row], []).append(row)
+    order = torch.tensor([row for group in drawn.values() for row in group])
     return [chunk.tolist() for chunk in order.chunk(minibatches)]
 
 
-def tell_alarms(alarms: Sequence[Alarm], update: int, stops: bool, ctx: StageContext) -> None:
+def report_alarms(alarms: Sequence[Alarm], update: int, stop: bool, ctx: StageContext) -> None:
     """Pass alarms on to the user, as a `TrainingError` if they end the run (D66)."""
-    if not stops:
+    if not stop:
         for alarm in alarms:
             ctx.alert(alarm.title, f"update {update}: {alarm.text}")
     elif alarms:

@@ -19,6 +19,7 @@ def update_metrics(
     returns: Tensor,
     statistics: StepStatistics,
     kl_coef: float,
+    missing_eos_score: float | None,
 ) -> dict[str, float]:
     """The figures of one update.
 
@@ -41,9 +42,11 @@ def update_metrics(
         "policy/clipfrac_avg": statistics.mean("clipfrac"),
         "policy/entropy_avg": float(masked_mean(episodes.entropies, mask)),
         "loss/policy_avg": statistics.mean("policy_loss"),
+        **_of_missing_ends(episodes, missing_eos_score),
         **_of_the_critic(episodes, returns, statistics),
         "val/ratio": ratio,
         "val/ratio_var": max(0.0, statistics.mean("ratio_squared") - ratio**2),
+        "val/sampling_z": episodes.sampling_z,
         "val/num_eos_tokens": float(episodes.ended.sum()),
         "val/returns_mean": float(masked_mean(returns, mask)),
         "val/returns_var": float(masked_var(returns, mask)),
@@ -56,6 +59,13 @@ def update_metrics(
         **{f"grad_norm/{name}": sum(norms) / len(norms) for name, norms in statistics.norms.items()},
         "kl_coef": kl_coef,
     }
+
+
+def _of_missing_ends(episodes: Episodes, missing_eos_score: float | None) -> dict[str, float]:
+    """What not ending would gain, where some responses ended and the score of the others is replaced."""
+    if missing_eos_score is None or not bool(episodes.ended.any()):
+        return {}
+    return {"val/missing_eos_gain": missing_eos_score - float(episodes.scores[episodes.ended].mean())}
 
 
 def _of_the_critic(episodes: Episodes, returns: Tensor, statistics: StepStatistics) -> dict[str, float]:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_loss
 from alignpipe.ops.masking import masked_row_means, masked_sum
-from alignpipe.training.batches import TokenBatch, alike_for, by_length, response_logprobs, state_values
-from alignpipe.training.lanes import shares
+from alignpipe.training.batches import TokenBatch, groups_for, response_logprobs, state_values
 from alignpipe.training.models import TokenScorer
+from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import ALONE, Team
+from alignpipe_plugins.ppo.advantages import Targets
 from alignpipe_plugins.ppo.config import LoopConfig, LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.learners import Critic, Learner
+from alignpipe_plugins.ppo.learners import Learners
 
 
 @dataclass
@@ -89,54 +90,47 @@ class PolicyLoss:
 
 
 def backward_minibatch(
-    policy: Learner,
-    critic: Critic | None,
+    learners: Learners,
     loss: PolicyLoss,
     episodes: Episodes,
-    advantages: Tensor,
-    returns: Tensor,
+    targets: Targets,
     rows: Sequence[int],
     statistics: StepStatistics,
     pad_id: int,
     team: Team = ALONE,
 ) -> None:
-    """Accumulate the gradients of one minibatch, episodes `rows`; `advantages` and `returns` are [B, T].
+    """Accumulate the gradients of one minibatch, episodes `rows`.
 
     The policy's loss is the mean over all tokens of the minibatch, or with `loss.sequence_mean` that of each response's
     own mean (D63); the critic's is the mean over tokens. Every micro-batch is divided by the tokens or responses of
     the whole minibatch before its backward pass, so that the micro size changes nothing (D55). Each process of `team`
     computes its share in its lanes; gradients and statistics are those of all.
     """
+    policy, critic = learners.policy, learners.critic
     tokens = int(episodes.mask[list(rows)].sum())
     divisor = len(rows) if loss.sequence_mean else tokens
-    lanes, lengths, alike = policy.copies.lanes, episodes.lengths, alike_for(policy.copies[0], episodes.alike)
-
-    def numbers(rows: Sequence[int]) -> list[int] | None:
-        return None if alike is None else [alike[row] for row in rows]
-
-    own = [rows[index] for index in team.share([lengths[row] for row in rows], numbers(rows))]
-    parts = shares([lengths[row] for row in own], lanes.count, numbers(own))
+    lanes, lengths, groups = policy.copies.lanes, episodes.lengths, groups_for(policy.copies[0], episodes.prompt_groups)
+    own = team.share(lengths, rows=rows, groups=groups)
+    parts = shares(lengths, lanes.count, rows=own, groups=groups)
 
     def one_pass(lane: int, picked: Sequence[int], divisor: float, tokens: float) -> StepStatistics:
         batch, seen = episodes.batch(picked, pad_id), StepStatistics()
-        figures = _backward_policy(policy.copies[lane], loss, episodes, advantages, picked, batch, divisor)
+        figures = _backward_policy(policy.copies[lane], loss, episodes, targets.advantages, picked, batch, divisor)
         if critic is not None:
             scorer = cast(TokenScorer, critic.learner.copies[lane])
-            figures |= _backward_critic(scorer, critic.clip_range, episodes, returns, picked, batch, tokens)
+            figures |= _backward_critic(scorer, critic.clip_range, episodes, targets.returns, picked, batch, tokens)
         seen.add(batch.response_mask, **figures)
         return seen
 
     def backward(lane: int) -> StepStatistics:
-        mine = [own[index] for index in parts[lane]]
         size = lanes.share(loss.micro_batch_size, len(own))
-        groups = by_length([lengths[row] for row in mine], size, numbers(mine))
-        seen = _all_of(one_pass(lane, [mine[index] for index in group], divisor, tokens) for group in groups)
+        batches = by_length(lengths, size, rows=parts[lane], groups=groups)
+        seen = _all_of(one_pass(lane, picked, divisor, tokens) for picked in batches)
         if policy.copies.idles(len(rows), loss.micro_batch_size):
-            one_pass(lane, rows[:1], math.inf, math.inf)
+            one_pass(lane, rows[:1], math.inf, math.inf)  # divided by infinity: it takes part and adds nothing
         return seen
 
     shared = _all_of(policy.copies.map(backward))
-    learners = [policy] if critic is None else [policy, critic.learner]
     for learner in learners:
         learner.copies.sum_gradients()
     team.sum_gradients([parameter for learner in learners for parameter in learner.copies.trained])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignpipe.rewarding.judge import Judge
-from alignpipe_plugins.ppo.collect import reference_kl, shape_scores
+from alignpipe_plugins.ppo.collect import reference_kl, rows_with_score, shape_scores
 from alignpipe_plugins.ppo.episodes import Prompts
 from alignpipe_plugins.ppo.players import Players, make_samples
 from alignpipe_plugins.ppo.together import score_together
@@ -36,8 +36,9 @@ class Validation:
         scores = torch.tensor(scored.total, dtype=torch.float64)
         ended = torch.tensor([response.ended for response in responses])
         scores = shape_scores(scores, ended, self.score_clip, self.missing_eos_score)
+        kept = rows_with_score(scored, ended, self.missing_eos_score)
         figures = {
-            "heldout/reward": float(scores[scored.kept].mean()),
+            "heldout/reward": float(scores[kept].mean()),
             "heldout/kl": float(reference_kl(players, self.prompts, responses).mean()),
             "heldout/length": sum(len(response.ids) for response in responses) / len(responses),
             "heldout/eos_rate": float(ended.double().mean()),

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignpipe.api import BuildContext, Failure, Sample, Scores
 from alignpipe.errors import ConfigError, ModelError
 from alignpipe.ops.classification import softmax_log_odds
-from alignpipe.training.batches import by_length
 from alignpipe.training.location import locate
 from alignpipe.training.models import context_length, load_classifier, load_plain_tokenizer
+from alignpipe.training.ordering import by_length
 from alignpipe_plugins.pretrained_classifier.config import Layout, Output, PretrainedClassifierConfig
 from alignpipe_plugins.pretrained_classifier.inputs import Encoder, padded
 from alignpipe_plugins.pretrained_classifier.labels import choose, numbered
@@ -55,8 +55,7 @@ class ClassifierReward:
         total = [math.nan] * len(samples)
         # Without a pad id the model finds a text's end only where it is the row's, so each is read by itself.
         size = 1 if self._pad_id is None else self._config.batch_size
-        for group in by_length([lengths[index] for index in there], size):
-            rows = [there[place] for place in group]
+        for rows in by_length(lengths, size, rows=there):
             batch = padded([texts[row] for row in rows], self._pad_id or 0, self._device)
             with torch.no_grad():
                 values = self._values(self._model(**batch).logits.float())

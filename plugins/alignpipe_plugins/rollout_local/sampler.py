@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from alignpipe.api import BuildContext
 from alignpipe.ops.sampling import inverse_cdf_sample
-from alignpipe.training.batches import by_length
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.linears import weights_held
+from alignpipe.training.ordering import by_length
 from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import packable
 from alignpipe.training.rollouts import Response

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignpipe.ops.sampling import _monotone, inverse_cdf_sample
+from alignpipe.ops.sampling import _monotone, inverse_cdf_sample, surprise_z
 
 ALMOST_ONE = 1.0 - 2.0**-53
 
@@ -94,3 +94,39 @@ def test_refusals():
         inverse_cdf_sample(torch.zeros(2, 1, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="temperature must be greater than 0"):
         inverse_cdf_sample(torch.zeros(2, 3), torch.zeros(2), 0.0)
+
+
+def test_surprise_hand_numbers():
+    logprobs, entropies = torch.tensor([[-1.0, -3.0], [-0.5, 9.0]]), torch.tensor([[0.5, 1.0], [1.0, 9.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    # excesses 0.5, 2 and -0.5: sum 2, squares 4.5
+    assert surprise_z(logprobs, entropies, mask).item() == pytest.approx(2 / math.sqrt(4.5 + 3e-6))
+    assert surprise_z(-entropies, entropies, mask).item() == 0
+    certain = torch.full((10, 100), 1e-6)  # rounding of one sign, a thousand times
+    assert 0 < surprise_z(-certain, torch.zeros(10, 100), torch.ones(10, 100, dtype=torch.bool)).item() < 0.1
+
+
+def test_surprise_is_standard_normal_for_the_distribution_itself_and_large_for_another():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.log_softmax(3 * torch.randn(400, 60, generator=generator), -1)
+    entropies = -(table.exp() * table).sum(-1)[None]
+    mask = torch.ones_like(entropies, dtype=torch.bool)
+
+    def z(drawn_from):
+        drawn = torch.multinomial(drawn_from.exp(), 1, generator=generator)
+        return surprise_z(table.gather(1, drawn).T, entropies, mask).item()
+
+    faithful = torch.tensor([z(table) for _ in range(500)])
+    assert abs(faithful.mean()) < 0.15
+    assert faithful.std() == pytest.approx(1, abs=0.1)
+    assert z(torch.log_softmax(table / 2, -1)) > 5
+    assert z(torch.log_softmax(table * 2, -1)) < -5
+    top = table.masked_fill(table < table.topk(6).values[:, -1:], -math.inf)
+    assert z(top) < -5
+
+
+def test_surprise_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="shape"):
+        surprise_z(torch.zeros(2, 3), torch.zeros(2, 2), torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="boolean"):
+        surprise_z(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3))

@@ -10,10 +10,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from alignpipe.training.batches import (
-    by_length,
-    first_alike,
     last_token_scores,
     pad_rows,
+    prompt_groups,
     response_logits,
     response_logprobs,
     state_values,
@@ -159,13 +158,5 @@ def test_empty_rows_are_refused(prompts: list[list[int]], responses: list[list[i
         pad_rows(prompts, responses, 0, "cpu")
 
 
-def test_groups_hold_every_row_once_and_are_alike_in_length() -> None:
-    lengths = [9, 1, 5, 2, 9, 4, 1]
-    groups = list(by_length(lengths, 3))
-    assert sorted(itertools.chain(*groups)) == list(range(7))
-    assert [[lengths[index] for index in group] for group in groups] == [[1, 1, 2], [4, 5, 9], [9]]
-
-
-def test_rows_with_one_prompt_follow_each_other() -> None:
-    assert list(by_length([9, 1, 5, 2, 9, 4], 2, [0, 1, 0, 1, 4, 5])) == [[1, 3], [5, 2], [0, 4]]
-    assert first_alike([[1, 2], [3], [1, 2], [3, 4], [3]]) == [0, 1, 0, 3, 1]
+def test_prompts_are_numbered_by_the_first_of_their_kind() -> None:
+    assert prompt_groups([[1, 2], [3], [1, 2], [3, 4], [3]]) == [0, 1, 0, 3, 1]

@@ -9,11 +9,9 @@ import time
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from alignpipe.training.lanes import ONE_LANE, Copies, Lanes, shares
+from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
 from alignpipe.training.models import load_causal
 from support import tiny_models
 from support.context import FakeContext
@@ -99,32 +97,6 @@ print(found + later)
 def test_how_many(device, threads, wanted, count, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert Lanes.of(FakeContext(tmp_path, device=device, lanes=wanted)).count == count
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), max_size=20), st.integers(1, 5), st.booleans())
-def test_every_row_has_one_lane_and_no_lane_two_rows_more(rows: list[tuple[int, int]], count: int, grouped) -> None:
-    lengths = [length for length, _ in rows]
-    parts = shares(lengths, count, [group for _, group in rows] if grouped else None)
-    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
-    assert len(parts) == count
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_rows_that_are_alike_share_a_lane_as_far_as_lanes_stay_even() -> None:
-    lengths = [9, 2, 9, 2, 9, 2, 7, 7]
-    assert shares(lengths, 2) == [[1, 5, 7, 2], [3, 6, 0, 4]]
-    assert shares(lengths, 2, range(8)) == shares(lengths, 2)
-    assert shares(lengths, 2, [0, 1, 0, 1, 0, 1, 2, 2]) == [[0, 2, 4, 3], [6, 7, 1, 5]]  # 29 and 18 tokens
-    assert shares(lengths, 1, [0, 1, 0, 1, 0, 1, 2, 2]) == [list(range(8))]
-
-
-def test_a_group_that_is_cut_and_groups_of_unlike_length_are_dealt_evenly() -> None:
-    one = [10, 20, 30, 40, 50, 60, 70, 80]
-    assert [sum(one[row] for row in part) for part in shares(one, 2, [0] * 8)] == [160, 200]
-    four = [length for length in (10, 20, 30, 40) for _ in range(4)]
-    parts = shares(four, 2, [row // 4 for row in range(16)])
-    assert [sum(four[row] for row in part) for part in parts] == [200, 200]
-    assert [sorted({row // 4 for row in part}) for part in parts] == [[0, 3], [1, 2]]
 
 
 @pytest.mark.parametrize(
