@@ -171,7 +171,7 @@ def test_state_without_numbered_checkpoints_can_be_resumed_too(store):
     assert store.work("sft", KEY).unfinished().code == {"x": "1"}
 
 
-@pytest.mark.parametrize("fails", ["sync_file", "write_json", "rename"])
+@pytest.mark.parametrize("fails", ["sync", "write_json", "rename"])
 def test_a_full_disk_publishes_nothing(store, monkeypatch, fails):
     work = fill(store)
 

@@ -15,7 +15,7 @@ from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
 from alignpipe.store import Provenance
-from alignpipe.store.locks import HeldLock, now
+from alignpipe.store.locks import HeldLock
 
 
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
@@ -54,7 +54,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
     result.key = decision.key
     if decision.artifact is not None:  # a hit
         return _reuse(job, decision, decision.artifact, result)
-    waiting_since = now()
+    waiting_since = time.time()
     owner = str(job.run.folder)
     with job.store.lock(spec.name, decision.key, owner, job.terminal.say, job.signals.requested) as lock:
         decision = job.planner.decide(spec, made)

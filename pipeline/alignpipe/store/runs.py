@@ -7,12 +7,11 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from alignpipe.errors import StoreError
-from alignpipe.store.files import read_json, storing, write_json
+from alignpipe.store.files import now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout
 from alignpipe.store.locks import HeldLock, holder, holding_if_free
 
@@ -103,12 +102,11 @@ class RunRecords:
             attempts: list[dict[str, Any]] = list(known["attempts"]) if isinstance(known, dict) else []
             again = bool(attempts) and attempts[-1]["status"] != "finished"
             number = attempts[-1]["number"] + 1 if again else 1
-            started = datetime.now(UTC).isoformat(timespec="seconds")
             attempts.append(
                 {
                     "number": number,
                     "folder": str(folder),
-                    "started": started,
+                    "started": now_text(),
                     "host": socket.gethostname(),
                     "pid": os.getpid(),
                     "status": "running",
