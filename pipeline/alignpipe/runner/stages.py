@@ -14,7 +14,6 @@ from alignpipe.runner.failures import record_failure, told_as
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
-from alignpipe.store import Provenance
 from alignpipe.store.locks import HeldLock
 
 
@@ -107,7 +106,10 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     log.close()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
-    provenance = Provenance(
+    artifact = job.store.publish(
+        spec.name,
+        decision.key,
+        work,
         kind=spec.makes,
         explained=decision.explained,
         code=decision.code,
@@ -115,7 +117,6 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         folder=job.run.folder,
         seconds=seconds,
     )
-    artifact = job.store.publish(spec.name, decision.key, work, provenance)
     result.status = "resumed" if decision.action == "resume" else "ran"
     figures = f"  {bar.figures}" if bar.figures else ""
     job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s{figures}")
