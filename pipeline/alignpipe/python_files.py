@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.util import decode_source
 from pathlib import Path
 from symtable import symtable
 
-from alignpipe.errors import ConfigError
+from alignpipe.errors import ConfigError, did_you_mean
 
 _USUAL = "score"
 """The function that is meant when the path names none and the file has several."""
@@ -72,10 +71,9 @@ def name_in(source: bytes, at: str, name: str = "") -> str:
     ]
     if name:
         if name not in names:
-            near = get_close_matches(name, functions, n=1)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(
-                f"{at}: the file has no function {name!r}{meant}; its functions: {', '.join(functions) or 'none'}"
+                f"{at}: the file has no function {name!r}{did_you_mean(name, functions)}; its functions: "
+                f"{', '.join(functions) or 'none'}"
             )
         return name
     if _USUAL in functions:

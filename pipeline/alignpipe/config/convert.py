@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from alignpipe.api import Selected
 from alignpipe.choices import plain
 from alignpipe.config.nodes import NAME, children, component_node, is_typed
-from alignpipe.errors import AlignpipeError, ConfigError
-from alignpipe.registry import Registered, Registry, did_you_mean
+from alignpipe.errors import AlignpipeError, ConfigError, did_you_mean
+from alignpipe.registry import Registered, Registry
 
 
 def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:

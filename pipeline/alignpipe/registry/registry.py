@@ -13,11 +13,10 @@ import pluggy
 
 from alignpipe.api import HookSpecs
 from alignpipe.api.hooks import PROJECT
-from alignpipe.errors import ConfigError, PluginError
+from alignpipe.errors import ConfigError, PluginError, did_you_mean
 from alignpipe.processes import this_process
 from alignpipe.registry.loader import BLOCK, Plugin, Warn, installed_entry_points, load_plugins
 from alignpipe.registry.registered import Registered
-from alignpipe.registry.suggest import did_you_mean
 
 
 class Registry:
