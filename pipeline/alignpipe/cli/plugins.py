@@ -124,7 +124,7 @@ def _show_option(offer: Registered) -> None:
     component = offer.component
     facts = [
         ("summary", component.summary),
-        ("distribution", f"{offer.distribution} {offer.version}"),
+        ("distribution", offer.provider),
         ("plugin", offer.plugin),
         ("component version", str(component.version)),
         ("factory", component.factory),

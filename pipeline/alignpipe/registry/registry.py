@@ -126,7 +126,7 @@ class Registry:
 def _ambiguous(offers: Sequence[Registered]) -> str:
     """Names everybody who offers an option, and how to keep one of them out: a third party rather than a built-in."""
     component = offers[0].component
-    who = " and ".join(f"{offer.distribution} {offer.version} (plugin {offer.plugin!r})" for offer in offers)
+    who = " and ".join(f"{offer.provider} (plugin {offer.plugin!r})" for offer in offers)
     last = offers[-1]
     same = all(offer.distribution == last.distribution for offer in offers)
     block = f"{last.distribution}:{last.plugin}" if same else last.distribution
