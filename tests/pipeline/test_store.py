@@ -350,7 +350,7 @@ def test_the_same_run_twice_at_the_same_time(store, tmp_path):
     with records.attempt("r1", tmp_path / "one") as first:
         first.note_trackers({"wandb": "id1"})
         with records.attempt("r1", tmp_path / "two") as second:
-            assert (second.attempt, second.tracker_ids, second.kept) == (1, {}, False)
+            assert (second.attempt, second.tracker_ids) == (1, {})
             second.note_trackers({"wandb": "id2"})
         first.end("finished")
     record = json.loads((store.root / "runs" / "r1.json").read_text())

@@ -25,12 +25,8 @@ class RunRecord:
     attempt: int
     tracker_ids: dict[str, str]
     _lock: HeldLock | None
+    """None where another process is at work on the same run: the record on disk is that one's."""
     _attempts: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def kept(self) -> bool:
-        """Whether this attempt owns the record; a second process with the same run at the same time does not."""
-        return self._lock is not None
 
     @property
     def earlier(self) -> dict[str, tuple[Path, ...]]:
