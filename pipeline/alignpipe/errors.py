@@ -1,6 +1,12 @@
-"""Every error a user can cause, as one tree; the command line prints these as one message, without a traceback."""
+"""Every error a user can cause, as one tree; the command line prints these as one message, without a traceback.
+
+And what messages are made of: a suggestion for a misspelt name, the gist of somebody else's error.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class AlignpipeError(Exception):
@@ -41,3 +47,15 @@ class ProcessError(AlignpipeError):
 
 class StageInterrupted(AlignpipeError):
     """The user or the scheduler asked for a stop; the stage saved its state and can be resumed."""
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the name nearest to a misspelt one, or nothing if none is near."""
+    near = get_close_matches(word, list(names), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank; the error's type if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 from dataclasses import dataclass
-from difflib import get_close_matches
+from importlib.util import decode_source
 from pathlib import Path
+from symtable import symtable
 
-from alignpipe.errors import ConfigError
+from alignpipe.errors import ConfigError, did_you_mean
 
 _USUAL = "score"
 """The function that is meant when the path names none and the file has several."""
@@ -59,6 +60,7 @@ def name_in(source: bytes, at: str, name: str = "") -> str:
     """
     try:
         tree = ast.parse(source)
+        names = _top_level_names(source)
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise ConfigError(f"{at}: this is no Python{line}: {error}") from error
@@ -68,11 +70,10 @@ def name_in(source: bytes, at: str, name: str = "") -> str:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
     ]
     if name:
-        if name not in _bound(tree):
-            near = get_close_matches(name, functions, n=1)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
+        if name not in names:
             raise ConfigError(
-                f"{at}: the file has no function {name!r}{meant}; its functions: {', '.join(functions) or 'none'}"
+                f"{at}: the file has no function {name!r}{did_you_mean(name, functions)}; its functions: "
+                f"{', '.join(functions) or 'none'}"
             )
         return name
     if _USUAL in functions:
@@ -84,18 +85,7 @@ def name_in(source: bytes, at: str, name: str = "") -> str:
     return functions[0]
 
 
-def _bound(tree: ast.Module) -> set[str]:
-    """Every name that the file binds at its top level: functions, and what it assigns or imports."""
-    found: set[str] = set()
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-            continue  # what is bound inside is not the file's
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).partition(".")[0])
-        waiting += ast.iter_child_nodes(node)
-    return found
+def _top_level_names(source: bytes) -> set[str]:
+    """Every name that the file binds at its top level: what it defines, assigns or imports."""
+    symbols = symtable(decode_source(source), "<file>", "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}

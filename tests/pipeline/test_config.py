@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
 from alignpipe.cli.report import message_of
-from alignpipe.config import CodeChange, RunConfig, RunSettings
+from alignpipe.config.model import CodeChange, RunConfig, RunSettings
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
 from alignpipe.config.source import OptionError, register

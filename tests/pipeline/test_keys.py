@@ -11,8 +11,9 @@ import pytest
 from alignpipe.api import Component, Port, Selected
 from alignpipe.digests import canonical_json, folder_digest, listing_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan import resolve_ports, stage_specs
 from alignpipe.plan.keys import Explainer, key_of
+from alignpipe.plan.ports import resolve_ports
+from alignpipe.plan.specs import stage_specs
 from support.fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
 NOWHERE = Path("/nowhere")

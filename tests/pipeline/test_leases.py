@@ -228,7 +228,7 @@ def test_a_run_killed_on_another_machine_goes_on(attempt):
     first.note_trackers({"wandb": "id1"})
     kill(first._lock._lock)
     second, said = attempt("two")
-    assert (second.attempt, second.tracker_ids, second.kept) == (2, {"wandb": "id1"}, True)
+    assert (second.attempt, second.tracker_ids) == (2, {"wandb": "id1"})
     assert "waiting for the record of this run: process" in said[0]
     with pytest.raises(StoreError, match=r"run-r1\.lock was lost"):
         first.note_stage("sft", "d1")
@@ -242,7 +242,7 @@ def test_a_run_at_work_on_another_machine_keeps_its_record(attempt):
     first, _ = attempt("one")
     first.note_trackers({"wandb": "id1"})
     second, said = attempt("two")
-    assert (second.attempt, second.tracker_ids, second.kept) == (1, {}, False)
+    assert (second.attempt, second.tracker_ids) == (1, {})
     assert said[-1].endswith("is at work on the same run: this one is recorded and tracked as a run of its own")
     first.end("finished")
     assert len(json.loads(first.path.read_text())["attempts"]) == 1

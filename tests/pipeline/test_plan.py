@@ -9,8 +9,10 @@ import pytest
 from alignpipe.api import Artifact, Component, Port, Selected
 from alignpipe.config.model import CodeChange
 from alignpipe.errors import ConfigError
-from alignpipe.plan import Planner, make_plan, resolve_ports, stage_specs
+from alignpipe.plan import Planner, make_plan
 from alignpipe.plan.differences import differences
+from alignpipe.plan.ports import resolve_ports
+from alignpipe.plan.specs import stage_specs
 from alignpipe.runner import execute, show_plan
 from alignpipe.store import Store
 from support.fake_run import (

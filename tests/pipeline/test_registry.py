@@ -11,7 +11,7 @@ import pytest
 
 from alignpipe.api import API_VERSION
 from alignpipe.errors import ConfigError, PluginError
-from alignpipe.registry import Registry, load_factory, watch
+from alignpipe.registry import Registry, load_factory, loader
 from support.distributions import InstallFakePlugin, component_source
 
 EntryPoints = Callable[[], list[EntryPoint]]
@@ -274,7 +274,7 @@ def test_a_factory_that_cannot_be_had_names_plugin_and_distribution(
 def test_a_plugin_that_hangs_at_import_is_named(
     install_fake_plugin: InstallFakePlugin, load: Loading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "PATIENCE", 0.05)
+    monkeypatch.setattr(loader, "PATIENCE", 0.05)
     slow = "import time\ntime.sleep(0.5)\n" + component_source("reward", "slow")
     install_fake_plugin("slow-reward", {"slow": "slow_one.plugin"}, {"slow_one/plugin.py": slow})
     quick = component_source("reward", "quick")

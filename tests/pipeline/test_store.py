@@ -13,7 +13,7 @@ import pytest
 
 from alignpipe.cli.store import main as store_main
 from alignpipe.errors import StageInterrupted, StoreError
-from alignpipe.store import Provenance, RunRecords, Store
+from alignpipe.store import RunRecords, Store
 from alignpipe.store import files as store_files
 from alignpipe.store import locks as store_locks
 from alignpipe.store.cleaning import pin, removals, remove, unpin
@@ -47,11 +47,18 @@ def fill(store, key=KEY, files=None, stage="sft"):
 
 
 def made(store):
-    return Provenance("policy", {"stage": "sft", "seed": 0}, {"alignpipe": "c0de"}, "r" * 64, store.root.parent, 1.5)
+    return {
+        "kind": "policy",
+        "explained": {"stage": "sft", "seed": 0},
+        "code": {"alignpipe": "c0de"},
+        "run_key": "r" * 64,
+        "folder": store.root.parent,
+        "seconds": 1.5,
+    }
 
 
 def publish(store, key=KEY, files=None, stage="sft"):
-    return store.publish(stage, key, fill(store, key, files, stage), made(store))
+    return store.publish(stage, key, fill(store, key, files, stage), **made(store))
 
 
 def test_published_object(store):
@@ -94,11 +101,11 @@ def test_publishing_a_key_again_replaces_its_records(store):
 def test_an_empty_payload_or_a_link_is_refused(store, tmp_path):
     work = opened(store, "sft", KEY, {})
     with pytest.raises(StoreError, match="'sft' ended without writing anything"):
-        store.publish("sft", KEY, work, made(store))
+        store.publish("sft", KEY, work, **made(store))
     work = fill(store)
     (work.payload / "link").symlink_to(tmp_path)
     with pytest.raises(StoreError, match="an artifact must hold real files"):
-        store.publish("sft", KEY, work, made(store))
+        store.publish("sft", KEY, work, **made(store))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +178,7 @@ def test_state_without_numbered_checkpoints_can_be_resumed_too(store):
     assert store.work("sft", KEY).unfinished().code == {"x": "1"}
 
 
-@pytest.mark.parametrize("fails", ["sync_file", "write_json", "rename"])
+@pytest.mark.parametrize("fails", ["sync", "write_json", "rename"])
 def test_a_full_disk_publishes_nothing(store, monkeypatch, fails):
     work = fill(store)
 
@@ -185,7 +192,7 @@ def test_a_full_disk_publishes_nothing(store, monkeypatch, fails):
     else:
         monkeypatch.setattr(objects, fails, full)
     with pytest.raises(StoreError, match=r"no space left on the disk while publishing the result of stage 'sft'"):
-        store.publish("sft", KEY, work, made(store))
+        store.publish("sft", KEY, work, **made(store))
     assert list(store.objects()) == []
     assert store.stored("sft", KEY) is None
     monkeypatch.undo()
@@ -205,7 +212,7 @@ def test_a_full_disk_while_the_index_is_written_leaves_no_entry(store, monkeypat
 
     monkeypatch.setattr(store_files.os, "fsync", full_at_the_end)
     with pytest.raises(StoreError, match="no space left"):
-        store.publish("sft", KEY, work, made(store))
+        store.publish("sft", KEY, work, **made(store))
     monkeypatch.undo()
     assert store.stored("sft", KEY) is None
     assert list((store.root / "index" / "sft").iterdir()) == [], "no half-written file either"
@@ -343,7 +350,7 @@ def test_the_same_run_twice_at_the_same_time(store, tmp_path):
     with records.attempt("r1", tmp_path / "one") as first:
         first.note_trackers({"wandb": "id1"})
         with records.attempt("r1", tmp_path / "two") as second:
-            assert (second.attempt, second.tracker_ids, second.kept) == (1, {}, False)
+            assert (second.attempt, second.tracker_ids) == (1, {})
             second.note_trackers({"wandb": "id2"})
         first.end("finished")
     record = json.loads((store.root / "runs" / "r1.json").read_text())

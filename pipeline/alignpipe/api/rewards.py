@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,8 +141,3 @@ class TrainableReward(Protocol):
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; after it, `score` works."""
         ...
-
-
-def is_finite(value: float) -> bool:
-    """Whether a score can be used: a real number, neither NaN nor infinite."""
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -135,8 +135,7 @@ class Candidate:
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
         registered = self.chosen.registered
-        owner = f"{registered.distribution} {registered.version}"
-        save_reward(folder, reward, self.chosen.selected, registered.component.version, owner)
+        save_reward(folder, reward, self.chosen.selected, registered.component.version, registered.provider)
         return folder
 
     def _open(self, folder: Path) -> Reward:

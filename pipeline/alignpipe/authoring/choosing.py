@@ -47,7 +47,7 @@ class Chosen:
     @property
     def label(self) -> str:
         """How messages name it."""
-        return label(self.selected.name, f"{self.registered.distribution} {self.registered.version}")
+        return label(self.selected.name, self.registered.provider)
 
     def build(self) -> Reward:
         """Build it.

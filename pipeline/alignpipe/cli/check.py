@@ -12,8 +12,8 @@ from alignpipe.authoring.candidate import Candidate
 from alignpipe.authoring.checks import CHECKS, verdict
 from alignpipe.authoring.choosing import Chosen, choose
 from alignpipe.authoring.rows import Data, read
-from alignpipe.errors import ConfigError, PluginError
-from alignpipe.registry import Registered, Registry, did_you_mean, normalise, registry
+from alignpipe.errors import ConfigError, PluginError, did_you_mean
+from alignpipe.registry import Registered, Registry, normalise, registry
 
 
 def main(argv: Sequence[str]) -> int:

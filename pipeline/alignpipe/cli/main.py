@@ -82,8 +82,7 @@ def _dispatch(argv: list[str]) -> int:
     if first in COMMANDS:
         return COMMANDS[first].run(argv[1:])
     if first and not is_override(first):
-        from alignpipe.errors import ConfigError
-        from alignpipe.registry import did_you_mean
+        from alignpipe.errors import ConfigError, did_you_mean
 
         raise ConfigError(
             f"{first!r} is no command{did_you_mean(first, COMMANDS)}; commands: {', '.join(COMMANDS)}; "

@@ -10,8 +10,8 @@ from enum import Enum
 from typing import Any
 
 from alignpipe.api import SLOTS, Port
-from alignpipe.errors import ConfigError
-from alignpipe.registry import Plugin, Registered, Registry, did_you_mean, normalise, registry
+from alignpipe.errors import ConfigError, did_you_mean
+from alignpipe.registry import Plugin, Registered, Registry, normalise, registry
 from alignpipe.rewards import RewardPlugin
 from alignpipe.tables import show_table
 
@@ -124,7 +124,7 @@ def _show_option(offer: Registered) -> None:
     component = offer.component
     facts = [
         ("summary", component.summary),
-        ("distribution", f"{offer.distribution} {offer.version}"),
+        ("distribution", offer.provider),
         ("plugin", offer.plugin),
         ("component version", str(component.version)),
         ("factory", component.factory),

@@ -16,8 +16,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from alignpipe.api import SLOTS
 from alignpipe.config.model import RunSettings
-from alignpipe.errors import AlignpipeError
-from alignpipe.registry import did_you_mean, registry
+from alignpipe.errors import AlignpipeError, did_you_mean
+from alignpipe.registry import registry
 
 _FOLDER_ERRORS = {
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,

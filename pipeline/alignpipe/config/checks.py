@@ -15,8 +15,8 @@ from alignpipe.choices import is_keyed
 from alignpipe.config.convert import registered_of
 from alignpipe.config.model import RunSettings
 from alignpipe.config.nodes import children, is_typed
-from alignpipe.errors import ConfigError
-from alignpipe.registry import Registered, Registry, did_you_mean
+from alignpipe.errors import ConfigError, did_you_mean
+from alignpipe.registry import Registered, Registry
 
 NOT_STAGES = ("model", "tracker", "rollout")
 """The slots that stages use and that are no stages themselves."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, get_origin
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
+from alignpipe.choices import plain
 from alignpipe.config.nodes import NAME, children, component_node, is_typed
-from alignpipe.errors import AlignpipeError, ConfigError
-from alignpipe.registry import Registered, Registry, did_you_mean
+from alignpipe.errors import AlignpipeError, ConfigError, did_you_mean
+from alignpipe.registry import Registered, Registry
 
 
 def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
@@ -60,16 +60,7 @@ def resolved_data(node: Any) -> Any:
 
     Values that are still missing stay `???`.
     """
-    data = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-    return _textual(data)
-
-
-def _textual(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _textual(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_textual(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return plain(OmegaConf.to_container(node, resolve=True, enum_to_str=True))
 
 
 def _instance(node: DictConfig, key: str, registry: Registry, owner: str) -> Any:

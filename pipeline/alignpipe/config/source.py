@@ -63,8 +63,7 @@ class PluginConfigSource(ConfigSource):
             raise OptionError(str(error)) from error
         # Several trackers run side by side, so each has a place of its own.
         package = f"tracker.{name}" if group == "tracker" else None
-        provider = f"{registered.distribution} {registered.version}"
-        return ConfigResult(provider, "plugins://", node, {"package": package})
+        return ConfigResult(registered.provider, "plugins://", node, {"package": package})
 
     def is_group(self, config_path: str) -> bool:
         """Whether some plugin offers options of this group."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import alignpipe
 from alignpipe.config.model import CodeChange
 from alignpipe.digests import data_digest, file_digest
-from alignpipe.registry.registered import Registered
+from alignpipe.registry import Registered
 
 _CORE = ("ops", "training", "rewarding", "conversations.py", "dataset.py", "functions.py", "rows.py")
 """The parts of the core that results depend on; the rest of it only moves them about."""

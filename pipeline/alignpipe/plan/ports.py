@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from alignpipe.api import Port
-from alignpipe.errors import ConfigError
+from alignpipe.errors import ConfigError, did_you_mean
 from alignpipe.plan.sources import BASE, FindStored, Source, named_source
 from alignpipe.plan.specs import StageSpec
-from alignpipe.registry.suggest import did_you_mean
 
 
 def resolve_ports(

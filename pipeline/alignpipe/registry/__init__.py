@@ -1,9 +1,7 @@
-"""Plugins: `loader` finds and loads them, `registry` looks components up, `factories` builds from them."""
+"""Plugins: `loader` finds and loads them, `registry` looks their components (`registered`) up."""
 
-from alignpipe.registry.factories import load_factory
 from alignpipe.registry.loader import Plugin, normalise, plugin_module
-from alignpipe.registry.registered import Registered
+from alignpipe.registry.registered import Registered, load_factory
 from alignpipe.registry.registry import Registry, registry
-from alignpipe.registry.suggest import did_you_mean
 
-__all__ = ["Plugin", "Registered", "Registry", "did_you_mean", "load_factory", "normalise", "plugin_module", "registry"]
+__all__ = ["Plugin", "Registered", "Registry", "load_factory", "normalise", "plugin_module", "registry"]

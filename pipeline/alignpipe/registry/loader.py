@@ -10,9 +10,10 @@ import contextlib
 import importlib.metadata
 import re
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -24,12 +25,14 @@ import pluggy
 from alignpipe.api import API_VERSION, ENTRY_POINT_GROUP, Component
 from alignpipe.errors import PluginError
 from alignpipe.registry.registered import BUILT_IN, Registered
-from alignpipe.registry.watch import Watch
 from alignpipe.rewards import RewardPlugin
 
 ALLOW = "ALIGNPIPE_PLUGINS"
 BLOCK = "ALIGNPIPE_BLOCK_PLUGINS"
 STRICT = "ALIGNPIPE_STRICT_PLUGINS"
+
+PATIENCE = 5.0
+"""Seconds that one plugin's import may take before the user is told which plugin it is."""
 
 Warn = Callable[[str], None]
 
@@ -87,16 +90,11 @@ def load_plugins(
     """
     candidates = _unique(entry_points)
     _check_names(candidates, environ, warn)
-    with Watch(warn) as watch:
-        return [_plugin(candidate, manager, environ, warn, watch) for candidate in candidates]
+    return [_plugin(candidate, manager, environ, warn) for candidate in candidates]
 
 
 def _plugin(
-    candidate: tuple[str, str, EntryPoint],
-    manager: pluggy.PluginManager,
-    environ: Mapping[str, str],
-    warn: Warn,
-    watch: Watch,
+    candidate: tuple[str, str, EntryPoint], manager: pluggy.PluginManager, environ: Mapping[str, str], warn: Warn
 ) -> Plugin:
     """The record of one entry point, imported if it may be."""
     distribution, version, entry_point = candidate
@@ -107,7 +105,7 @@ def _plugin(
         return record("blocked", blocked)
     begin = time.perf_counter()
     try:
-        with watch.over(distribution, entry_point.name):
+        with _named_if_slow(distribution, entry_point.name, warn):
             components = _load(f"{distribution}:{entry_point.name}", entry_point, manager)
         folder = _folder(entry_point)
     except (Exception, SystemExit) as error:
@@ -128,6 +126,22 @@ def _plugin(
             raise PluginError(f"{note} ({STRICT} is set)")
         warn(note)
     return plugin
+
+
+@contextlib.contextmanager
+def _named_if_slow(distribution: str, plugin: str, warn: Warn) -> Iterator[None]:
+    """Warn if the block takes longer than `PATIENCE`: a plugin that hangs would look like alignpipe hanging."""
+    message = (
+        f"plugin {plugin!r} of {distribution} is still being imported after {PATIENCE:g} s; Ctrl-C ends this command, "
+        f"{BLOCK}={distribution} keeps the plugin out of the next"
+    )
+    timer = threading.Timer(PATIENCE, warn, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def normalise(distribution: str) -> str:

@@ -1,11 +1,15 @@
-"""What the registry knows of a component: the record, and who brought it."""
+"""A component together with who brought it, and its factory, imported when the component is built."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alignpipe.api import Component
+from alignpipe.errors import AlignpipeError, PluginError
 
 BUILT_IN = "alignpipe"
 """The distribution that the built-in plugins come with."""
@@ -30,5 +34,30 @@ class Registered:
         """Whether alignpipe itself brings it."""
         return self.distribution == BUILT_IN
 
+    @property
+    def provider(self) -> str:
+        """The distribution with its version."""
+        return f"{self.distribution} {self.version}"
+
     def __str__(self) -> str:
-        return f"{self.component.group}/{self.component.name} ({self.distribution} {self.version})"
+        return f"{self.component.group}/{self.component.name} ({self.provider})"
+
+
+def load_factory(registered: Registered) -> Callable[..., Any]:
+    """Import what `factory` names; nothing else imports a plugin's heavy modules.
+
+    Raises `PluginError`, naming the plugin and its distribution, if it cannot be imported or called.
+    """
+    factory = registered.component.factory
+    module, _, attribute = factory.partition(":")
+    owner = f"factory {factory!r} of {registered}, plugin {registered.plugin!r},"
+    try:
+        loaded = getattr(importlib.import_module(module), attribute)
+    except AlignpipeError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{owner} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(loaded):
+        raise PluginError(f"{owner} is a {type(loaded).__name__}, which cannot be called")
+    build: Callable[..., Any] = loaded
+    return build

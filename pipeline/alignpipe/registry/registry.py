@@ -13,11 +13,10 @@ import pluggy
 
 from alignpipe.api import HookSpecs
 from alignpipe.api.hooks import PROJECT
-from alignpipe.errors import ConfigError, PluginError
+from alignpipe.errors import ConfigError, PluginError, did_you_mean
 from alignpipe.processes import this_process
 from alignpipe.registry.loader import BLOCK, Plugin, Warn, installed_entry_points, load_plugins
 from alignpipe.registry.registered import Registered
-from alignpipe.registry.suggest import did_you_mean
 
 
 class Registry:
@@ -127,7 +126,7 @@ class Registry:
 def _ambiguous(offers: Sequence[Registered]) -> str:
     """Names everybody who offers an option, and how to keep one of them out: a third party rather than a built-in."""
     component = offers[0].component
-    who = " and ".join(f"{offer.distribution} {offer.version} (plugin {offer.plugin!r})" for offer in offers)
+    who = " and ".join(f"{offer.provider} (plugin {offer.plugin!r})" for offer in offers)
     last = offers[-1]
     same = all(offer.distribution == last.distribution for offer in offers)
     block = f"{last.distribution}:{last.plugin}" if same else last.distribution

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 
 from alignpipe.api import Failure, Sample, Scores
-from alignpipe.api.rewards import is_finite
 
 _NOT_APPLICABLE = Failure("not_applicable", "the reward gave None: it does not apply to this sample")
 _SPLIT_TOLERANCE = 1e-3
@@ -93,7 +92,7 @@ def _numbers(values: Sequence[float | None], count: int, what: str) -> list[floa
 
 def _unusable(total: float, parts: Mapping[str, float]) -> Failure | None:
     for what, number in [("the total", total), *((f"part {name!r}", value) for name, value in parts.items())]:
-        if not is_finite(number):
+        if not math.isfinite(number):
             return Failure("nan", f"{what} is {number}, which is no finite number")
     return None
 

@@ -105,8 +105,7 @@ def build_stage(selected: Selected, registered: Registered, ctx: Builder) -> Sta
     if selected.group == "reward":
         from alignpipe.rewarding.stage import RewardStage
 
-        offered_by = f"{registered.distribution} {registered.version}"
-        return RewardStage(selected, registered.component.version, offered_by)
+        return RewardStage(selected, registered.component.version, registered.provider)
     stage: Stage = load_factory(registered)(selected.config, ctx)
     if not callable(getattr(stage, "run", None)):
         raise PluginError(f"{registered}: its factory made a {type(stage).__name__} without run(inputs, ctx)")

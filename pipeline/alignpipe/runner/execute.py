@@ -29,7 +29,7 @@ from alignpipe.runner.summary import StageResult, Summary
 from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Trackers
 from alignpipe.store import RunRecords, Store
-from alignpipe.store.files import storing, write_fleeting
+from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.runs import RunRecord
 
 
@@ -81,7 +81,8 @@ def _attempt(
         try:
             record.note_trackers(trackers.start(info))
             with storing("writing the run's config", run.folder):
-                write_fleeting(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved))))
+                text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))
+                write_atomically(run.folder / "config.yaml", text, durable=False)
             files = RunFiles(run.folder)
         except AlignpipeError:
             trackers.finish("failed")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from alignpipe.errors import ProcessError
+from alignpipe.errors import ProcessError, first_line
 from alignpipe.processes import Place
 from alignpipe.runner.devices import share_cores
 
@@ -82,8 +82,7 @@ def _reaching() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise ProcessError(
-            f"the store of the launcher (torchrun, accelerate launch) cannot be reached at {where}: {first}"
+            f"the store of the launcher (torchrun, accelerate launch) cannot be reached at {where}: {first_line(error)}"
         ) from error

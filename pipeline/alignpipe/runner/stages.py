@@ -14,8 +14,7 @@ from alignpipe.runner.failures import record_failure, told_as
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
-from alignpipe.store import Provenance
-from alignpipe.store.locks import HeldLock, now
+from alignpipe.store.locks import HeldLock
 
 
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
@@ -54,7 +53,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
     result.key = decision.key
     if decision.artifact is not None:  # a hit
         return _reuse(job, decision, decision.artifact, result)
-    waiting_since = now()
+    waiting_since = time.time()
     owner = str(job.run.folder)
     with job.store.lock(spec.name, decision.key, owner, job.terminal.say, job.signals.requested) as lock:
         decision = job.planner.decide(spec, made)
@@ -107,7 +106,10 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     log.close()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
-    provenance = Provenance(
+    artifact = job.store.publish(
+        spec.name,
+        decision.key,
+        work,
         kind=spec.makes,
         explained=decision.explained,
         code=decision.code,
@@ -115,7 +117,6 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         folder=job.run.folder,
         seconds=seconds,
     )
-    artifact = job.store.publish(spec.name, decision.key, work, provenance)
     result.status = "resumed" if decision.action == "resume" else "ran"
     figures = f"  {bar.figures}" if bar.figures else ""
     job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s{figures}")

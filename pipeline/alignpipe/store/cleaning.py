@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from alignpipe.errors import StoreError
 from alignpipe.store.files import folder_bytes, storing
-from alignpipe.store.locks import holding_if_free, now
+from alignpipe.store.locks import holding_if_free
 from alignpipe.store.objects import to_trash
 from alignpipe.store.runs import RunRecords
 from alignpipe.store.store import Store
@@ -38,7 +39,7 @@ def removals(store: Store, days: float) -> list[Removal]:
         if not _recent(obj)
     ]
     for work in _children(store.root / "work"):
-        age = (now() - _newest(work)) / _DAY
+        age = (time.time() - _newest(work)) / _DAY
         if age >= days:
             found.append(Removal(work, folder_bytes(work), f"unfinished for {age:.0f} days"))
     found += [Removal(path, folder_bytes(path), "in the trash") for path in _children(store.layout.trash)]
@@ -57,7 +58,7 @@ def unused(store: Store) -> list[Path]:
 
 
 def _recent(obj: Path) -> bool:
-    return now() - obj.stat().st_mtime <= _GRACE_SECONDS
+    return time.time() - obj.stat().st_mtime <= _GRACE_SECONDS
 
 
 def remove(store: Store, planned: Iterable[Removal]) -> list[Removal]:

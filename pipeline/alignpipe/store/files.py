@@ -47,44 +47,31 @@ def storage_error(error: OSError, what: str, where: Path) -> StoreError:
     return StoreError(f"{type(error).__name__} while {what} ({path}): {error.strerror or error}")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is there wholly or not at all, even after a power cut."""
-    with _draft(path, text) as draft:
-        sync_file(draft)
-    sync_folder(path.parent)
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file so that others see all of it or nothing.
 
-
-def write_fleeting(path: Path, text: str) -> None:
-    """Write a text file that others see wholly or not at all, but that need not outlive a power cut."""
-    with _draft(path, text):
-        pass
-
-
-@contextmanager
-def _draft(path: Path, text: str) -> Iterator[Path]:
-    """A complete file beside `path`, which takes its place when the block ends well."""
+    If `durable`, it is still so after a power cut, which costs two waits for the disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     draft = Path(name)
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
-        yield draft
+        if durable:
+            sync(draft)
         draft.chmod(0o644)
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    if durable:
+        sync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write plain data as JSON, atomically."""
-    write_atomically(path, as_json(value))
-
-
-def as_json(value: Any) -> str:
-    """Plain data as JSON for people, keys in the order given (stages stay in the order of the run)."""
-    return json.dumps(value, indent=1) + "\n"
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write plain data as JSON, atomically, with its keys in the order given (stages in the order of the run)."""
+    write_atomically(path, json.dumps(value, indent=1) + "\n", durable=durable)
 
 
 def now_text() -> str:
@@ -100,18 +87,13 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def sync_file(path: Path) -> None:
-    """Force a file's content to the disk."""
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk."""
-    sync_file(folder)
 
 
 def empty_folder(folder: Path) -> None:

@@ -7,13 +7,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from alignpipe.errors import StageInterrupted, StoreError
-from alignpipe.store.files import as_json, read_json, storing, write_fleeting
+from alignpipe.store.files import now_text, read_json, storing, write_json
 from alignpipe.store.leases import Lease
 
 WAIT_NOTICE_SECONDS = 5.0
@@ -182,11 +181,10 @@ def _doing(lock: Lease | _SystemLock) -> str:
 @contextmanager
 def _noted(lock: Lease | _SystemLock, path: Path, owner: str) -> Iterator[HeldLock]:
     """Let waiting processes read who has the lock; release it when the block ends."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    known = {"host": socket.gethostname(), "pid": os.getpid(), "owner": owner, "since": since}
+    known = {"host": socket.gethostname(), "pid": os.getpid(), "owner": owner, "since": now_text()}
     try:
         with storing("locking the store", path):
-            write_fleeting(_holder_file(path), as_json(known))
+            write_json(_holder_file(path), known, durable=False)
         yield HeldLock(lock, path)
     finally:
         try:
@@ -198,8 +196,3 @@ def _noted(lock: Lease | _SystemLock, path: Path, owner: str) -> Iterator[HeldLo
 
 def _holder_file(path: Path) -> Path:
     return path.with_suffix(".holder")
-
-
-def now() -> float:
-    """The wall clock, in seconds; one place, so that tests can move it."""
-    return time.time()

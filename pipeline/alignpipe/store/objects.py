@@ -12,7 +12,7 @@ from typing import Any
 from alignpipe.api import Artifact, Kind
 from alignpipe.digests import file_digest, listing_digest
 from alignpipe.errors import StoreError
-from alignpipe.store.files import read_json, sync_file, sync_folder, write_json
+from alignpipe.store.files import read_json, sync, write_json
 from alignpipe.store.layout import METRICS, TIMINGS, Layout, records_folder
 
 _SCHEMA = 1
@@ -29,10 +29,10 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
         if path.is_symlink():
             raise StoreError(f"stage {stage!r} left the link {path} in its payload; an artifact must hold real files")
         if path.is_file():
-            sync_file(path)
+            sync(path)
             files.append((path.relative_to(payload).as_posix(), path.stat().st_size, file_digest(path)))
         elif path.is_dir():
-            sync_folder(path)
+            sync(path)
     if not files:
         raise StoreError(f"stage {stage!r} ended without writing anything into its payload folder")
     listed = [{"path": path, "size": size, "sha256": digest} for path, size, digest in files]
@@ -57,7 +57,7 @@ def place_object(
     for name in (METRICS, TIMINGS):
         if (work / name).exists():
             shutil.copyfile(work / name, records / name)
-            sync_file(records / name)
+            sync(records / name)
     write_json(records / "record.json", record)
     if target.exists() and problem_of(target) is not None:
         to_trash(layout, target)
@@ -68,7 +68,7 @@ def place_object(
         write_json(staging / "manifest.json", manifest)
         target.parent.mkdir(parents=True, exist_ok=True)
         if _rename_unless_there(staging, target):
-            sync_folder(target.parent)
+            sync(target.parent)
             return Artifact(manifest["kind"], stage, target / "payload", digest)
     _add_records(records, records_folder(target, key))
     return Artifact(manifest["kind"], stage, target / "payload", digest)
@@ -90,7 +90,7 @@ def _add_records(records: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     records.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def problem_of(obj: Path, deep: bool = False) -> str | None:

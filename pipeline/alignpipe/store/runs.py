@@ -7,12 +7,11 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from alignpipe.errors import StoreError
-from alignpipe.store.files import read_json, storing, write_json
+from alignpipe.store.files import now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout
 from alignpipe.store.locks import HeldLock, holder, holding_if_free
 
@@ -26,12 +25,8 @@ class RunRecord:
     attempt: int
     tracker_ids: dict[str, str]
     _lock: HeldLock | None
+    """None where another process is at work on the same run: the record on disk is that one's."""
     _attempts: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def kept(self) -> bool:
-        """Whether this attempt owns the record; a second process with the same run at the same time does not."""
-        return self._lock is not None
 
     @property
     def earlier(self) -> dict[str, tuple[Path, ...]]:
@@ -103,12 +98,11 @@ class RunRecords:
             attempts: list[dict[str, Any]] = list(known["attempts"]) if isinstance(known, dict) else []
             again = bool(attempts) and attempts[-1]["status"] != "finished"
             number = attempts[-1]["number"] + 1 if again else 1
-            started = datetime.now(UTC).isoformat(timespec="seconds")
             attempts.append(
                 {
                     "number": number,
                     "folder": str(folder),
-                    "started": started,
+                    "started": now_text(),
                     "host": socket.gethostname(),
                     "pid": os.getpid(),
                     "status": "running",

@@ -40,18 +40,6 @@ class Stored:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """How a result came about: what its key says, the code, the run, and how long it took."""
-
-    kind: Kind
-    explained: Explained
-    code: Mapping[str, str]
-    run_key: str
-    folder: Path
-    seconds: float
-
-
 class Store:
     """A store below `root` (made when something is first written)."""
 
@@ -113,26 +101,41 @@ class Store:
         """The work folder of a key."""
         return WorkFolder(self.layout, stage, key)
 
-    def publish(self, stage: str, key: str, work: WorkFolder, provenance: Provenance) -> Artifact:
+    def publish(
+        self,
+        stage: str,
+        key: str,
+        work: WorkFolder,
+        *,
+        kind: Kind,
+        explained: Explained,
+        code: Mapping[str, str],
+        run_key: str,
+        folder: Path,
+        seconds: float,
+    ) -> Artifact:
         """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
+
+        What comes by keyword is recorded beside it: what its key says, the code, the run and its folder, how long the
+        stage took.
 
         Raises `StoreError` if the disk is full or not writable; the work folder stays as it is then.
         """
         with storing(f"publishing the result of stage {stage!r}", work.path):
-            manifest = make_manifest(work.payload, stage, provenance.kind)
+            manifest = make_manifest(work.payload, stage, kind)
             record = {
                 "schema": 1,
                 "key": key,
                 "digest": manifest["digest"],
-                "kind": provenance.kind,
+                "kind": kind,
                 "created": now_text(),
-                "run_key": provenance.run_key,
-                "folder": str(provenance.folder),
+                "run_key": run_key,
+                "folder": str(folder),
                 "host": socket.gethostname(),
                 "alignpipe": alignpipe.__version__,
-                "seconds": round(provenance.seconds, 3),
-                "code": dict(provenance.code),
-                "explained": provenance.explained,
+                "seconds": round(seconds, 3),
+                "code": dict(code),
+                "explained": explained,
             }
             artifact = place_object(self.layout, work.path, key, manifest, record)
             write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from alignpipe.digests import folder_digest
-from alignpipe.errors import ModelError
+from alignpipe.errors import ModelError, first_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -81,10 +81,5 @@ def _resolve(name: str, revision: str, slot: str) -> str:
     except Exception as error:  # which client the hub library uses, and what it raises, changes with its version
         raise ModelError(
             f"{nowhere}, the cache does not hold {name} at {revision}, and the hub cannot be reached "
-            f"({_first_line(error)}); download the model where there is a network, or give a checkpoint folder"
+            f"({first_line(error)}); download the model where there is a network, or give a checkpoint folder"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

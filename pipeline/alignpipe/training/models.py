@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignpipe.api import Artifact
-from alignpipe.errors import ModelError
+from alignpipe.errors import ModelError, first_line
 from alignpipe.ops.logprobs import widened
 from alignpipe.training.tokens import check_tokenizer
 
@@ -123,7 +123,7 @@ def load_plain_tokenizer(name: str | Path, revision: str | None = None) -> PreTr
         return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(name), revision=revision or "main"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         none = Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
-        why = f"it holds none of {', '.join(_TOKENIZER_FILES)}" if none else _first_line(error)
+        why = f"it holds none of {', '.join(_TOKENIZER_FILES)}" if none else first_line(error)
         raise ModelError(f"no tokenizer can be loaded from {name}: {why}") from error
 
 
@@ -161,7 +161,7 @@ def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, 
                 str(name), revision=revision or "main", config=config, output_loading_info=True, **options
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"no model can be loaded from {name}: {_first_line(error)}") from error
+        raise ModelError(f"no model can be loaded from {name}: {first_line(error)}") from error
     missing = sorted(key for key in info["missing_keys"] if not (new and key.startswith(new)))
     if missing:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -186,10 +186,6 @@ def without_dropout(config: PreTrainedConfig) -> None:
     for key, value in config.to_dict().items():
         if ("drop" in key or key.endswith("pdrop")) and isinstance(value, float):
             setattr(config, key, 0.0)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
