@@ -10,13 +10,14 @@ from typing import Any
 
 from alignpipe.api import Artifact, Reward, Sample, Scoring, Selected, TrainableReward
 from alignpipe.authoring import samples as built_in
-from alignpipe.authoring.choosing import Chosen, Workbench
+from alignpipe.authoring.choosing import Chosen
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunSettings
 from alignpipe.dataset import write_dataset
 from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored, save_reward
 from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.runner.context import Builder
 
 _HELPERS = {"model": "tiny", "rollout": "local"}
 """What fills the other slots that a trained reward reads: options that need no download."""
@@ -141,7 +142,7 @@ class Candidate:
 
     def _open(self, folder: Path) -> Reward:
         settings = self.chosen.settings
-        return open_stored(folder, Workbench(settings), settings.scoring).reward
+        return open_stored(folder, Builder(registry(), settings), settings.scoring).reward
 
     def fresh(self) -> Reward:
         """A new one that can score: built from its options, or opened from what training gave.
@@ -162,13 +163,13 @@ class Candidate:
         return scored
 
 
-class _Bench(Workbench):
+class _Bench(Builder):
     """A stage context for a reward that is trained outside of a run; what it logs is dropped."""
 
     def __init__(
         self, settings: RunSettings, folder: Path, slots: Mapping[str, Selected], scoring: Scoring, say: Say
     ) -> None:
-        super().__init__(settings)
+        super().__init__(registry(), settings)
         self.stage = "reward"
         self.payload, self.work = folder / "payload", folder / "work"
         for place in (self.payload, self.work):

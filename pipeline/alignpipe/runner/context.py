@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from alignpipe.config.model import RunSettings
 from alignpipe.errors import PluginError
 from alignpipe.plan import Decision
 from alignpipe.registry import Registered, Registry, load_factory
+from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar
@@ -29,13 +31,20 @@ def build_component(selected: Selected, registry: Registry, context: BuildContex
 
 
 class Builder:
-    """Builds components: all that a tracker is given."""
+    """Builds components: all that a tracker is given, and a reward that is tried outside of a run."""
 
-    def __init__(self, registry: Registry, settings: RunSettings, device: str) -> None:
+    def __init__(self, registry: Registry, settings: RunSettings, device: str | None = None) -> None:
         self.seed = settings.seed
         self.lanes = settings.lanes
-        self.device = device
         self._registry = registry
+        self._settings = settings
+        if device is not None:
+            self.device = device
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device; without one given, torch is imported for those who ask only."""
+        return prepare_device(self._settings)
 
     def build(self, selected: Selected) -> Any:
         """Build a component from its config, typed or plain (as artifacts store it); it gets this context too."""
