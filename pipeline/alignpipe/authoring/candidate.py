@@ -17,7 +17,7 @@ from alignpipe.dataset import write_dataset
 from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored, save_reward
 from alignpipe.rewarding.judge import Judge, Scored
-from alignpipe.runner.context import Builder
+from alignpipe.runner.context import Builder, SilentStage
 
 _HELPERS = {"model": "tiny", "rollout": "local"}
 """What fills the other slots that a trained reward reads: options that need no download."""
@@ -118,9 +118,9 @@ class Candidate:
         rows = built_in.rows(self.columns) if self._rows is None else list(self._rows)
         _write_data(data, rows)
         slots = {slot: _default(slot) for slot in uses}
-        bench = _Bench(self.chosen.settings, self._folder / "training", slots, self.scoring, self._say)
+        context = _Training(self.chosen.settings, self._folder / "training", slots, self.scoring, self._say)
         self._say(f"training it on {len(rows)} pairs ...")
-        reward.fit({"dataset": Artifact("dataset", "data", data, "check")}, bench)
+        reward.fit({"dataset": Artifact("dataset", "data", data, "check")}, context)
         return reward
 
     def opened(self, reward: Reward) -> Reward:
@@ -163,7 +163,7 @@ class Candidate:
         return scored
 
 
-class _Bench(Builder):
+class _Training(SilentStage):
     """A stage context for a reward that is trained outside of a run; what it logs is dropped."""
 
     def __init__(
@@ -178,10 +178,6 @@ class _Bench(Builder):
         self.scoring = scoring
         self.say = say
         self.rank, self.world_size = 0, 1
-
-    def _drop(self, *_: object, **__: object) -> None: ...
-
-    log = log_timings = rewind = progress = alert = _drop
 
     def stop_requested(self) -> bool:
         """It goes on to the end."""

@@ -51,6 +51,14 @@ class Builder:
         return build_component(selected, self._registry, self)
 
 
+class SilentStage(Builder):
+    """The base of contexts of stages that log and show nothing."""
+
+    def _drop(self, *_: object, **__: object) -> None: ...
+
+    log = log_timings = rewind = progress = alert = _drop
+
+
 class RunningStage(Builder):
     """The context of one stage while it runs; of several processes, rank 0's."""
 
@@ -71,21 +79,10 @@ class RunningStage(Builder):
         self.scoring = job.run.settings.scoring
         self.rank = 0
         self.world_size = job.crew.size(decision)
+        self.log, self.log_timings, self.rewind = log.metrics, log.timings, log.rewind
+        self.stop_requested = job.signals.requested
         self._job = job
-        self._log = log
         self._bar = bar
-
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record deterministic metrics at `step`, by default the step last logged."""
-        self._log.metrics(metrics, step)
-
-    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
-        """Record machine-dependent figures at `step`."""
-        self._log.timings(timings, step)
-
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`."""
-        self._log.rewind(step)
 
     def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
         """Show how far the stage is."""
@@ -100,10 +97,6 @@ class RunningStage(Builder):
         if level == "warn":
             self.say(f"alarm: {title}: {text}")
         self._job.trackers.alert(f"{self.stage}: {title}", text, level)
-
-    def stop_requested(self) -> bool:
-        """Whether to save and raise `StageInterrupted` at the next step boundary."""
-        return self._job.signals.requested()
 
 
 def build_stage(selected: Selected, registered: Registered, ctx: Builder) -> Stage:
