@@ -22,7 +22,7 @@ from alignpipe.config.model import RunSettings
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_settings
 from alignpipe.config.source import register
-from alignpipe.errors import ConfigError, PluginError
+from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label
 from alignpipe.runner.context import Builder
@@ -49,13 +49,8 @@ class Chosen:
         return label(self.selected.name, f"{self.registered.distribution} {self.registered.version}")
 
     def build(self) -> Reward:
-        """Build it.
-
-        Raises `PluginError` if the factory makes something that cannot score.
-        """
-        reward = Builder(registry(), self.settings).build(self.selected)
-        if not isinstance(reward, Reward):
-            raise PluginError(f"{self.registered}: its factory built a {type(reward).__name__}, without score(samples)")
+        """Build it; raises `PluginError` if its factory makes something that cannot score."""
+        reward: Reward = Builder(registry(), self.settings).build(self.selected)
         return reward
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import BuildContext, Selected, Stage
+from alignpipe.api import BuildContext, Reward, Selected, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
 from alignpipe.config.model import RunSettings
@@ -22,12 +22,18 @@ from alignpipe.store import WorkFolder
 
 
 def build_component(selected: Selected, registry: Registry, context: BuildContext) -> Any:
-    """A component from its config, typed or plain (as artifacts store it), built in `context`."""
+    """A component from its config, typed or plain (as artifacts store it), built in `context`.
+
+    Raises `PluginError` for a reward that cannot score.
+    """
     registered = registry.get(selected.group, selected.name)
     config = selected.config
     if isinstance(config, Mapping):
         config = from_plain(config, registered, registry)
-    return load_factory(registered)(config, context)
+    built = load_factory(registered)(config, context)
+    if selected.group == "reward" and not isinstance(built, Reward):
+        raise PluginError(f"{registered}: its factory made a {type(built).__name__} without score(samples)")
+    return built
 
 
 class Builder:
