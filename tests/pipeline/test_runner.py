@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from alignpipe.api import Component, Selected, hookimpl
+from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, ConfigError, PluginError, StoreError
 from alignpipe.runner import execute
+from alignpipe.runner.context import Builder
 from alignpipe.runner.recording import RunFiles, StageLog, facts_of, news, read_lines
 from alignpipe.store import Store
 from support import fake_run
@@ -453,6 +455,14 @@ def test_a_factory_that_makes_no_stage_names_its_plugin(tmp_path):
     run = make_run(tmp_path, stages=["data"], extra={"data": Selected("data", "broken", EvalConfig())})
     with pytest.raises(PluginError, match=r"data/broken \(fake-stages 1.0\).*NoStage without run"):
         execute(run, make_registry(components=(*COMPONENTS, broken)))
+
+
+def test_a_factory_that_makes_no_reward_names_its_plugin():
+    """Whoever builds it: the reward stage, a later stage that opens it, a mix, `score`."""
+    broken = Component("reward", "broken", EvalConfig, "support.fake_run:NoStage", "b")
+    builder = Builder(make_registry(components=(broken,)), RunSettings())
+    with pytest.raises(PluginError, match=r"reward/broken \(fake-stages 1.0\).*NoStage without score\(samples\)"):
+        builder.build(Selected("reward", "broken", {}))
 
 
 def test_context(tmp_path, capsys):

@@ -10,13 +10,14 @@ from typing import Any
 
 from alignpipe.api import Artifact, Reward, Sample, Scoring, Selected, TrainableReward
 from alignpipe.authoring import samples as built_in
-from alignpipe.authoring.choosing import Chosen, Workbench
+from alignpipe.authoring.choosing import Chosen
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunSettings
 from alignpipe.dataset import write_dataset
 from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored, save_reward
 from alignpipe.rewarding.judge import Judge, Scored
+from alignpipe.runner.context import Builder, SilentStage
 
 _HELPERS = {"model": "tiny", "rollout": "local"}
 """What fills the other slots that a trained reward reads: options that need no download."""
@@ -117,9 +118,9 @@ class Candidate:
         rows = built_in.rows(self.columns) if self._rows is None else list(self._rows)
         _write_data(data, rows)
         slots = {slot: _default(slot) for slot in uses}
-        bench = _Bench(self.chosen.settings, self._folder / "training", slots, self.scoring, self._say)
+        context = _Training(self.chosen.settings, self._folder / "training", slots, self.scoring, self._say)
         self._say(f"training it on {len(rows)} pairs ...")
-        reward.fit({"dataset": Artifact("dataset", "data", data, "check")}, bench)
+        reward.fit({"dataset": Artifact("dataset", "data", data, "check")}, context)
         return reward
 
     def opened(self, reward: Reward) -> Reward:
@@ -140,7 +141,7 @@ class Candidate:
 
     def _open(self, folder: Path) -> Reward:
         settings = self.chosen.settings
-        return open_stored(folder, Workbench(settings), settings.scoring).reward
+        return open_stored(folder, Builder(registry(), settings), settings.scoring).reward
 
     def fresh(self) -> Reward:
         """A new one that can score: built from its options, or opened from what training gave.
@@ -161,13 +162,13 @@ class Candidate:
         return scored
 
 
-class _Bench(Workbench):
+class _Training(SilentStage):
     """A stage context for a reward that is trained outside of a run; what it logs is dropped."""
 
     def __init__(
         self, settings: RunSettings, folder: Path, slots: Mapping[str, Selected], scoring: Scoring, say: Say
     ) -> None:
-        super().__init__(settings)
+        super().__init__(registry(), settings)
         self.stage = "reward"
         self.payload, self.work = folder / "payload", folder / "work"
         for place in (self.payload, self.work):
@@ -176,10 +177,6 @@ class _Bench(Workbench):
         self.scoring = scoring
         self.say = say
         self.rank, self.world_size = 0, 1
-
-    def _drop(self, *_: object, **__: object) -> None: ...
-
-    log = log_timings = rewind = progress = alert = _drop
 
     def stop_requested(self) -> bool:
         """It goes on to the end."""

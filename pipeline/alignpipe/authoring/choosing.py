@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -23,11 +22,11 @@ from alignpipe.config.model import RunSettings
 from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_settings
 from alignpipe.config.source import register
-from alignpipe.errors import ConfigError, PluginError
+from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label
-from alignpipe.runner.context import build_component
-from alignpipe.runner.devices import check_machine_settings, prepare_device
+from alignpipe.runner.context import Builder
+from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.requirements import check_machine
 
 _HEEDED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
@@ -50,13 +49,8 @@ class Chosen:
         return label(self.selected.name, self.registered.provider)
 
     def build(self) -> Reward:
-        """Build it.
-
-        Raises `PluginError` if the factory makes something that cannot score.
-        """
-        reward = Workbench(self.settings).build(self.selected)
-        if not isinstance(reward, Reward):
-            raise PluginError(f"{self.registered}: its factory built a {type(reward).__name__}, without score(samples)")
+        """Build it; raises `PluginError` if its factory makes something that cannot score."""
+        reward: Reward = Builder(registry(), self.settings).build(self.selected)
         return reward
 
 
@@ -156,21 +150,3 @@ def composing() -> Iterator[None]:
     version: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
     with initialize_config_dir(str(conf_dir()), job_name="alignpipe", **version):
         yield
-
-
-class Workbench:
-    """What a reward is built with outside of a run; implements `alignpipe.api.BuildContext`."""
-
-    def __init__(self, settings: RunSettings) -> None:
-        self.seed = settings.seed
-        self.lanes = settings.lanes
-        self.settings = settings
-
-    @cached_property
-    def device(self) -> str:
-        """The torch device; torch is imported by rewards that ask for it only."""
-        return prepare_device(self.settings)
-
-    def build(self, selected: Selected) -> Any:
-        """Build a component from its config, typed or plain."""
-        return build_component(selected, registry(), self)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignpipe.api import TrainableReward
-from alignpipe.authoring.choosing import Workbench, choose, chosen_settings
+from alignpipe.authoring.choosing import choose, chosen_settings
 from alignpipe.errors import ConfigError, RewardError
+from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored
 from alignpipe.rewarding.judge import Judge
+from alignpipe.runner.context import Builder
 from alignpipe.store import Store
 
 _STORE = "store:"
@@ -38,7 +40,7 @@ def open_named(name: str, overrides: Sequence[str]) -> Judge:
     if given:
         raise ConfigError(f"{' '.join(given)}: a stored reward ({name}) has its options already; leave this out")
     settings = chosen_settings(overrides)
-    return open_stored(folder, Workbench(settings), settings.scoring)
+    return open_stored(folder, Builder(registry(), settings), settings.scoring)
 
 
 def _folder(name: str, overrides: Sequence[str]) -> Path | None:

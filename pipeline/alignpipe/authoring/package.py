@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import inspect
 import json
 import keyword
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def _function_words(source: Located) -> dict[str, str]:
     signature = _signature(node)
     try:
         style = style_of(signature)
-        options = _options(node, signature) if style == "samples" else []
+        options = _options(signature) if style == "samples" else []
         check_options(signature, style, {option.name: option.default for option in options})
     except ValueError as error:
         raise ConfigError(f"{at} cannot be a reward: {error}") from error
@@ -156,23 +156,28 @@ def _definition(source: Located, at: str) -> ast.FunctionDef | ast.AsyncFunction
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> inspect.Signature:
-    """The signature as it stands in the source; a default that is no plain value is kept as its source."""
-    values: dict[str, Any] = {}
+    """The signature as it stands in the source, of which nothing is run.
 
-    def named(default: ast.expr) -> ast.expr:
-        name = f"default_{len(values)}"
-        values[name] = _value(default)
-        return ast.Name(name, ast.Load())
+    Annotations are given as text, a default that is no plain value as its syntax tree.
+    """
+    given = node.args
+    by_position = [*given.posonlyargs, *given.args]
+    kinds = [Parameter.POSITIONAL_ONLY] * len(given.posonlyargs) + [Parameter.POSITIONAL_OR_KEYWORD] * len(given.args)
+    defaults = [None] * (len(by_position) - len(given.defaults)) + given.defaults
+    parameters = [_parameter(*entry) for entry in zip(by_position, kinds, defaults, strict=True)]
+    if given.vararg is not None:
+        parameters.append(_parameter(given.vararg, Parameter.VAR_POSITIONAL))
+    for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        parameters.append(_parameter(argument, Parameter.KEYWORD_ONLY, default))
+    if given.kwarg is not None:
+        parameters.append(_parameter(given.kwarg, Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters)
 
-    arguments = copy.deepcopy(node.args)
-    for entry in ast.walk(arguments):
-        if isinstance(entry, ast.arg):
-            entry.annotation = None
-    arguments.defaults = [named(default) for default in arguments.defaults]
-    arguments.kw_defaults = [default and named(default) for default in arguments.kw_defaults]
-    # Nothing of the file is run: a function that takes the same, its defaults being names of the values.
-    bare = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, ast.Constant(None))))
-    return inspect.signature(eval(compile(bare, "<signature>", "eval"), values))
+
+def _parameter(argument: ast.arg, kind: Any, default: ast.expr | None = None) -> Parameter:
+    annotation = Parameter.empty if argument.annotation is None else ast.unparse(argument.annotation)
+    value = Parameter.empty if default is None else _value(default)
+    return Parameter(argument.arg, kind, default=value, annotation=annotation)
 
 
 def _value(node: ast.expr) -> Any:
@@ -182,21 +187,16 @@ def _value(node: ast.expr) -> Any:
         return node
 
 
-def _options(node: ast.FunctionDef | ast.AsyncFunctionDef, signature: inspect.Signature) -> list[_Option]:
+def _options(signature: inspect.Signature) -> list[_Option]:
     """The parameters after the first as options.
 
     Raises `ValueError` for one whose type or default is not plain.
     """
-    hints = {
-        entry.arg: ast.unparse(entry.annotation)
-        for entry in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-        if entry.annotation is not None
-    }
     found = []
     for entry in list(signature.parameters.values())[1:]:
         if entry.kind in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD):
             continue
-        kind = hints.get(entry.name, type(entry.default).__name__)
+        kind = type(entry.default).__name__ if entry.annotation is entry.empty else entry.annotation
         if entry.default is entry.empty or kind not in _SIMPLE or isinstance(entry.default, ast.AST):
             raise ValueError(
                 f"its argument {entry.name!r} becomes an option, so it needs a plain default and one of the types "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from alignpipe.api import Artifact, Reward, Selected, StageContext, TrainableReward
 from alignpipe.dataset import Dataset, Row
-from alignpipe.errors import DataError, PluginError
+from alignpipe.errors import DataError
 from alignpipe.rewarding.artifact import label, save_reward
 from alignpipe.rewarding.judge import Judge, NothingApplies
 from alignpipe.rewarding.report_card import report_card
@@ -25,15 +25,9 @@ class RewardStage:
         """Leave `reward.json`, `report_card.json` and a trained reward's files in the payload.
 
         Several processes train a reward together; rank 0 does the rest.
-
-        Raises `PluginError` if the component builds something that cannot score.
         """
         name = self._selected.name
-        reward = ctx.build(self._selected)
-        if not isinstance(reward, Reward):
-            raise PluginError(
-                f"the factory of reward/{name} built a {type(reward).__name__}, which has no score(samples)"
-            )
+        reward: Reward = ctx.build(self._selected)
         if isinstance(reward, TrainableReward):
             reward.fit(inputs, ctx)
         if ctx.rank > 0:

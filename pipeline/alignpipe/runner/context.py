@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import BuildContext, Selected, Stage
+from alignpipe.api import BuildContext, Reward, Selected, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import PluginError
 from alignpipe.plan import Decision
 from alignpipe.registry import Registered, Registry, load_factory
+from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar
@@ -20,26 +22,47 @@ from alignpipe.store import WorkFolder
 
 
 def build_component(selected: Selected, registry: Registry, context: BuildContext) -> Any:
-    """A component from its config, typed or plain (as artifacts store it), built in `context`."""
+    """A component from its config, typed or plain (as artifacts store it), built in `context`.
+
+    Raises `PluginError` for a reward that cannot score.
+    """
     registered = registry.get(selected.group, selected.name)
     config = selected.config
     if isinstance(config, Mapping):
         config = from_plain(config, registered, registry)
-    return load_factory(registered)(config, context)
+    built = load_factory(registered)(config, context)
+    if selected.group == "reward" and not isinstance(built, Reward):
+        raise PluginError(f"{registered}: its factory made a {type(built).__name__} without score(samples)")
+    return built
 
 
 class Builder:
-    """Builds components: all that a tracker is given."""
+    """Builds components: all that a tracker is given, and a reward that is tried outside of a run."""
 
-    def __init__(self, registry: Registry, settings: RunSettings, device: str) -> None:
+    def __init__(self, registry: Registry, settings: RunSettings, device: str | None = None) -> None:
         self.seed = settings.seed
         self.lanes = settings.lanes
-        self.device = device
         self._registry = registry
+        self._settings = settings
+        if device is not None:
+            self.device = device
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device; without one given, torch is imported for those who ask only."""
+        return prepare_device(self._settings)
 
     def build(self, selected: Selected) -> Any:
         """Build a component from its config, typed or plain (as artifacts store it); it gets this context too."""
         return build_component(selected, self._registry, self)
+
+
+class SilentStage(Builder):
+    """The base of contexts of stages that log and show nothing."""
+
+    def _drop(self, *_: object, **__: object) -> None: ...
+
+    log = log_timings = rewind = progress = alert = _drop
 
 
 class RunningStage(Builder):
@@ -62,21 +85,10 @@ class RunningStage(Builder):
         self.scoring = job.run.settings.scoring
         self.rank = 0
         self.world_size = job.crew.size(decision)
+        self.log, self.log_timings, self.rewind = log.metrics, log.timings, log.rewind
+        self.stop_requested = job.signals.requested
         self._job = job
-        self._log = log
         self._bar = bar
-
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record deterministic metrics at `step`, by default the step last logged."""
-        self._log.metrics(metrics, step)
-
-    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
-        """Record machine-dependent figures at `step`."""
-        self._log.timings(timings, step)
-
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`."""
-        self._log.rewind(step)
 
     def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
         """Show how far the stage is."""
@@ -91,10 +103,6 @@ class RunningStage(Builder):
         if level == "warn":
             self.say(f"alarm: {title}: {text}")
         self._job.trackers.alert(f"{self.stage}: {title}", text, level)
-
-    def stop_requested(self) -> bool:
-        """Whether to save and raise `StageInterrupted` at the next step boundary."""
-        return self._job.signals.requested()
 
 
 def build_stage(selected: Selected, registered: Registered, ctx: Builder) -> Stage:

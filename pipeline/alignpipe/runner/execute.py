@@ -11,7 +11,7 @@ from alignpipe.api import Artifact
 from alignpipe.api.tracking import Status
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import AlignpipeError, StageInterrupted
-from alignpipe.plan import Planner
+from alignpipe.plan import Planner, make_plan
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.context import Builder
@@ -69,8 +69,9 @@ def _attempt(
 ) -> int:
     """One attempt at the run: what must hold before any work, then the stages."""
     planner = Planner(run, registry, store)
-    check_requirements(planner, run.settings, crew.place)
-    check_device(planner, run.settings, crew.place)
+    if any(decision.action != "hit" for decision in make_plan(planner)):  # what is stored needs no particular machine
+        check_requirements(planner, run.settings, crew.place)
+        check_device(run.settings, crew.place)
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
     with storing("opening the run's folder", run.folder):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.api import Artifact, Selected
-from alignpipe.api.tracking import Level
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ProcessError, StageInterrupted
 from alignpipe.processes import Place
 from alignpipe.registry import Registry
-from alignpipe.runner.context import Builder, build_stage
+from alignpipe.runner.context import SilentStage, build_stage
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.leading import disconnect
 from alignpipe.runner.messages import Messages, connect
@@ -31,8 +30,8 @@ _AFTER_FAILURE = 5.0
 """Seconds in which rank 0 fails too if the reason is one for all; then it tells the user, and nobody else need."""
 
 
-class HelpingStage(Builder):
-    """The context of a stage on a process that is not rank 0: nothing it is told leaves this process."""
+class HelpingStage(SilentStage):
+    """The context of a stage on a process that is not rank 0: rank 0 logs and shows for all."""
 
     def __init__(
         self,
@@ -53,23 +52,7 @@ class HelpingStage(Builder):
         self.world_size = place.world_size
         self.stop_requested = stop_requested
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Nothing: rank 0 logs."""
-
-    def log_timings(self, timings: Mapping[str, float], step: int) -> None:
-        """Nothing: rank 0 logs."""
-
-    def rewind(self, step: int) -> None:
-        """Nothing: rank 0 logs."""
-
-    def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
-        """Nothing: rank 0 shows it."""
-
-    def say(self, message: str) -> None:
-        """Nothing: rank 0 says it."""
-
-    def alert(self, title: str, text: str, level: Level = "warn") -> None:
-        """Nothing: rank 0 says it."""
+    say = SilentStage._drop
 
 
 def follow(run: RunConfig, registry: Registry, place: Place) -> int:

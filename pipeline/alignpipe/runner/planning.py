@@ -21,8 +21,9 @@ def show_plan(run: RunConfig, registry: Registry) -> None:
     """
     check_machine_settings(run.settings)
     planner = Planner(run, registry, Store(run.outputs / "store"))
-    check_requirements(planner, run.settings)
     decisions = make_plan(planner)
+    if any(decision.action != "hit" for decision in decisions):
+        check_requirements(planner, run.settings)
     width = max(len(decision.spec.name) for decision in decisions)
     lines = [f"run {planner.run_key[:12]}, store {run.outputs / 'store'}"]
     for decision in decisions:

@@ -59,7 +59,7 @@ class StageLog:
         self._settled = False
         self._last = 0
 
-    def metrics(self, metrics: Mapping[str, float], step: int | None) -> None:
+    def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
         step = self._last if step is None else step
         self._write(METRICS, metrics, step)

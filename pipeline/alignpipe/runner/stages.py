@@ -10,7 +10,7 @@ from alignpipe.errors import AlignpipeError, StageInterrupted
 from alignpipe.plan import Decision, StageSpec
 from alignpipe.runner.context import RunningStage, build_stage
 from alignpipe.runner.devices import prepare_device
-from alignpipe.runner.failures import record_failure, told_as
+from alignpipe.runner.failures import one_sentence_errors, record_failure
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
@@ -20,22 +20,19 @@ from alignpipe.store.locks import HeldLock
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
     """Get the artifact of one stage, and fill in `result` on the way, also when it fails.
 
-    Raises what the stage raised; a full disk and `sys.exit()` become sentences (`told_as`).
+    Raises what the stage raised; a full disk and `sys.exit()` become errors of one sentence.
     """
     began = time.perf_counter()
     try:
         artifact = _reuse_or_compute(job, spec, made, result)
     except BaseException as error:
-        raised = told_as(error, spec.name, job)
-        interrupted = isinstance(raised, StageInterrupted | KeyboardInterrupt)
+        interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
         result.status = "failed"
-        result.error = f"interrupted: {raised}" if interrupted else f"{type(raised).__name__}: {raised}"
+        result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
-            job.observers.tell("alignpipe_stage_failed", info=job.info, stage=spec.name, error=raised)
-        if raised is error:
-            raise
-        raise raised from error
+            job.observers.tell("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
+        raise
     result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
     job.trackers.artifact(artifact)
@@ -63,7 +60,8 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
         try:
-            return _compute(job, decision, lock, result)
+            with one_sentence_errors(job, spec.name):
+                return _compute(job, decision, lock, result)
         except (StageInterrupted, KeyboardInterrupt):
             raise  # no failure: whoever waits for the key goes on from here
         except BaseException as error:

@@ -10,7 +10,7 @@ import pytest
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Table, write_dataset
-from alignpipe.errors import PluginError, RewardError
+from alignpipe.errors import RewardError
 from alignpipe.rewarding.stage import RewardStage
 from support.context import FakeContext
 
@@ -96,11 +96,6 @@ def test_a_reward_for_other_samples_gets_no_card(told: str, tmp_path: Path) -> N
     ctx = run(tmp_path, Other())
     assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
     assert told in ctx.said[-1]
-
-
-def test_what_cannot_score_is_the_plugins_fault(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"factory of reward/acme built a dict, which has no score\(samples\)"):
-        run(tmp_path, {})
 
 
 def test_nothing_is_saved_of_a_reward_that_gives_nan(tmp_path: Path) -> None:
