@@ -16,8 +16,8 @@ _MEAN_RATIO = {"bfloat16": 0.05, "float16": 0.01}
 """In half precision single logits round by 0.1 and more, so the mean over tokens tells an error from rounding."""
 _WORST_Z = 6.0
 """Standard errors. Chance goes that far in one training of 500 million. Three times 64 answers of the tiny model after
-sft gave -1 to 0.8, with top-p 0.9 -10 to -12, top-p 0.95 -5 to -7, a temperature 0.7 of the right one -8 to -11; what
-less than that does in one update is seen over several (`alarms`)."""
+sft gave -1 to 0.8, with top-p 0.9 -10 to -12, top-p 0.95 -5 to -7, a temperature 0.7 of the right one -8 to -11; 0.9 of
+it, or top-k 20, -2 to -6: what bends the distribution that little is not told from chance by one update."""
 _KL_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.2}
 """How far, in nats per sequence, a policy may be from its own copy."""
 
