@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SCRIPTS = ("phases", "against_trl", "time_to_quality", "scaling", "learning")
+SCRIPTS = ("phases", "against_trl", "time_to_quality", "same_start", "scaling", "learning")
 
 
 @pytest.fixture(autouse=True)

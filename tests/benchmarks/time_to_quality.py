@@ -99,24 +99,26 @@ def their_chain(
     points = []
     for update in range(every, recipe.updates + 1, every):
         checkpoint = chain / "ppo" / "trainer" / f"checkpoint-{update}"
-        gold, kl = judge(work, paths, recipe, base, str(checkpoint), policy)
+        metrics = judge(work, paths, recipe, base, str(checkpoint), policy)
         points.append({"update": update, "seconds": cost_at(process, ppo["steps"], ppo["apart"], update)})
-        points[-1] |= {"gold": gold, "kl": kl}
+        points[-1] |= {"gold": metrics["eval/gold/mean"], "kl": metrics["eval/kl"]}
     shutil.rmtree(chain)
     return {"process_seconds": process - ppo["apart"], "points": points, "versions": ppo["versions"]}
 
 
 def judge(
-    work: Path, paths: dict[str, str], recipe: Recipe, base: list[str], policy: str, baseline: str
-) -> tuple[float, float]:
-    """Gold reward of a policy on held-out prompts, and its KL to the baseline, by alignpipe's eval stage."""
+    work: Path, paths: dict[str, str], recipe: Recipe, base: list[str], policy: str, baseline: str, reward: str = "null"
+) -> dict[str, float]:
+    """The figures of alignpipe's eval stage for a policy on held-out prompts, compared with the baseline.
+
+    The gold reward judges; so does `reward`, a source of that port, where it is given.
+    """
     outputs = copied_store(Path(paths["store"]), work / "judge", again=["eval"])
-    inputs = [f"inputs.eval.policy={policy}", f"inputs.eval.baseline={baseline}"]
+    inputs = [f"inputs.eval.policy={policy}", f"inputs.eval.baseline={baseline}", f"inputs.eval.reward={reward}"]
     sampling = [f"eval.temperature={recipe.temperature}", f"eval.max_response_tokens={recipe.response}"]
     small = [f"eval.prompts={PROMPTS}", "eval.resamples=100", "eval.perplexity_rows=1"]
     run = alignpipe(outputs, [*base, *inputs, *sampling, *small], ["data", "eval"])
-    metrics = run.summary["metrics"]
-    return metrics["eval/gold/mean"], metrics["eval/kl"]
+    return dict(run.summary["metrics"])
 
 
 def report(found: dict[str, list[dict[str, Any]]], wanted: list[float] | None) -> None:
