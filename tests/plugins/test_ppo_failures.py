@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from alignpipe.api import Failure, Sample, Scores, Scoring
+from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
 from alignpipe_plugins.ppo import loop
 from alignpipe_plugins.ppo.advantages import estimate, groups_of
@@ -104,6 +105,29 @@ def test_a_reward_that_fails_now_and_then_leaves_training_sound(config, tmp_path
     assert all(bool(weight.isfinite().all()) for weight in ppo.weights(players.network).values())
     assert sum(ctx.series("reward_failures/timeout")) >= 1
     assert not ppo.same(ppo.weights(players.network), ppo.weights(ppo.make_players().network))
+
+
+def test_a_resumed_training_judges_failures_as_an_undisturbed_one(tmp_path: Path) -> None:
+    """A few failures in 16 are judged together with the updates before them, so a checkpoint must know of those."""
+
+    class Sometimes(Failing):
+        """Fails on no sample in the first `calm` updates, then on three of 16."""
+
+        def __init__(self, calm: int) -> None:
+            super().__init__()
+            self.calm = calm
+
+        def score(self, samples: list[Sample]) -> Scores:
+            self.calm -= 1
+            failed = range(3) if self.calm < 0 else ()
+            return Scores([1.0] * len(samples), failures={place: Failure("timeout", "late") for place in failed})
+
+    scoring = Scoring(retries=0, failure_budget=0.1)
+    assert ppo.train(tmp_path, players_with(Sometimes(3), scoring), max_steps=4, stop_after=2)[2] is not None
+    _, ctx, _ = ppo.train(tmp_path, players_with(Sometimes(0), scoring), max_steps=4)
+    assert ctx.metrics()["reward_failures/timeout"] == 3
+    with pytest.raises(RewardError, match="failed on 3 of 16"):
+        ppo.train(tmp_path / "new", players_with(Sometimes(0), scoring), max_steps=4)
 
 
 def test_a_group_keeps_its_other_members() -> None:

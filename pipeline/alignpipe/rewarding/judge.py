@@ -61,7 +61,8 @@ class Judge:
         self.label = label
         self._scoring = scoring or Scoring()
         self._worker: Worker | None = None
-        self._earlier: deque[tuple[int, int]] = deque()  # faults and samples of the questions before this one
+        self.earlier: deque[tuple[int, int]] = deque()
+        """Faults and samples of the questions before, which belong into a stage's checkpoint."""
 
     def check_columns(
         self, rows: Sequence[Mapping[str, Any]], what: str, hint: str = "data.columns renames columns"
@@ -113,9 +114,9 @@ class Judge:
                 f"{self.label} applies to none of the {count} samples, so there is nothing to go by. The first, where "
                 f"the prompt ends {samples[index].prompt[-60:]!r}: {first.message}"
             )
-        self._earlier.append((faults(failures), count))
-        while sum(size for _, size in self._earlier) - self._earlier[0][1] >= _REMEMBERED:
-            self._earlier.popleft()
+        self.earlier.append((faults(failures), count))
+        while sum(size for _, size in self.earlier) - self.earlier[0][1] >= _REMEMBERED:
+            self.earlier.popleft()
 
     def _stop_past_budget(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> None:
         if faults(failures) > self._budget(count):
@@ -180,7 +181,7 @@ class Judge:
 
     def _before(self) -> tuple[int, int]:
         """Faults and samples of the questions remembered."""
-        return sum(wrong for wrong, _ in self._earlier), sum(count for _, count in self._earlier)
+        return sum(wrong for wrong, _ in self.earlier), sum(count for _, count in self.earlier)
 
     def _over_budget(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> str:
         wrong = {index: failure for index, failure in failures.items() if failure.kind != "not_applicable"}

@@ -1,7 +1,6 @@
-"""What the estimators do differently: how many responses a prompt gets, and how rewards become advantages.
+"""From episodes to rewards, the same for every estimator (D33), and from rewards to advantages, where they differ.
 
-The formulas are in `alignpipe/ops/advantages.py`; here each is fed from an update's episodes. Rewards [B, T] hold the
-KL penalty on every token and the score on the last (D30, D31), for every estimator alike (D33).
+The formulas are in `alignpipe/ops`; here each is fed from an update's episodes.
 """
 
 from __future__ import annotations
@@ -12,10 +11,13 @@ import torch
 from torch import Tensor
 
 from alignpipe.ops.advantages import gae, grpo, grpo_batch_scaled, grpo_unscaled, over_tokens, reinforce_pp, rloo
+from alignpipe.ops.kl import kl_k1, kl_k2, kl_k3_clamped
 from alignpipe.ops.masking import scale_only, whiten
+from alignpipe.ops.shaping import add_score_to_kl_penalty
 from alignpipe_plugins.ppo.config import (
     GroupedConfig,
     GRPOConfig,
+    KLEstimator,
     LoopConfig,
     PPOConfig,
     ReinforcePPConfig,
@@ -24,6 +26,7 @@ from alignpipe_plugins.ppo.config import (
 )
 from alignpipe_plugins.ppo.episodes import Episodes
 
+_KL = {KLEstimator.k1: kl_k1, KLEstimator.k2: kl_k2, KLEstimator.k3: kl_k3_clamped}
 _SCALED = {ScaleRewards.group: grpo, ScaleRewards.batch: grpo_batch_scaled, ScaleRewards.none: grpo_unscaled}
 
 
@@ -38,6 +41,18 @@ class Targets(NamedTuple):
 def group_size(config: LoopConfig) -> int:
     """How many responses a prompt gets in one update; they stand next to each other."""
     return config.group_size if isinstance(config, GroupedConfig) else 1
+
+
+def token_kl(episodes: Episodes, estimator: KLEstimator) -> Tensor:
+    """What the penalty goes by: the estimate [B, T] of the KL to the reference at each sampled token (D32, D34)."""
+    return _KL[estimator](episodes.logprobs, episodes.ref_logprobs)
+
+
+def token_rewards(episodes: Episodes, kl: Tensor, kl_coef: float) -> Tensor:
+    """Rewards [B, T]: minus `kl_coef` times `kl` on every token, the score on the last or where the reward puts it."""
+    if episodes.token_scores is None:
+        return add_score_to_kl_penalty(episodes.scores, kl, episodes.mask, kl_coef)
+    return episodes.token_scores - kl_coef * kl
 
 
 def estimate(config: LoopConfig, episodes: Episodes, rewards: Tensor) -> Targets:

@@ -9,17 +9,17 @@ import torch
 from alignpipe.api import StageContext
 from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.ops.control import adaptive_kl_coef
-from alignpipe.ops.kl import kl_k1, kl_k2, kl_k3_clamped, sequence_kl
-from alignpipe.ops.shaping import add_score_to_kl_penalty
+from alignpipe.ops.kl import kl_k1, sequence_kl
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.schedule import rate
 from alignpipe.training.supervised import batch_indices
-from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size
+from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size, token_kl, token_rewards
 from alignpipe_plugins.ppo.alarms import Alarm
 from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
-from alignpipe_plugins.ppo.config import KLEstimator, LoopConfig, OnAlarm, Select
+from alignpipe_plugins.ppo.config import LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
@@ -29,10 +29,8 @@ from alignpipe_plugins.ppo.progress import Progress
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from alignpipe_plugins.ppo.validation import Validation
 
-_ESTIMATORS = {KLEstimator.k1: kl_k1, KLEstimator.k2: kl_k2, KLEstimator.k3: kl_k3_clamped}
 
-
-def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
+def train_ppo(
     players: Players, prompts: Prompts, validation: Validation | None, config: LoopConfig, ctx: StageContext
 ) -> None:
     """Train `players.network` in place for `config.max_steps` updates, from the newest checkpoint if there is one.
@@ -49,7 +47,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
     loss = PolicyLoss.of(config, players.temperature)
     for learner in learners:
         team.same_start(learner.network)
-    progress = Progress(ctx.work, learners.named, config.kl_coef, team)
+    progress = Progress(ctx.work, learners.named, judges_of(players, validation), config.kl_coef, team)
     start = progress.load()
     if start:
         ctx.say(f"resumed at update {start} of {config.max_steps}")
@@ -78,11 +76,8 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
 
         # Reward: a KL penalty on every token, the score on the last, or where the reward puts it (D30, D31).
         kl_coef = progress.kl_coef
-        token_kl = _ESTIMATORS[config.kl_estimator](episodes.logprobs, episodes.ref_logprobs)
-        if episodes.token_scores is None:
-            rewards = add_score_to_kl_penalty(episodes.scores, token_kl, episodes.mask, kl_coef)
-        else:
-            rewards = episodes.token_scores - kl_coef * token_kl
+        penalty = token_kl(episodes, config.kl_estimator)
+        rewards = token_rewards(episodes, penalty, kl_coef)
 
         # Advantage: the one step in which the estimators differ.
         targets = estimate(config, episodes, rewards)
@@ -95,7 +90,7 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
         metrics = update_metrics(
             episodes,
             kl_of_responses,
-            sequence_kl(token_kl, episodes.mask),
+            sequence_kl(penalty, episodes.mask),
             targets.returns,
             statistics,
             kl_coef,
@@ -109,12 +104,9 @@ def train_ppo(  # noqa: C901  one loop, to be read from top to bottom
         # Record: evaluate where due, look for alarms, log, save where due.
         done = update + 1
         last = done == config.max_steps
-        metrics.update({"lr": config.lr * rate_factor, "episode": float(done * config.episodes)})
+        metrics |= {"lr": config.lr * rate_factor, "episode": float(done * config.episodes)}
         if validation is not None and (done % config.eval_every == 0 or last):
-            metrics.update(validation.run(players))
-            if config.select is Select.best:
-                value = metrics["heldout/reward"] - config.kl_coef * metrics["heldout/kl"]
-                progress.best.offer(value, done, players.network)
+            metrics |= evaluate(validation, players, config, progress, done)
             clock.lap("evaluate")
         alarms = progress.watch.look(metrics)
         ctx.log({**metrics, "alarms": float(progress.watch.on)}, step=done)
@@ -196,6 +188,23 @@ def minibatch_rows(groups: Sequence[int], minibatches: int, seed: int, update: i
         drawn.setdefault(groups[row], []).append(row)
     order = torch.tensor([row for group in drawn.values() for row in group])
     return [chunk.tolist() for chunk in order.chunk(minibatches)]
+
+
+def judges_of(players: Players, validation: Validation | None) -> dict[str, Judge]:
+    """Everybody who is asked for scores."""
+    gold = None if validation is None else validation.gold
+    return {"reward": players.judge} | ({} if gold is None else {"gold": gold})
+
+
+def evaluate(
+    validation: Validation, players: Players, config: LoopConfig, progress: Progress, done: int
+) -> dict[str, float]:
+    """The held-out figures after `done` updates; with `select=best` the weights are kept where they are the best."""
+    figures = validation.run(players)
+    if config.select is Select.best:
+        value = figures["heldout/reward"] - config.kl_coef * figures["heldout/kl"]
+        progress.best.offer(value, done, players.network)
+    return figures
 
 
 def report_alarms(alarms: Sequence[Alarm], update: int, stop: bool, ctx: StageContext) -> None:

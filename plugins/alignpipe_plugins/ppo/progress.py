@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from alignpipe.rewarding.judge import Judge
 from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.alarms import Watch
@@ -17,13 +18,16 @@ from alignpipe_plugins.ppo.learners import Learner
 
 
 class Progress:
-    """Networks, optimisers, the KL coefficient, the best policy so far and what the alarms have seen."""
+    """Networks, optimisers, the KL coefficient, the best policy so far, what alarms have seen and judges failed on."""
 
-    def __init__(self, work: Path, learners: Mapping[str, Learner], kl_coef: float, team: Team) -> None:
+    def __init__(
+        self, work: Path, learners: Mapping[str, Learner], judges: Mapping[str, Judge], kl_coef: float, team: Team
+    ) -> None:
         self.kl_coef = kl_coef
         self.best = Best(work, team)
         self.watch = Watch()
         self._checkpoints = Checkpoints(work, team)
+        self._judges = judges
         self._networks = {name: learner.network for name, learner in learners.items()}
         self._optimizers = {name: learner.optimizer for name, learner in learners.items()}
 
@@ -35,13 +39,21 @@ class Progress:
         self.kl_coef = extra["kl_coef"]
         self.best.value, self.best.step = extra["best_value"], extra["best_step"]
         self.watch.restore(extra["alarms"])
+        for name, judge in self._judges.items():
+            judge.earlier.extend(extra["failures"][name])
         return done
 
     def save(self, done: int) -> None:
         """Write a checkpoint; raises `TrainingError` instead if a weight is not finite."""
         self.check(done)
-        extra = {"kl_coef": self.kl_coef, "best_value": self.best.value, "best_step": self.best.step}
-        self._checkpoints.save(done, self._networks, self._optimizers, {**extra, "alarms": self.watch.state()})
+        extra = {
+            "kl_coef": self.kl_coef,
+            "best_value": self.best.value,
+            "best_step": self.best.step,
+            "alarms": self.watch.state(),
+            "failures": {name: list(judge.earlier) for name, judge in self._judges.items()},
+        }
+        self._checkpoints.save(done, self._networks, self._optimizers, extra)
         self.best.drop_others()
 
     def check(self, done: int) -> None:

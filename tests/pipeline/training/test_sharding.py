@@ -146,7 +146,12 @@ def test_ppo_splits_policy_and_critic(both: list[dict[str, Any]], tmp_path: Path
         for name, value in found.items():
             assert torch.equal(both[0]["ppo"][0][name], value), "the processes drift apart"
             assert torch.equal(result["ppo after"][0][name], value), "stopped and resumed it ends elsewhere"
-    assert metrics(both[0]["ppo"][1]) == pytest.approx(metrics(logged), rel=1e-3, abs=1e-3)
+    found, wanted = metrics(both[0]["ppo"][1]), metrics(logged)
+    for step, name in wanted:
+        # A share of tokens jumps when one token lies at the edge of the clip range.
+        near = 0.02 if "clipfrac" in name else 1e-3
+        assert found[step, name] == pytest.approx(wanted[step, name], rel=1e-3, abs=near), (step, name)
+    assert found.keys() == wanted.keys()
 
 
 @pytest.mark.slow
