@@ -51,13 +51,12 @@ class Tally:
         if split is not None and len(split) != len(rows):
             raise WrongAnswer(f"per_token has {len(split)} rows for {len(rows)} samples; there must be one each")
         for place, row in enumerate(rows):
-            own = {name: value for name, values in parts.items() if (value := values[place]) is not None}
-            score = total[place]
-            tokens = None if split is None else [float(value) for value in split[place]]
-            failure = scores.failures.get(place)
+            score, failure = total[place], scores.failures.get(place)
             if failure is not None or score is None:
                 self.fail([row], failure or _NOT_APPLICABLE)
                 continue
+            own = {name: value for name, values in parts.items() if (value := values[place]) is not None}
+            tokens = None if split is None else [float(value) for value in split[place]]
             wrong = _unusable(score, own) or _unlike(tokens, score, self.samples[row])
             if wrong is not None:
                 self.fail([row], wrong)
@@ -71,8 +70,14 @@ class Tally:
                 self.per_token[row] = tokens
 
     def fail(self, rows: Iterable[int], failure: Failure) -> None:
-        """Enter the same failure for several samples."""
-        self.failures.update(dict.fromkeys(rows, failure))
+        """Enter the same failure for several samples, in place of any score that they had."""
+        for row in rows:
+            self.failures[row] = failure
+            self.total[row] = math.nan
+            for values in self.parts.values():
+                values[row] = math.nan
+            if self.per_token is not None:
+                self.per_token[row] = []
 
 
 def faults(failures: Mapping[int, Failure]) -> int:
