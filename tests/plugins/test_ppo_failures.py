@@ -177,3 +177,13 @@ def test_what_was_kept_survives_a_resume_without_doubles(tmp_path: Path) -> None
         file.write('{"update": 3, "prompt": "left by a ki')  # cut short
     ppo.train(tmp_path / "twice", ppo.make_players(), max_steps=4, save_every=1)
     assert path.read_bytes() == (tmp_path / "once" / "work" / "rollouts.jsonl").read_bytes()
+
+
+def test_a_checkpoint_from_before_failures_were_remembered_is_taken_up(tmp_path: Path) -> None:
+    assert ppo.train(tmp_path, players_with(Failing()), max_steps=2, stop_after=0)[2] is not None
+    (path,) = tmp_path.rglob("state.pt")
+    state = torch.load(path, weights_only=True)
+    del state["extra"]["failures"]
+    torch.save(state, path)
+    _, ctx, _ = ppo.train(tmp_path, players_with(Failing()), max_steps=2)
+    assert ctx.said[0] == "resumed at update 1 of 2"

@@ -40,7 +40,7 @@ class Progress:
         self.best.value, self.best.step = extra["best_value"], extra["best_step"]
         self.watch.restore(extra["alarms"])
         for name, judge in self._judges.items():
-            judge.earlier.extend(extra["failures"][name])
+            judge.earlier.extend(extra.get("failures", {}).get(name, ()))  # older checkpoints do not say
         return done
 
     def save(self, done: int) -> None:
