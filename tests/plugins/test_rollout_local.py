@@ -88,13 +88,13 @@ def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.Mon
     model = load_causal(tiny_models.llama())
     eos = an_end(model)
     drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
-    room, made = PackedDecoder._room, []
+    room, made = PackedDecoder._empty_cache, []
 
     def poisoned(self, like, rows):
         made.append(room(self, like, rows).fill_(torch.nan))
         return made[-1]
 
-    monkeypatch.setattr(PackedDecoder, "_room", poisoned)
+    monkeypatch.setattr(PackedDecoder, "_empty_cache", poisoned)
     assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == drawn
     assert len({len(each) for each in made}) > 2  # some rows left, the others moved
 

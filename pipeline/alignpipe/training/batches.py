@@ -18,7 +18,7 @@ from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.adapters import Adapted
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.packed.forward import packed_logprobs, packed_output
-from alignpipe.training.packed.layout import Layout
+from alignpipe.training.packed.layout import Layout, SharedPrefixes
 from alignpipe.training.packed.models import Parts, packable
 
 
@@ -27,14 +27,14 @@ class TokenBatch:
     """B rows of prompt + response.
 
     `input_ids` [B, L] right-padded; `response_mask` [B, T] True where a response token stands, T the longest response;
-    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`. `leaders` [B] are
-    the first rows with the same prompt, None if no prompt comes twice.
+    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`. `prefix_owners` [B]
+    are the first rows with the same prompt, None if no prompt comes twice.
     """
 
     input_ids: Tensor
     response_mask: Tensor
     prompt_lengths: Tensor
-    leaders: Tensor | None = None
+    prefix_owners: Tensor | None = None
 
     @property
     def window(self) -> tuple[int, int]:
@@ -80,8 +80,8 @@ def pad_rows(
         mask[row, : len(response)] = True
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     groups = prompt_groups(prompts)
-    leaders = torch.tensor(groups, device=device) if len(set(groups)) < len(prompts) else None
-    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), leaders)
+    owners = torch.tensor(groups, device=device) if len(set(groups)) < len(prompts) else None
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), owners)
 
 
 def prompt_groups(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -153,8 +153,9 @@ def _packing(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor
     parts = packable(model.model if isinstance(model, TokenScorer) else model, batch.input_ids.shape[1])
     if parts is None:
         return None
-    twins = None if batch.leaders is None else torch.stack((batch.leaders, batch.prompt_lengths))
-    return parts, Layout.of(lengths, first, parts.multiple, twins)
+    owners = batch.prefix_owners
+    prefixes = None if owners is None else SharedPrefixes(owners, batch.prompt_lengths)
+    return parts, Layout.of(lengths, first, parts.multiple, prefixes)
 
 
 def _logits(output: object) -> Tensor:
