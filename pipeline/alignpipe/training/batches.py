@@ -49,7 +49,7 @@ class TokenBatch:
         return torch.where(self.response_mask, taken, taken.new_zeros(()))
 
     def filled(self, values: Tensor) -> Tensor:
-        """Put values of the response tokens, one row's after the other's, to their places [B, T]; 0 off the mask."""
+        """Values of the response tokens, one row's after the other's, as a table [B, T]; 0 off the mask."""
         return values.new_zeros(self.response_mask.shape).masked_scatter(self.response_mask, values)
 
     @property
@@ -61,8 +61,8 @@ class TokenBatch:
     def response_tokens(self) -> Tensor:
         """The response tokens of all rows, one row's after the other's."""
         steps = torch.arange(self.response_mask.shape[1], device=self.input_ids.device)
-        places = (self.prompt_lengths[:, None] + steps).clamp(max=self.input_ids.shape[1] - 1)
-        return self.input_ids.gather(1, places)[self.response_mask]
+        positions = (self.prompt_lengths[:, None] + steps).clamp(max=self.input_ids.shape[1] - 1)
+        return self.input_ids.gather(1, positions)[self.response_mask]
 
 
 def pad_rows(
@@ -146,7 +146,7 @@ def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
 
 
 def _packing(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> tuple[Parts, Layout] | None:
-    """What the packed forward needs to read places `first` to `lengths` of every row, rows one after the other.
+    """What the packed forward needs for outputs at the positions from `first` to `lengths` of every row, row by row.
 
     None for a model that is run by its own forward.
     """

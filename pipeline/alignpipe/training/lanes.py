@@ -99,10 +99,11 @@ class Copies:
         """What `backward` gives for each lane, whose gradients it computes."""
         return self.lanes.map(backward, range(self.lanes.count))
 
-    def idles(self, rows: int, size: int) -> bool:
-        """Whether a share of `rows`, in micro-batches of `size`, makes a pass less than another process's share.
+    def needs_empty_pass(self, rows: int, size: int) -> bool:
+        """Whether this process has a backward pass less to make than others, for `rows` in micro-batches of `size`.
 
-        That pass is made up for with any row, its loss divided by infinity: it takes part and adds nothing.
+        Under sharding all processes must make equally many. The missing one is made with any row, its loss divided by
+        infinity, so that it adds nothing.
         """
         return False
 

@@ -56,8 +56,8 @@ class Team:
         """One item per row, in their order; each process computes those of its share, and all get all of them."""
         rows = self.share(lengths)
         items = compute(rows) if rows else []
-        placed = dict(pair for part in self.gather(list(zip(rows, items, strict=True))) for pair in part)
-        return [placed[row] for row in range(len(lengths))]
+        by_row = dict(pair for part in self.gather(list(zip(rows, items, strict=True))) for pair in part)
+        return [by_row[row] for row in range(len(lengths))]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes; a parameter that has none anywhere keeps none.

@@ -25,15 +25,15 @@ R = TypeVar("R")
 
 
 def copies_of(module: nn.Module, team: Team) -> Copies:
-    """What is trained in the module's place: copies for this process's lanes, or its part of one copy."""
+    """What is trained instead of the module: copies for this process's lanes, or its part of one copy."""
     return Shards(module, team) if team.shard else Copies(module, team.lanes)
 
 
 class Shards(Copies):
     """One copy, split over the processes; the module itself has no weights from `train` to `gather`.
 
-    Every pass is a meeting: all processes make equally many, which `idles` sees to. One lane, as a pass keeps its state
-    in the copy.
+    In every pass processes communicate, so all make equally many (`needs_empty_pass`). One lane, as a pass keeps its
+    state in the copy.
     """
 
     def __init__(self, module: nn.Module, team: Team) -> None:
@@ -65,8 +65,8 @@ class Shards(Copies):
         with meeting(working=True):
             return [backward(0)]
 
-    def idles(self, rows: int, size: int) -> bool:
-        """See `Copies.idles`: shares differ by a row at most, and rank 0 has the most (`ordering.shares`)."""
+    def needs_empty_pass(self, rows: int, size: int) -> bool:
+        """See `Copies`: shares differ by a row at most, and rank 0 has the most (`ordering.shares`)."""
         most, own = (len(range(rank, rows, self._team.size)) for rank in (0, self._team.rank))
         return -(-own // size) < -(-most // size)
 

@@ -163,7 +163,7 @@ def _step(
             # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
             torch.autograd.backward(part.loss / weight)
             seen.append(part.numbers())
-        if copies.idles(len(batch), options.micro_batch_size):
+        if copies.needs_empty_pass(len(batch), options.micro_batch_size):
             torch.autograd.backward(loss(copies[lane], batch[:1]).loss / math.inf)
         return added(seen)
 

@@ -17,6 +17,7 @@ from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError, RewardError
 from alignpipe.training import supervised
 from alignpipe.training.lanes import Lanes
+from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.linears import multiply_as_stored
 from alignpipe.training.models import (
     ModelSource,
@@ -32,7 +33,6 @@ from alignpipe.training.models import (
 )
 from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import Team, join
-from alignpipe.training.products import choose_products
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
 from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
@@ -69,7 +69,7 @@ class BradleyTerryReward:
             source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed
         )
         scorer = _scorer_from(policy, source, inputs.get("policy"), ctx, team)
-        choose_products(scorer.model, config.linear_dtype, ctx, team)
+        apply_linear_dtype(scorer.model, config.linear_dtype, ctx, team)
         self._use(scorer, policy.tokenizer)
         pad_id = int(policy.tokenizer.pad_token_id)
         train_set = tokenise(rows, policy.tokenizer, self._length)

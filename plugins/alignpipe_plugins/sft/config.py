@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alignpipe.options import Products, Schedule, check_at_least, check_positive
+from alignpipe.options import LinearDtype, Schedule, check_at_least, check_positive
 
 
 class LossOn(Enum):
@@ -41,8 +41,8 @@ class SFTConfig:
     eval_every: int = field(default=100, metadata={"help": "steps between evaluations"})
     save_every: int = field(default=100, metadata={"help": "steps between checkpoints", "fingerprint": False})
     log_every: int = field(default=10, metadata={"help": "steps between log lines"})
-    linear_dtype: Products = field(
-        default=Products.model,
+    linear_dtype: LinearDtype = field(
+        default=LinearDtype.model,
         metadata={
             "help": "linear layers multiply in float32 or bfloat16; auto: bfloat16 on CPUs made for it; model: as the "
             "model says"

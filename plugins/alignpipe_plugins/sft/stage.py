@@ -13,9 +13,9 @@ from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import join
-from alignpipe.training.products import choose_products
 from alignpipe.training.tokens import fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
@@ -58,7 +58,7 @@ class SFTStage:
         else:
             heldout = []
             ctx.say("no held-out demonstrations, so no evaluation loss")
-        choose_products(policy.model, config.linear_dtype, ctx, team)  # before adapters hide the layers
+        apply_linear_dtype(policy.model, config.linear_dtype, ctx, team)  # before adapters hide the layers
         model = source.adapt(policy.model).to(ctx.device)
 
         def loss(network: nn.Module, batch: Sequence[Demonstration]) -> supervised.LossSums:

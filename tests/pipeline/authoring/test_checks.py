@@ -13,7 +13,7 @@ import pytest
 from alignpipe.api import Sample
 from alignpipe.authoring.candidate import Candidate
 from alignpipe.authoring.checks import CHECKS, Verdict, verdict
-from alignpipe.authoring.choosing import as_overrides, choose
+from alignpipe.authoring.reward_choice import as_overrides, choose
 from alignpipe.cli.main import main
 from alignpipe.registry import registry
 from alignpipe.testing import reward_contract
