@@ -76,7 +76,6 @@ class BradleyTerryReward:
         heldout = []
         if data.count("preferences", "heldout"):
             heldout = tokenise(data.rows("preferences", "heldout")[: config.heldout], policy.tokenizer, self._length)
-        steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
 
         def loss(network: nn.Module, batch: Sequence[Pair]) -> supervised.LossSums:
             return pair_loss(cast(TokenScorer, network), batch, pad_id, ctx.device)
@@ -88,7 +87,7 @@ class BradleyTerryReward:
             return {f"eval_{name}": value for name, value in means.items()}
 
         watch = ("loss", "accuracy", "eval_accuracy")
-        supervised.train(scorer, train_set, loss, evaluate, _loop_options(config, steps), ctx, watch, team)
+        supervised.train(scorer, train_set, loss, evaluate, config, ctx, watch, team)
         scorer.eval()
         multiply_as_stored(scorer.model)  # so that the normalisation is of the scores that the stored model gives
         if not team.leads:
@@ -223,23 +222,6 @@ def _scorer_from(
     fit_tokenizer(model, policy.tokenizer)
     new_score_head(model, torch.Generator().manual_seed(ctx.seed))
     return TokenScorer(model).to(ctx.device)
-
-
-def _loop_options(config: BradleyTerryConfig, steps: int) -> supervised.LoopOptions:
-    return supervised.LoopOptions(
-        max_steps=steps,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        lr=config.lr,
-        warmup_steps=round(config.warmup_share * steps),
-        schedule=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=config.weight_decay,
-        adam_eps=config.adam_eps,
-        eval_every=config.eval_every,
-        save_every=config.save_every,
-        log_every=config.log_every,
-    )
 
 
 def build(config: BradleyTerryConfig, context: BuildContext) -> BradleyTerryReward:

@@ -77,10 +77,7 @@ class SFTStage:
             mean = supervised.mean_over(heldout, config.micro_batch_size, loss, model, team)["loss"]
             return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0))}
 
-        steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
-        supervised.train(
-            model, train_set, loss, evaluate, _loop_options(config, steps), ctx, ("loss", "eval_loss", "lr"), team
-        )
+        supervised.train(model, train_set, loss, evaluate, config, ctx, ("loss", "eval_loss", "lr"), team)
         if team.leads:
             save_checkpoint(source.merge(model), policy.tokenizer, ctx.payload)
 
@@ -108,23 +105,6 @@ def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: Loss
 
 def _negative_sum(logp: Tensor) -> Tensor:
     return -logp.sum()
-
-
-def _loop_options(config: SFTConfig, steps: int) -> supervised.LoopOptions:
-    return supervised.LoopOptions(
-        max_steps=steps,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        lr=config.lr,
-        warmup_steps=round(config.warmup_share * steps),
-        schedule=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=config.weight_decay,
-        adam_eps=config.adam_eps,
-        eval_every=config.eval_every,
-        save_every=config.save_every,
-        log_every=config.log_every,
-    )
 
 
 def build(config: SFTConfig, context: BuildContext) -> SFTStage:
