@@ -18,9 +18,10 @@ from alignpipe.api import Failure, Reward, Sample, Scores
 from alignpipe.api.rewards import FailureKind
 from alignpipe.authoring import samples as built_in
 from alignpipe.authoring.candidate import Candidate, NotTried
-from alignpipe.authoring.reward_choice import as_overrides, choose
+from alignpipe.choices import plain
+from alignpipe.config.convert import from_plain
 from alignpipe.errors import AlignpipeError
-from alignpipe.registry import plugin_module
+from alignpipe.registry import plugin_module, registry
 from alignpipe.rewarding.artifact import Kept
 from alignpipe.rewarding.judge import Scored
 from alignpipe.rewarding.worker import Overdue, Worker
@@ -84,7 +85,7 @@ def light_import(candidate: Candidate) -> str:
 
 
 def options(candidate: Candidate) -> str:
-    """The options survive pickle (workers of a sweep) and being given on the command line."""
+    """The options survive pickle (workers of a sweep) and being read from an artifact, where they are plain data."""
     chosen = candidate.chosen
     config = chosen.selected.config
     try:
@@ -93,14 +94,11 @@ def options(candidate: Candidate) -> str:
         raise CheckFailed(f"{type(config).__name__} cannot be pickled: {type(error).__name__}: {error}") from error
     if asdict(again) != asdict(config):
         raise CheckFailed(f"pickled, {config} becomes {again}")
-    given = as_overrides(config)
-    try:
-        back = choose(chosen.selected.name, [word for words in given.values() for word in words]).selected.config
-    except AlignpipeError as error:
-        raise CheckFailed(f"its own values cannot be given back on the command line: {error}") from error
-    differ = [name for name in given if getattr(back, name) != getattr(config, name)]
+    stored = plain(config)
+    reopened = plain(from_plain(stored, chosen.registered, registry()))
+    differ = [name for name in stored if reopened[name] != stored[name]]
     if differ:
-        raise CheckFailed(f"given on the command line, {', '.join(differ)} come back as something else")
+        raise CheckFailed(f"stored in an artifact, {', '.join(differ)} come back as something else")
     bare = [entry.name for entry in fields(config) if not entry.metadata.get("help")]
     note = f"; without help text: {', '.join(bare)}" if bare else ""
     count = len(fields(config))
