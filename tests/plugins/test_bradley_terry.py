@@ -20,7 +20,7 @@ from alignpipe.rewarding.stage import RewardStage
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
 from alignpipe.training.rollouts import episode_uniforms
-from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint
+from alignpipe.training.tokens import encode_prompt, fingerprint, response_ids
 from alignpipe_plugins.bradley_terry import reward as bradley_terry
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, tokenise
@@ -217,7 +217,7 @@ def test_the_policys_own_ids_are_scored_where_the_tokenizer_is_the_same(trained:
     prompt, answer = "Customer: this is Maria.\nAgent:", " Hello Maria."
     ids = [*odd_ids(tokenizer, answer), tokenizer.eos_token_id]
     assert tokenizer.decode(ids, skip_special_tokens=True) == answer
-    assert ids != encode_response(tokenizer, answer)
+    assert ids != response_ids(tokenizer, [answer])[0]
 
     def score(**given) -> float:
         return reward.score([Sample(prompt, answer, prompt_ids=tokenizer.encode(prompt), response_ids=ids, **given)])[0]

@@ -51,13 +51,12 @@ class Tally:
         if split is not None and len(split) != len(rows):
             raise WrongAnswer(f"per_token has {len(split)} rows for {len(rows)} samples; there must be one each")
         for index, row in enumerate(rows):
-            own = {name: value for name, values in parts.items() if (value := values[index]) is not None}
-            score = total[index]
-            tokens = None if split is None else [float(value) for value in split[index]]
-            failure = scores.failures.get(index)
+            score, failure = total[index], scores.failures.get(index)
             if failure is not None or score is None:
                 self.fail([row], failure or _NOT_APPLICABLE)
                 continue
+            own = {name: value for name, values in parts.items() if (value := values[index]) is not None}
+            tokens = None if split is None else [float(value) for value in split[index]]
             wrong = _unusable(score, own) or _unlike(tokens, score, self.samples[row])
             if wrong is not None:
                 self.fail([row], wrong)
@@ -71,8 +70,14 @@ class Tally:
                 self.per_token[row] = tokens
 
     def fail(self, rows: Iterable[int], failure: Failure) -> None:
-        """Enter the same failure for several samples."""
-        self.failures.update(dict.fromkeys(rows, failure))
+        """Enter the same failure for several samples, in place of any score that they had."""
+        for row in rows:
+            self.failures[row] = failure
+            self.total[row] = math.nan
+            for values in self.parts.values():
+                values[row] = math.nan
+            if self.per_token is not None:
+                self.per_token[row] = []
 
 
 def faults(failures: Mapping[int, Failure]) -> int:

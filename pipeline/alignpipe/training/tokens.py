@@ -99,11 +99,6 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -
     return [[*ids, int(tokenizer.eos_token_id)] for ids in _encoded(tokenizer, responses, special=False)]
 
 
-def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
-    """The ids of one response, as `response_ids` gives them."""
-    return response_ids(tokenizer, [response])[0]
-
-
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:
     ids: list[list[int]] = []
     for start in range(0, len(texts), _AT_ONCE):

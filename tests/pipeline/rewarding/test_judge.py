@@ -103,6 +103,7 @@ def test_one_score_whatever_is_asked_is_no_answer() -> None:
     """Asked about one sample at a time it looks right."""
     scored = Judge(Rule(lambda _: [1.0]), "acme", PATIENT).score_all(SAMPLES)
     assert scored.failure_counts() == {"count": 40}
+    assert all(map(math.isnan, scored.total)), "what each got alone is not kept"
     assert scored.failures[7].message == ("its total has 1 scores for 40 samples; it must give one each, in order")
 
 
@@ -333,6 +334,12 @@ def test_scores_per_token_add_up_to_their_total() -> None:
     assert scored.per_token == [[0.0, 1.0, 1.0], [], []]
     assert scored.failures[1].message == "per_token adds up to 2, not to the total 2.5"
     assert scored.failures[2].message == "per_token has 2 entries for 3 response tokens"
+
+
+def test_what_a_failed_sample_has_per_token_is_not_looked_at() -> None:
+    failed = {1: Failure("refused", "no tests")}
+    scored = ask(lambda batch: Scores([1.0, 0.0], per_token=[[1.0], None], failures=failed), samples=SAMPLES[:2])
+    assert (scored.per_token, scored.failures) == ([[1.0], []], failed)
 
 
 def test_columns_that_a_reward_reads_must_be_there() -> None:
