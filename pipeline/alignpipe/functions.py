@@ -131,9 +131,11 @@ def check_options(signature: inspect.Signature, style: Style, options: Mapping[s
     for name in options:
         if name in _RESERVED or name == first or not (open_ended or name in takes):
             raise ValueError(f"options.{name}: it takes no such argument; it takes {signature}")
-    by_place = [entry.name for entry in parameters if entry.kind is entry.POSITIONAL_ONLY and entry.name != first]
-    if by_place:
-        raise ValueError(f"it takes {', '.join(by_place)} by position only; it must take {WANTED}")
+    positional_only = [
+        entry.name for entry in parameters if entry.kind is entry.POSITIONAL_ONLY and entry.name != first
+    ]
+    if positional_only:
+        raise ValueError(f"it takes {', '.join(positional_only)} by position only; it must take {WANTED}")
     missing = [name for name in _required(signature) if name not in options and name != first]
     if style == "samples" and missing:
         wanted = " and ".join(f"options.{name}" for name in missing)

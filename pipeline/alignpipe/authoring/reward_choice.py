@@ -1,4 +1,4 @@
-"""One reward, chosen and configured as in a run, and built without running anything."""
+"""Choosing and configuring one reward by Hydra as a run does, without a run: for `score` and `plugins check`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.requirements import check_machine
 
-_HEEDED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
+_USED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
 """The run settings that matter where a reward is asked outside of a run."""
 
 
@@ -57,7 +57,7 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
     Raises `PluginError` and `ConfigError` as a run does.
     """
     registered = registry().get("reward", option)
-    _check_heeded(overrides)
+    _check_overrides(overrides)
     with composing():
         cfg = compose("config", [f"reward={option}", *overrides])
         settings = run_settings(cfg, registry())
@@ -73,20 +73,20 @@ def chosen_settings(overrides: Sequence[str]) -> RunSettings:
 
     Raises `ConfigError` as a run does.
     """
-    _check_heeded(overrides)
+    _check_overrides(overrides)
     with composing():
         settings = run_settings(compose("config", list(overrides)), registry())
     check_machine_settings(settings)
     return settings
 
 
-def _check_heeded(overrides: Sequence[str]) -> None:
-    """Raise `ConfigError` for an override of what only a run has."""
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` for an override of a setting that only a run uses."""
     for text in overrides:
-        if re.split(r"[=.@]", text.lstrip("+~"))[0] not in ("reward", *_HEEDED):
+        if re.split(r"[=.@]", text.lstrip("+~"))[0] not in ("reward", *_USED):
             raise ConfigError(
                 f"{text}: no run is made here, so this would change nothing; what counts beside reward.<key>: "
-                f"{', '.join(_HEEDED)}"
+                f"{', '.join(_USED)}"
             )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
@@ -69,7 +69,7 @@ class SFTStage:
                 ctx.device,
             )
             logp, _ = response_logprobs(network, tokens)
-            return supervised.LossSums(_negative_sum(logp))
+            return supervised.LossSums(-logp.sum())
 
         def evaluate() -> dict[str, float]:
             if not heldout:
@@ -101,10 +101,6 @@ def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: Loss
     if not examples:
         raise DataError("no demonstration has a token to learn from")
     return examples
-
-
-def _negative_sum(logp: Tensor) -> Tensor:
-    return -logp.sum()
 
 
 def build(config: SFTConfig, context: BuildContext) -> SFTStage:

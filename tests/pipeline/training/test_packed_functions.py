@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from alignpipe.training.packed.functions import norm, rotate, to_grid
-from alignpipe.training.packed.layout import GridIndex
+from alignpipe.training.packed.layout import GridIndex, Layout, SharedPrefixes
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -98,3 +98,14 @@ def test_tokens_are_put_into_their_cells() -> None:
     assert torch.equal(grid[[4, 0, 3, 2]], packed[[0, 1, 2, 1]])
     weights[[1, 5]] = 0  # what nobody looks at
     assert torch.autograd.gradcheck(lambda given: to_grid(given, index) * weights, (packed,))
+
+
+def test_the_layout_of_the_example_in_its_module() -> None:
+    """Rows `a b c` and `a d e f`, whose first token is computed once; wanted are the last tokens."""
+    prefixes = SharedPrefixes(torch.tensor([0, 0]), torch.tensor([1, 1]))
+    layout = Layout.of(torch.tensor([3, 4]), torch.tensor([2, 3]), 1, prefixes)
+    assert layout.grid.cells.tolist() == [0, 1, 2, 5, 6, 7]
+    assert layout.grid.tokens.tolist() == [0, 1, 2, 0, 0, 3, 4, 5]
+    assert (layout.grid.shared_cells.tolist(), layout.grid.shared_tokens.tolist()) == ([4], [0])
+    assert (layout.queries.tolist(), layout.wanted) == ([2, 5], 2)
+    assert layout.query_grid.cells.tolist() == [2, 7]
