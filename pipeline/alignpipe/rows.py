@@ -111,7 +111,10 @@ def _json_lines(shown: str, file: Bytes) -> Found:
 
 
 def _json_rows(shown: str, file: Bytes) -> Found:
-    """A `.json` file: one array of rows, or (as the hub has it) one row per line."""
+    """A `.json` file: one array of rows, or (as the hub has it) one row per line.
+
+    The array is decoded row by row, not as a whole: so every row has its line, and those before an error are read.
+    """
     with _text(file) as wrapped:
         text = wrapped.read()
     start = len(text) - len(text.lstrip())

@@ -47,7 +47,7 @@ class Worker:
             try:
                 value, error = answer.get(timeout=_GRACE if self._awaiting else 0)
             except queue.Empty:
-                raise Overdue(_message(seconds, self._current_line())) from None
+                raise Overdue(_overdue_message(seconds, self._current_line())) from None
         self.idle = True
         if error is not None:
             raise error
@@ -90,11 +90,11 @@ async def _awaited(value: Awaitable[Any], seconds: float | None) -> Any:
     except TimeoutError as error:
         if limit.expired():
             assert seconds is not None
-            raise Overdue(_message(seconds, line[0] if line else None)) from None
+            raise Overdue(_overdue_message(seconds, line[0] if line else None)) from None
         raise error
 
 
-def _message(seconds: float, line: str | None) -> str:
+def _overdue_message(seconds: float, line: str | None) -> str:
     where = f"; it was at {line}" if line else ""
     # What was left of the deadline when the call began: a little less than what the user set.
     return f"no answer within {round(seconds, 2) or seconds:g} s{where}"
