@@ -80,10 +80,10 @@ class FunctionReward:
         if self._style == "samples":
             answer: Answer | Awaitable[Answer] = self._function(samples, **self._options)
             return answer
-        chats = [place for place, sample in enumerate(samples) if self._chats(sample)]
-        plain = [place for place in range(len(samples)) if place not in set(chats)]
+        chats = [index for index, sample in enumerate(samples) if self._chats(sample)]
+        plain = [index for index in range(len(samples)) if index not in set(chats)]
         groups = [group for group in (chats, plain) if group]
-        answers = [self._ask_trl([samples[place] for place in group]) for group in groups]
+        answers = [self._ask_trl([samples[index] for index in group]) for group in groups]
         return _together(groups, answers)
 
     def _chats(self, sample: Sample) -> bool:
@@ -91,14 +91,14 @@ class FunctionReward:
 
     def _ask_trl(self, samples: Sequence[Sample]) -> Any:
         """Ask about samples that are all given as messages, or all as text."""
-        seen = [place for place, sample in enumerate(samples) if sample.response_ids is not None]
+        seen = [index for index, sample in enumerate(samples) if sample.response_ids is not None]
         if len(seen) < len(samples) and any(name in _IDS for name in _required(self._signature)):
-            blind = [place for place in range(len(samples)) if place not in set(seen)]
+            blind = [index for index in range(len(samples)) if index not in set(seen)]
             reason = Failure("refused", "the function reads completion_ids, and no policy sampled this text")
             nothing = Scores([math.nan] * len(blind), failures=dict.fromkeys(range(len(blind)), reason))
             if not seen:
                 return nothing
-            return _together([blind, seen], [nothing, self._ask_trl([samples[place] for place in seen])])
+            return _together([blind, seen], [nothing, self._ask_trl([samples[index] for index in seen])])
         return self._function(**self._arguments(samples, len(seen) == len(samples)))
 
     def _arguments(self, samples: Sequence[Sample], with_ids: bool) -> dict[str, Any]:
@@ -131,9 +131,11 @@ def check_options(signature: inspect.Signature, style: Style, options: Mapping[s
     for name in options:
         if name in _RESERVED or name == first or not (open_ended or name in takes):
             raise ValueError(f"options.{name}: it takes no such argument; it takes {signature}")
-    by_place = [entry.name for entry in parameters if entry.kind is entry.POSITIONAL_ONLY and entry.name != first]
-    if by_place:
-        raise ValueError(f"it takes {', '.join(by_place)} by position only; it must take {WANTED}")
+    positional_only = [
+        entry.name for entry in parameters if entry.kind is entry.POSITIONAL_ONLY and entry.name != first
+    ]
+    if positional_only:
+        raise ValueError(f"it takes {', '.join(positional_only)} by position only; it must take {WANTED}")
     missing = [name for name in _required(signature) if name not in options and name != first]
     if style == "samples" and missing:
         wanted = " and ".join(f"options.{name}" for name in missing)
@@ -191,7 +193,7 @@ def _merged(groups: Sequence[Sequence[int]], answers: Sequence[Answer]) -> Score
         values = list(scores.total)
         if len(values) != len(group):
             raise TypeError(f"{len(values)} scores for {len(group)} samples; there must be one each")
-        for place, value in zip(group, values, strict=True):
-            total[place] = value
-        failures.update({group[place]: failure for place, failure in scores.failures.items()})
+        for index, value in zip(group, values, strict=True):
+            total[index] = value
+        failures.update({group[index]: failure for index, failure in scores.failures.items()})
     return Scores(total, failures=failures)

@@ -28,13 +28,13 @@ class Forward(Enum):
     """By the model's own forward pass."""
 
 
-class LinearType(Enum):
+class ModelLinearDtype(Enum):
     """The type in which linear layers multiply, if not that of their weights."""
 
     bfloat16 = "bfloat16"
 
 
-class Products(Enum):
+class LinearDtype(Enum):
     """The type in which the linear layers of models that learn together multiply."""
 
     model = "model"

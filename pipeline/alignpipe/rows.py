@@ -1,4 +1,4 @@
-"""Rows out of files, each with its place: JSONL, JSON, CSV, TSV (gzipped or not), Parquet; a bad row is a `Broken`."""
+"""Rows out of files with their locations: JSONL, JSON, CSV, TSV (gzipped or not), Parquet; a bad row is a `Broken`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def format_of(path: Path) -> str:
 
 
 def read_rows(path: Path, shown: str) -> Found:
-    """Yield `(place, row)` for every row of a file, in its order; a place reads `shown:line` or `shown row n`.
+    """Yield `(location, row)` for every row of a file, in its order; a location reads `shown:line` or `shown row n`.
 
     Raises `DataError` if the file as a whole cannot be read: a broken gzip, no Parquet, a column named twice.
     """
@@ -67,8 +67,8 @@ def read_rows(path: Path, shown: str) -> Found:
 
 def checked(rows: Found) -> Found:
     """The rows, those with text that cannot be written as UTF-8 as broken ones."""
-    for place, row in rows:
-        yield place, row if isinstance(row, Broken) or _is_text(row) else Broken("has text that is no valid UTF-8")
+    for location, row in rows:
+        yield location, row if isinstance(row, Broken) or _is_text(row) else Broken("has text that is no valid UTF-8")
 
 
 def _open(path: Path) -> Bytes:
@@ -111,7 +111,10 @@ def _json_lines(shown: str, file: Bytes) -> Found:
 
 
 def _json_rows(shown: str, file: Bytes) -> Found:
-    """A `.json` file: one array of rows, or (as the hub has it) one row per line."""
+    """A `.json` file: one array of rows, or (as the hub has it) one row per line.
+
+    The array is decoded row by row, not as a whole: so every row has its line, and those before an error are read.
+    """
     with _text(file) as wrapped:
         text = wrapped.read()
     start = len(text) - len(text.lstrip())
@@ -122,7 +125,7 @@ def _json_rows(shown: str, file: Bytes) -> Found:
     while True:
         position = _skip_space(text, position)
         line, counted = line + text.count("\n", counted, position), position
-        place = f"{shown}:{line}"
+        location = f"{shown}:{line}"
         if text[position : position + 1] == "]":
             break
         try:
@@ -133,12 +136,12 @@ def _json_rows(shown: str, file: Bytes) -> Found:
             problem = f"is no JSON: {_json_problem(error)}; the rest of the file is lost"
             yield f"{shown}:{line}", Broken(problem)
             return
-        yield place, _as_row(value)
+        yield location, _as_row(value)
         position = _skip_space(text, position)
         if text[position : position + 1] == ",":
             position += 1
         elif text[position : position + 1] != "]":
-            yield place, Broken("is followed by neither ',' nor ']'; the rest of the file is lost")
+            yield location, Broken("is followed by neither ',' nor ']'; the rest of the file is lost")
             return
     rest = _skip_space(text, position + 1)
     if rest < len(text):
@@ -170,18 +173,18 @@ def _csv_rows(shown: str, file: Bytes, delimiter: str = ",") -> Found:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
-            place = f"{shown}:{reader.line_num + 1}"
+            location = f"{shown}:{reader.line_num + 1}"
             try:
                 values = next(reader, None)
             except csv.Error as error:
-                yield place, Broken(f"is no CSV: {error}")
+                yield location, Broken(f"is no CSV: {error}")
                 continue
             if values is None:
                 return
             if header is None and values:
                 header = _header(shown, values)
             elif header is not None and values:
-                yield place, _csv_row(header, values)
+                yield location, _csv_row(header, values)
 
 
 def _csv_row(header: list[str], values: list[str]) -> Raw | Broken:

@@ -34,7 +34,7 @@ def reward_contract(option: str, *overrides: str, samples: Sequence[Sample] | No
     @cache
     def candidate(folder: Path) -> Any:
         from alignpipe.authoring.candidate import Candidate
-        from alignpipe.authoring.choosing import choose
+        from alignpipe.authoring.reward_choice import choose
 
         return Candidate(choose(option, overrides), folder, samples)
 

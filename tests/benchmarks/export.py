@@ -20,14 +20,14 @@ def export(data: Path, checkpoint: Path, size: Size, seed: int, folder: Path) ->
     """
     from alignpipe.dataset import Dataset
     from alignpipe.training.models import fit_tokenizer, load_tokenizer, save_checkpoint
-    from alignpipe.training.tokens import encode_prompt, encode_response
+    from alignpipe.training.tokens import encode_prompt, response_ids
     from alignpipe_plugins.model_tiny.config import TinyConfig
     from alignpipe_plugins.model_tiny.source import TinySource
 
     dataset, tokenizer = Dataset(data), load_tokenizer(checkpoint)
 
     def ids(row: Mapping[str, Any], column: str) -> tuple[list[int], list[int]]:
-        return encode_prompt(tokenizer, row["prompt"], row["messages"]), encode_response(tokenizer, row[column])
+        return encode_prompt(tokenizer, row["prompt"], row["messages"]), response_ids(tokenizer, [row[column]])[0]
 
     for split in ("train", "heldout"):
         sides = [ids(row, "completion") for row in dataset.rows("demonstrations", split)]

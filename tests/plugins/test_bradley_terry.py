@@ -15,12 +15,12 @@ from alignpipe.api import Artifact, Sample, Selected
 from alignpipe.dataset import Dataset, write_dataset
 from alignpipe.errors import DataError, RewardError, StageInterrupted
 from alignpipe.ops.pairs import bradley_terry_loss
-from alignpipe.options import Products, Schedule
+from alignpipe.options import LinearDtype, Schedule
 from alignpipe.rewarding.stage import RewardStage
-from alignpipe.training.linears import multiplied_in
+from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
 from alignpipe.training.rollouts import episode_uniforms
-from alignpipe.training.tokens import encode_prompt, encode_response, fingerprint
+from alignpipe.training.tokens import encode_prompt, fingerprint, response_ids
 from alignpipe_plugins.bradley_terry import reward as bradley_terry
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, tokenise
@@ -108,10 +108,10 @@ def in_bfloat16(tmp_path_factory: pytest.TempPathFactory) -> FakeContext:
     seen: set[torch.dtype] = set()
 
     def watched(scorer: TokenScorer, *words, **options):
-        seen.add(multiplied_in(scorer))
+        seen.add(linear_dtype_of(scorer))
         return pair_loss(scorer, *words, **options)
 
-    config = replace(CONFIG, normalise=Normalise.samples, linear_dtype=Products.bfloat16)
+    config = replace(CONFIG, normalise=Normalise.samples, linear_dtype=LinearDtype.bfloat16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bradley_terry, "pair_loss", watched)
         ctx = run(tmp_path_factory.mktemp("in-bfloat16"), config)
@@ -217,7 +217,7 @@ def test_the_policys_own_ids_are_scored_where_the_tokenizer_is_the_same(trained:
     prompt, answer = "Customer: this is Maria.\nAgent:", " Hello Maria."
     ids = [*odd_ids(tokenizer, answer), tokenizer.eos_token_id]
     assert tokenizer.decode(ids, skip_special_tokens=True) == answer
-    assert ids != encode_response(tokenizer, answer)
+    assert ids != response_ids(tokenizer, [answer])[0]
 
     def score(**given) -> float:
         return reward.score([Sample(prompt, answer, prompt_ids=tokenizer.encode(prompt), response_ids=ids, **given)])[0]

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignpipe.errors import AlignpipeError, ConfigError, ModelError
-from alignpipe.options import Forward, LinearType, Precision
+from alignpipe.options import Forward, ModelLinearDtype, Precision
 from alignpipe.training import location
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.checkpoint import Checkpoints
-from alignpipe.training.linears import multiplied_in
+from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import Policy, open_policy, save_checkpoint
 from alignpipe.training.packed.models import packable
 from alignpipe.training.tokens import encode_prompt
@@ -316,12 +316,12 @@ class Hub:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The hub, beside an empty cache and an empty current folder."""
     made = Hub(tmp_path)
-    location._resolve.cache_clear()
+    location._commit_of.cache_clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     yield made
-    location._resolve.cache_clear()
+    location._commit_of.cache_clear()
 
 
 def put_into_cache(folder: Path, name: str, commit: str) -> Path:
@@ -362,10 +362,10 @@ def test_the_key_of_a_hub_name_is_its_commit(hub: Hub) -> None:
     assert PretrainedConfig(path="acme/tiny").revision() == {"model": f"hub:acme/tiny:{COMMIT}"}
     assert PretrainedConfig(path="acme/tiny").revision() == {"model": f"hub:acme/tiny:{COMMIT}"}
     assert hub.asked == [("acme/tiny", "main")]
-    location._resolve.cache_clear()  # the next process, without a network
+    location._commit_of.cache_clear()  # the next process, without a network
     hub.error = OSError("no route to host")
     assert PretrainedConfig(path="acme/tiny").revision() == {"model": f"hub:acme/tiny:{COMMIT}"}
-    assert location.locate("acme/tiny", None).commit == COMMIT  # what is loaded is what was keyed
+    assert location.resolve_model("acme/tiny", None).commit == COMMIT  # what is loaded is what was keyed
 
 
 def test_a_cached_model_asks_nobody(hub: Hub, tmp_path: Path) -> None:
@@ -443,13 +443,13 @@ def test_values_that_cannot_be(options, message: str) -> None:
 def test_how_it_is_run_is_chosen_for_every_model_it_opens() -> None:
     folder = tiny_models.llama()
     general = source(folder, forward=Forward.general)
-    coarse = source(folder, linear_dtype=LinearType.bfloat16)
+    coarse = source(folder, linear_dtype=ModelLinearDtype.bfloat16)
     tokenizer = coarse.tokenizer([])
     for made, packed, dtype in ((general, False, torch.float32), (coarse, True, torch.bfloat16)):
         for model in (made.base(tokenizer, 0), made.load(folder), made.load_scorer(folder)):
             assert (packable(model, 9) is not None) == packed
-            assert multiplied_in(model) == dtype
+            assert linear_dtype_of(model) == dtype
     with pytest.raises(ValueError, match="linear_dtype=bfloat16 is for float32 weights, but dtype=auto"):
-        PretrainedConfig(path="x", dtype=Precision.auto, linear_dtype=LinearType.bfloat16)
+        PretrainedConfig(path="x", dtype=Precision.auto, linear_dtype=ModelLinearDtype.bfloat16)
     with pytest.raises(ModelError, match=r"model\.linear_dtype=bfloat16: GPT2LMHeadModel has no layers"):
-        source(tiny_models.gpt2(), linear_dtype=LinearType.bfloat16).base(tokenizer, 0)
+        source(tiny_models.gpt2(), linear_dtype=ModelLinearDtype.bfloat16).base(tokenizer, 0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignpipe.options import Forward, LinearType
-from alignpipe.training.linears import multiplied_in
+from alignpipe.options import Forward, ModelLinearDtype
+from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import context_length, save_checkpoint
 from alignpipe.training.packed.models import packable
 from alignpipe.training.tokens import check_tokenizer, decoder
@@ -86,7 +86,7 @@ def test_impossible_sizes(values: dict[str, int], message: str) -> None:
 
 def test_how_it_is_run_is_chosen_for_the_base_model_and_for_every_checkpoint(tmp_path: Path) -> None:
     general = TinySource(replace(CONFIG, forward=Forward.general))
-    coarse = TinySource(replace(CONFIG, linear_dtype=LinearType.bfloat16))
+    coarse = TinySource(replace(CONFIG, linear_dtype=ModelLinearDtype.bfloat16))
     tokenizer = SOURCE.tokenizer(TEXTS)
     save_checkpoint(coarse.base(tokenizer, 0), tokenizer, tmp_path)
     for source, packed, dtype in (
@@ -96,6 +96,6 @@ def test_how_it_is_run_is_chosen_for_the_base_model_and_for_every_checkpoint(tmp
     ):
         for model in (source.base(tokenizer, 0), source.load(tmp_path), source.load_scorer(tmp_path)):
             assert (packable(model, 9) is not None) == packed
-            assert multiplied_in(model) == dtype
+            assert linear_dtype_of(model) == dtype
             assert model.dtype == torch.float32
     assert "alignpipe" not in (tmp_path / "config.json").read_text()

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Gold, write_dataset
 from alignpipe.errors import ConfigError, DataError, ModelError, RewardError, TrainingError
-from alignpipe.options import LinearType, Products
+from alignpipe.options import LinearDtype, ModelLinearDtype
 from alignpipe.training.batches import pad_rows, response_logprobs
-from alignpipe.training.linears import multiplied_in
+from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import load_causal, open_policy
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -162,7 +162,7 @@ def types_of_players(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
 
     def look(players: Players, *_: Any) -> None:
         assert players.critic is not None
-        seen.extend(multiplied_in(network) for network in (players.network, players.reference, players.critic.model))
+        seen.extend(linear_dtype_of(network) for network in (players.network, players.reference, players.critic.model))
 
     monkeypatch.setattr(stage, "train_ppo", look)
     return seen
@@ -171,15 +171,15 @@ def types_of_players(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
 @pytest.mark.parametrize(
     ("wanted", "of_the_model", "able", "dtype"),
     [
-        ("model", LinearType.bfloat16, False, torch.bfloat16),
-        ("float32", LinearType.bfloat16, True, torch.float32),
+        ("model", ModelLinearDtype.bfloat16, False, torch.bfloat16),
+        ("float32", ModelLinearDtype.bfloat16, True, torch.float32),
         ("auto", None, True, torch.bfloat16),
     ],
 )
 @pytest.mark.parametrize("same", [True, False])
 def test_all_that_learn_together_multiply_in_one_type(
     wanted: str,
-    of_the_model: LinearType | None,
+    of_the_model: ModelLinearDtype | None,
     able: bool,
     dtype: torch.dtype,
     same: bool,
@@ -189,7 +189,7 @@ def test_all_that_learn_together_multiply_in_one_type(
     seen = types_of_players(monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     source = PretrainedSource(PretrainedConfig(path="x", linear_dtype=of_the_model, lora_rank=2 if same else 0), seed=0)
-    ctx = run(tmp_path, replace(CONFIG, linear_dtype=Products(wanted)), source=source)
+    ctx = run(tmp_path, replace(CONFIG, linear_dtype=LinearDtype(wanted)), source=source)
     assert seen == [dtype] * 3
     assert len([line for line in ctx.said if "multiply" in line]) == (wanted == "auto")
 

@@ -15,7 +15,7 @@ from alignpipe.errors import TrainingError
 from alignpipe.options import Forward
 from alignpipe.training.batches import TokenBatch, pad_rows
 from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
-from alignpipe.training.packed.models import run_by
+from alignpipe.training.packed.models import set_forward
 from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.ppo import collect as collecting
@@ -340,7 +340,7 @@ def test_groups_come_into_one_micro_batch_where_their_prompt_is_read_once(
     players = replace(ppo.make_players(), team=Team(lanes=Lanes(lanes)))
     if not packed:
         for model in (players.network, players.reference, players.critic.model):
-            run_by(model, Forward.general, None)
+            set_forward(model, Forward.general, None)
     with torch.no_grad():
         players.network.get_input_embeddings().weight[ppo.EOS] *= 3  # tied: responses of several lengths
     for module in (collecting, episodes_module):

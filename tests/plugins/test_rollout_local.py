@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from alignpipe.options import Forward, LinearType
+from alignpipe.options import Forward, ModelLinearDtype
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
 from alignpipe.training.packed.decode import PackedDecoder
-from alignpipe.training.packed.models import Parts, packable, run_by
+from alignpipe.training.packed.models import Parts, packable, set_forward
 from alignpipe.training.rollouts import Response, episode_uniforms
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -79,7 +79,7 @@ def test_both_decoders_draw_the_same_tokens(config) -> None:
     assert packable(model, 18) is not None
     packed = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
     assert packed == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
-    run_by(model, Forward.general, None)
+    set_forward(model, Forward.general, None)
     assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == packed
 
 
@@ -88,13 +88,13 @@ def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.Mon
     model = load_causal(tiny_models.llama())
     eos = an_end(model)
     drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
-    room, made = PackedDecoder._room, []
+    room, made = PackedDecoder._empty_cache, []
 
     def poisoned(self, like, rows):
         made.append(room(self, like, rows).fill_(torch.nan))
         return made[-1]
 
-    monkeypatch.setattr(PackedDecoder, "_room", poisoned)
+    monkeypatch.setattr(PackedDecoder, "_empty_cache", poisoned)
     assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == drawn
     assert len({len(each) for each in made}) > 2  # some rows left, the others moved
 
@@ -156,11 +156,11 @@ def test_rows_that_have_ended_leave_and_never_come_back() -> None:
 
 
 def test_weights_are_cast_once_for_a_sample_and_not_kept() -> None:
-    model = run_by(load_causal(tiny_models.llama()), Forward.auto, LinearType.bfloat16)
+    model = set_forward(load_causal(tiny_models.llama()), Forward.auto, ModelLinearDtype.bfloat16)
     first = sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=-1)
     layers = [module for module in model.modules() if isinstance(module, BFloat16Linear)]
     assert layers
-    assert all(layer._held is None for layer in layers)
+    assert all(layer._cached is None for layer in layers)
     with torch.no_grad():
         for layer in layers:
             layer.weight.mul_(-1)

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.errors import DataError, StageInterrupted
-from alignpipe.options import Products, Schedule
+from alignpipe.options import LinearDtype, Schedule
 from alignpipe.training.batches import TokenBatch, pad_rows, response_logprobs
-from alignpipe.training.linears import multiplied_in
+from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import Policy, load_causal, load_tokenizer
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -168,12 +168,12 @@ def test_it_learns_with_products_in_bfloat16(rank: int, tmp_path: Path, monkeypa
     seen: list[torch.dtype] = []
 
     def watched(network: torch.nn.Module, tokens: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(multiplied_in(network))
+        seen.append(linear_dtype_of(network))
         return response_logprobs(network, tokens)
 
     monkeypatch.setattr(stage, "response_logprobs", watched)
     source = PretrainedSource(PretrainedConfig(path=str(tiny_models.llama()), lora_rank=rank), 0)
-    ctx = run(tmp_path, source=source, linear_dtype=Products.bfloat16)
+    ctx = run(tmp_path, source=source, linear_dtype=LinearDtype.bfloat16)
     assert set(seen) == {torch.bfloat16}
     losses = ctx.series("eval_loss")
     assert losses[-1] < losses[0]

@@ -14,7 +14,7 @@ from alignpipe.errors import DataError, RewardError
 from alignpipe.rewarding.judge import Judge
 from alignpipe_plugins.support import world as world_module
 from alignpipe_plugins.support.config import SupportConfig, SupportGoldConfig
-from alignpipe_plugins.support.gold import RANGE, WEIGHTS, build, judge
+from alignpipe_plugins.support.gold import WEIGHTS, build, judge
 from alignpipe_plugins.support.stage import SupportStage, gold_score
 from alignpipe_plugins.support.world import NAMES, PRODUCTS, REMEDY_WORDS, Case, Habits, sample_answer, sample_case
 from support.context import FakeContext
@@ -181,7 +181,7 @@ def test_an_answer_that_never_ends_has_no_focus() -> None:
 def test_the_range_is_what_it_says() -> None:
     assert list(WEIGHTS) == ["name", "product", "remedy", "tone", "focus"]
     assert sum(WEIGHTS.values()) == pytest.approx(1)
-    assert 2 * sum(WEIGHTS.values()) == pytest.approx(RANGE)
+    assert 2 * sum(WEIGHTS.values()) == pytest.approx(2.0)
 
 
 def test_other_peoples_rows_are_refused() -> None:
@@ -216,7 +216,7 @@ def best_answers(against: list[Case]) -> list[str]:
 def test_the_best_constant_answer_is_not_good() -> None:
     """Searched: the best answers to other prompts, and every answer that could be better, put together part by part."""
     against = cases(240)
-    limit = demonstrations_mean(against) + 0.25 * RANGE
+    limit = demonstrations_mean(against) + 0.25 * 2.0  # totals lie in [-1, 1]
     assert max(constant(answer, against) for answer in best_answers(cases(150, seed=12))) < limit
     # Names, products, remedies and tones are scored apart, so the best of each kind (or none) makes the best answer.
     kinds = [("", *NAMES), ("", *PRODUCTS), ("", *REMEDY_WORDS.values()), ("", "sorry", "thanks")]

@@ -290,7 +290,7 @@ def test_nsjail_is_the_packages_or_the_one_on_the_path(monkeypatch, tmp_path) ->
     refused = r"/package/nsjail cannot be started: \[Errno 2\] No such file|.*\[Errno 13\] Permission denied: '.*python"
     with pytest.raises(RewardError, match=f"nsjail: ({refused})"):
         UnitTestsConfig(isolation=Isolation.nsjail, seccomp=False).check_machine()
-    there = replace(python, places=("/a", "/b:c"))
+    there = replace(python, paths=("/a", "/b:c"))
     assert str(missing(Isolation.nsjail, there)).startswith("it takes no paths with a colon")
     assert str(missing(Isolation.nsjail, there)).endswith("needs /b:c")
 
@@ -340,7 +340,7 @@ def test_the_interpreter_is_in_the_key_and_packages_come_with_it() -> None:
     assert UnitTestsConfig().revision() == {"python": version}
     assert UnitTestsConfig(python=sys.executable).revision() == {"python": version}
     assert "-S" in find_interpreter(None).flags
-    assert sys.prefix in find_interpreter(sys.executable).places
+    assert sys.prefix in find_interpreter(sys.executable).paths
     with pytest.raises(ConfigError, match=r"reward.python=/no/such/python cannot be run"):
         UnitTestsConfig(python="/no/such/python").revision()
     (folder := Path("/tmp/alignpipe-test-python")).unlink(missing_ok=True)

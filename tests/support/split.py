@@ -53,12 +53,14 @@ def parts(team: Team) -> dict[str, Any]:
         held = sum(parameter.to_local().numel() for parameter in copies.trained)
         left = sum(parameter.numel() for parameter in network.parameters())
         own = ROWS[team.rank :: team.size]
-        idles = copies.idles(len(ROWS), 1)
+        needs_empty_pass = copies.needs_empty_pass(len(ROWS), 1)
 
-        def backward(lane: int, loss: Any = loss, own: Any = own, copies: Any = copies, idles: bool = idles) -> None:
+        def backward(
+            lane: int, loss: Any = loss, own: Any = own, copies: Any = copies, needs_empty_pass: bool = needs_empty_pass
+        ) -> None:
             for row in own:
                 loss(copies[lane], [row]).loss.backward()
-            if idles:
+            if needs_empty_pass:
                 (loss(copies[lane], ROWS[:1]).loss / math.inf).backward()
 
         copies.map(backward)
@@ -70,7 +72,7 @@ def parts(team: Team) -> dict[str, Any]:
         found[name] = {
             "held": held,
             "left": left,
-            "idles": idles,
+            "needs_empty_pass": needs_empty_pass,
             "gradients": gradients,
             "norm": norm,
             "clipped": clipped,

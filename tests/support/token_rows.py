@@ -9,14 +9,15 @@ from torch import nn
 
 from alignpipe.options import Schedule
 from alignpipe.training.batches import pad_rows, response_logprobs
-from alignpipe.training.supervised import LoopOptions, LossSums
+from alignpipe.training.supervised import LossSums
+from alignpipe.training.supervised_config import SupervisedConfig
 
-OPTIONS = LoopOptions(
+OPTIONS = SupervisedConfig(
     max_steps=7,
     batch_size=5,
     micro_batch_size=2,
     lr=0.01,
-    warmup_steps=2,
+    warmup_share=0.3,
     schedule=Schedule.cosine,
     max_grad_norm=1.0,
     weight_decay=0.01,

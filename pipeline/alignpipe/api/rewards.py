@@ -94,7 +94,7 @@ class Scores:
     a part that the sample does not have this part.
 
     `per_token` splits each total over the tokens of the response (`response_ids`): every row adds up to its total, and
-    PPO places it token by token instead of on the last one. A sample listed in `failures` (by its place in the batch)
+    PPO places it token by token instead of on the last one. A sample listed in `failures` (by its index in the batch)
     has no score: its entries elsewhere are ignored, and it is never counted as 0.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from alignpipe.api import Artifact, Reward, Sample, Scoring, Selected, TrainableReward
 from alignpipe.authoring import samples as built_in
-from alignpipe.authoring.choosing import Chosen
+from alignpipe.authoring.reward_choice import Chosen
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunSettings
 from alignpipe.dataset import write_dataset
@@ -171,8 +171,8 @@ class _Training(SilentStage):
         super().__init__(registry(), settings)
         self.stage = "reward"
         self.payload, self.work = folder / "payload", folder / "work"
-        for place in (self.payload, self.work):
-            place.mkdir(parents=True, exist_ok=True)
+        for folder in (self.payload, self.work):
+            folder.mkdir(parents=True, exist_ok=True)
         self.slots = slots
         self.scoring = scoring
         self.say = say

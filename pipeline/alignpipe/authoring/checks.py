@@ -18,9 +18,10 @@ from alignpipe.api import Failure, Reward, Sample, Scores
 from alignpipe.api.rewards import FailureKind
 from alignpipe.authoring import samples as built_in
 from alignpipe.authoring.candidate import Candidate, NotTried
-from alignpipe.authoring.choosing import as_overrides, choose
+from alignpipe.choices import plain
+from alignpipe.config.convert import from_plain
 from alignpipe.errors import AlignpipeError
-from alignpipe.registry import plugin_module
+from alignpipe.registry import plugin_module, registry
 from alignpipe.rewarding.artifact import Kept
 from alignpipe.rewarding.judge import Scored
 from alignpipe.rewarding.worker import Overdue, Worker
@@ -84,7 +85,7 @@ def light_import(candidate: Candidate) -> str:
 
 
 def options(candidate: Candidate) -> str:
-    """The options survive pickle (workers of a sweep) and being given on the command line."""
+    """The options survive pickle (workers of a sweep) and being read from an artifact, where they are plain data."""
     chosen = candidate.chosen
     config = chosen.selected.config
     try:
@@ -93,14 +94,11 @@ def options(candidate: Candidate) -> str:
         raise CheckFailed(f"{type(config).__name__} cannot be pickled: {type(error).__name__}: {error}") from error
     if asdict(again) != asdict(config):
         raise CheckFailed(f"pickled, {config} becomes {again}")
-    given = as_overrides(config)
-    try:
-        back = choose(chosen.selected.name, [word for words in given.values() for word in words]).selected.config
-    except AlignpipeError as error:
-        raise CheckFailed(f"its own values cannot be given back on the command line: {error}") from error
-    differ = [name for name in given if getattr(back, name) != getattr(config, name)]
+    stored = plain(config)
+    reopened = plain(from_plain(stored, chosen.registered, registry()))
+    differ = [name for name in stored if reopened[name] != stored[name]]
     if differ:
-        raise CheckFailed(f"given on the command line, {', '.join(differ)} come back as something else")
+        raise CheckFailed(f"stored in an artifact, {', '.join(differ)} come back as something else")
     bare = [entry.name for entry in fields(config) if not entry.metadata.get("help")]
     note = f"; without help text: {', '.join(bare)}" if bare else ""
     count = len(fields(config))
@@ -128,21 +126,21 @@ def finite(candidate: Candidate) -> str:
     """Every score and every part is a finite number, or a failure that says why not."""
     scored = _first(candidate)
     _none_of(("nan",), candidate, scored)
-    values = [scored.total[place] for place in scored.kept]
+    values = [scored.total[index] for index in scored.kept]
     if len(values) > 1 and min(values) == max(values):
         return f"every sample scores {values[0]:zg}: nothing can be learned from that"
     return f"from {min(values):zg} to {max(values):zg}"
 
 
 def order(candidate: Candidate) -> str:
-    """A sample's score does not depend on its place in the batch."""
+    """A sample's score does not depend on its position in the batch."""
     first = _first(candidate)
-    places = list(range(len(candidate.samples)))
-    random.Random(1).shuffle(places)
-    shuffled = _asked(candidate, candidate.reward, [candidate.samples[place] for place in places])
+    shuffle = list(range(len(candidate.samples)))
+    random.Random(1).shuffle(shuffle)
+    shuffled = _asked(candidate, candidate.reward, [candidate.samples[index] for index in shuffle])
     found = _outcomes(shuffled)
-    back = sorted(range(len(places)), key=places.__getitem__)
-    _same(candidate, first, [found[place] for place in back], "in another order")
+    back = sorted(range(len(shuffle)), key=shuffle.__getitem__)
+    _same(candidate, first, [found[index] for index in back], "in another order")
     return "shuffled, the same scores"
 
 
@@ -186,13 +184,13 @@ def failures(candidate: Candidate) -> str:
     usual = candidate.samples[_first(candidate).kept[0]]
     strange = built_in.odd(usual.row)
     scored = candidate.ask(candidate.reward, [usual, *strange])
-    for place, failure in scored.failures.items():
+    for index, failure in scored.failures.items():
         if failure.kind == "timeout":
             raise CheckFailed(
                 f"asked about odd samples (empty, very long, control characters), it gave {failure.message}"
             )
         if failure.kind not in _NO_FAULT:
-            raise CheckFailed(f"{failure.kind}, {_told([usual, *strange][place], failure)}")
+            raise CheckFailed(f"{failure.kind}, {_told([usual, *strange][index], failure)}")
     for column in candidate.columns:
         row = {name: value for name, value in usual.row.items() if name != column}
         try:
@@ -284,29 +282,29 @@ def _with_scores(candidate: Candidate, samples: Sequence[Sample], scored: Scored
 
 def _none_of(kinds: Collection[str], candidate: Candidate, scored: Scored) -> None:
     """Raise `CheckFailed` if a sample failed in one of these ways."""
-    wrong = {place: failure for place, failure in scored.failures.items() if failure.kind in kinds}
+    wrong = {index: failure for index, failure in scored.failures.items() if failure.kind in kinds}
     if wrong:
-        place, failure = next(iter(wrong.items()))
+        index, failure = next(iter(wrong.items()))
         raise CheckFailed(
-            f"{len(wrong)} of {len(candidate.samples)} samples: {_told(candidate.samples[place], failure)}"
+            f"{len(wrong)} of {len(candidate.samples)} samples: {_told(candidate.samples[index], failure)}"
         )
 
 
 def _outcomes(scored: Scored) -> list[float | FailureKind]:
     """Per sample its score, or why it has none."""
     failures = scored.failures
-    return [failures[place].kind if place in failures else total for place, total in enumerate(scored.total)]
+    return [failures[index].kind if index in failures else total for index, total in enumerate(scored.total)]
 
 
 def _same(candidate: Candidate, first: Scored, second: Sequence[float | FailureKind], how: str) -> None:
     """Raise `CheckFailed` if a sample's two scores differ by more than rounding; failures must agree too."""
-    for place, (one, other) in enumerate(zip(_outcomes(first), second, strict=True)):
+    for index, (one, other) in enumerate(zip(_outcomes(first), second, strict=True)):
         if isinstance(one, str) or isinstance(other, str):
             agree = isinstance(one, str) and isinstance(other, str)
         else:
             agree = abs(one - other) <= _TOLERANCE * max(1.0, abs(one))
         if not agree:
-            raise CheckFailed(f"{_quoted(candidate.samples[place])} {_said(one)}, and {_said(other)} {how}")
+            raise CheckFailed(f"{_quoted(candidate.samples[index])} {_said(one)}, and {_said(other)} {how}")
 
 
 def _said(outcome: float | FailureKind) -> str:

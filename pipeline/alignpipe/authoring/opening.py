@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignpipe.api import TrainableReward
-from alignpipe.authoring.choosing import choose, chosen_settings
+from alignpipe.authoring.reward_choice import choose, chosen_settings
 from alignpipe.errors import ConfigError, RewardError
 from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored

@@ -62,20 +62,20 @@ def of_pairs(raw: Sequence[Raw], pairs: Sequence[Raw | None]) -> Data:
 
 def _raw_rows(path: Path) -> list[tuple[str, Raw]]:
     found = []
-    for place, row in read_rows(path, str(path)):
+    for location, row in read_rows(path, str(path)):
         if isinstance(row, Broken):
-            raise DataError(f"{place} {row.reason}")
-        found.append((place, row))
+            raise DataError(f"{location} {row.reason}")
+        found.append((location, row))
     return found
 
 
 def _parsed(parse: Callable[[Raw], _T], found: Sequence[tuple[str, Raw]]) -> list[_T]:
     rows = []
-    for place, raw in found:
+    for location, raw in found:
         try:
             rows.append(parse(raw))
         except RowError as error:
-            raise DataError(f"{place}: {error}") from error
+            raise DataError(f"{location}: {error}") from error
     return rows
 
 

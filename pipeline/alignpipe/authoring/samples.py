@@ -56,8 +56,8 @@ def usual(columns: Mapping[str, Any]) -> list[Sample]:
     """Both answers to every prompt, with the columns filled; every fifth was cut before it ended."""
     texts = [(prompt, answer, good) for prompt, good, bad in PAIRS for answer in (good, bad)]
     return [
-        Sample(prompt, answer, row=_filled(columns, good), ended=place % 5 != 4)
-        for place, (prompt, answer, good) in enumerate(texts)
+        Sample(prompt, answer, row=_filled(columns, good), ended=index % 5 != 4)
+        for index, (prompt, answer, good) in enumerate(texts)
     ]
 
 

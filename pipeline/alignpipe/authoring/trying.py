@@ -39,13 +39,13 @@ class Tried:
     @property
     def totals(self) -> list[float]:
         """The totals that there are."""
-        return [self.scored.total[place] for place in self.scored.kept]
+        return [self.scored.total[index] for index in self.scored.kept]
 
     def figures(self) -> list[tuple[str, float, float, float, float]]:
         """(part, mean, standard deviation, minimum, maximum) over the samples that have a score; the total first."""
         found = []
         for name, values in {"total": self.scored.total, **self.scored.parts}.items():
-            numbers = [values[place] for place in self.scored.kept if math.isfinite(values[place])]
+            numbers = [values[index] for index in self.scored.kept if math.isfinite(values[index])]
             if numbers:
                 found.append((name, fmean(numbers), pstdev(numbers), min(numbers), max(numbers)))
         return found
@@ -66,7 +66,7 @@ def try_on(judge: Judge, data: Data, what: str) -> Tried:
     rows = [sample.row for sample in data.samples]
     judge.check_columns(rows[::2] if data.pairs else rows, what, "add it to the file")
     scored = judge.score(data.samples)
-    table = [_line(raw, scored, place) for place, raw in enumerate(data.raw)]
+    table = [_line(raw, scored, index) for index, raw in enumerate(data.raw)]
     return Tried(data.samples, scored, table, _card(data.pairs, scored))
 
 
@@ -76,23 +76,23 @@ def _card(pairs: Sequence[Raw], scored: Scored) -> Mapping[str, float]:
         Scored(
             scored.total[side::2],
             {name: values[side::2] for name, values in scored.parts.items()},
-            failures={place // 2: failure for place, failure in scored.failures.items() if place % 2 == side},
+            failures={index // 2: failure for index, failure in scored.failures.items() if index % 2 == side},
         )
         for side in (0, 1)
     )
-    if not pairs or not any(place not in rejected.failures for place in chosen.kept):
+    if not pairs or not any(index not in rejected.failures for index in chosen.kept):
         return {}
     from alignpipe.rewarding.report_card import card_of  # with torch, which answers alone do not need
 
     return card_of(pairs, chosen, rejected)
 
 
-def _line(raw: Raw, scored: Scored, place: int) -> Raw:
+def _line(raw: Raw, scored: Scored, index: int) -> Raw:
     """A row of the table: the file's columns (an earlier try's aside), then the score, the parts and the failure."""
     own = {name: value for name, value in raw.items() if name not in _OURS and not name.startswith(_PART)}
-    failure = scored.failures.get(place)
-    found = {"score": None if failure else scored.total[place]}
-    found |= {_PART + name: None if failure else values[place] for name, values in scored.parts.items()}
+    failure = scored.failures.get(index)
+    found = {"score": None if failure else scored.total[index]}
+    found |= {_PART + name: None if failure else values[index] for name, values in scored.parts.items()}
     return {**own, **found, "failure": f"{failure.kind}: {failure.message}" if failure else None}
 
 
@@ -105,10 +105,10 @@ def histogram(values: Sequence[float]) -> list[str]:
     counts = Counter(min(int((value - low) / width), _BINS - 1) for value in values)
     most = max(counts.values())
     lines = []
-    for place in range(_BINS):
-        bar = "#" * math.ceil(_BAR * counts[place] / most)
-        begin, end = low + place * width, low + (place + 1) * width
-        lines.append(f"{begin:>z10.4g} .. {end:<z10.4g} {bar:<{_BAR}} {counts[place]}".rstrip())
+    for index in range(_BINS):
+        bar = "#" * math.ceil(_BAR * counts[index] / most)
+        begin, end = low + index * width, low + (index + 1) * width
+        lines.append(f"{begin:>z10.4g} .. {end:<z10.4g} {bar:<{_BAR}} {counts[index]}".rstrip())
     return lines
 
 

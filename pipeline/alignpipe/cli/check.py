@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignpipe.authoring.candidate import Candidate
 from alignpipe.authoring.checks import CHECKS, verdict
-from alignpipe.authoring.choosing import Chosen, choose
+from alignpipe.authoring.reward_choice import Chosen, choose
 from alignpipe.authoring.rows import Data, read
 from alignpipe.errors import ConfigError, PluginError, did_you_mean
 from alignpipe.registry import Registered, Registry, normalise, registry

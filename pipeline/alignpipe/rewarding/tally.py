@@ -50,13 +50,13 @@ class Tally:
         split = scores.per_token
         if split is not None and len(split) != len(rows):
             raise WrongAnswer(f"per_token has {len(split)} rows for {len(rows)} samples; there must be one each")
-        for place, row in enumerate(rows):
-            score, failure = total[place], scores.failures.get(place)
+        for index, row in enumerate(rows):
+            score, failure = total[index], scores.failures.get(index)
             if failure is not None or score is None:
                 self.fail([row], failure or _NOT_APPLICABLE)
                 continue
-            own = {name: value for name, values in parts.items() if (value := values[place]) is not None}
-            tokens = None if split is None else [float(value) for value in split[place]]
+            own = {name: value for name, values in parts.items() if (value := values[index]) is not None}
+            tokens = None if split is None else [float(value) for value in split[index]]
             wrong = _unusable(score, own) or _unlike(tokens, score, self.samples[row])
             if wrong is not None:
                 self.fail([row], wrong)

@@ -47,7 +47,7 @@ class Worker:
             try:
                 value, error = answer.get(timeout=_GRACE if self._awaiting else 0)
             except queue.Empty:
-                raise Overdue(_told(seconds, self._place())) from None
+                raise Overdue(_overdue_message(seconds, self._current_line())) from None
         self.idle = True
         if error is not None:
             raise error
@@ -68,8 +68,8 @@ class Worker:
             finally:
                 self._awaiting = False
 
-    def _place(self) -> str | None:
-        """Where the thread is now: the innermost line of its stack."""
+    def _current_line(self) -> str | None:
+        """The innermost line of the stack of the thread, now."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         if frame is None:
             return None
@@ -81,35 +81,35 @@ class Worker:
 
 async def _awaited(value: Awaitable[Any], seconds: float | None) -> Any:
     """Await a back end's answer; cancelled when the time is over, so that its connections are closed."""
-    place: list[str | None] = []
+    line: list[str | None] = []
     if seconds is not None:  # set before the time limit, and so called before it cancels anything
-        asyncio.get_running_loop().call_later(seconds, lambda: place.append(_awaiting_place()))
+        asyncio.get_running_loop().call_later(seconds, lambda: line.append(_waiting_line()))
     try:
         async with asyncio.timeout(seconds) as limit:
             return await value
     except TimeoutError as error:
         if limit.expired():
             assert seconds is not None
-            raise Overdue(_told(seconds, place[0] if place else None)) from None
+            raise Overdue(_overdue_message(seconds, line[0] if line else None)) from None
         raise error
 
 
-def _told(seconds: float, place: str | None) -> str:
-    where = f"; it was at {place}" if place else ""
+def _overdue_message(seconds: float, line: str | None) -> str:
+    where = f"; it was at {line}" if line else ""
     # What was left of the deadline when the call began: a little less than what the user set.
     return f"no answer within {round(seconds, 2) or seconds:g} s{where}"
 
 
-def _awaiting_place() -> str | None:
+def _waiting_line() -> str | None:
     """The line of the reward's own code that the running loop waits in; None if only ours and asyncio's are to be seen.
 
     Of several tasks it is a line of one that waits for no other task: the first of those that wait at most lines of it.
     """
-    places = [place for task in asyncio.all_tasks() if (place := _place_of(task.get_coro())) is not None]
-    return max(sorted(set(places)), key=places.count, default=None)
+    lines = [line for task in asyncio.all_tasks() if (line := _line_of(task.get_coro())) is not None]
+    return max(sorted(set(lines)), key=lines.count, default=None)
 
 
-def _place_of(coroutine: Any) -> str | None:
+def _line_of(coroutine: Any) -> str | None:
     """The innermost line of the reward's own package in a waiting coroutine; None if it waits for tasks."""
     frames: list[FrameType] = []
     awaited = coroutine

@@ -18,7 +18,7 @@ from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.training.adapters import Adapted
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.packed.forward import packed_logprobs, packed_output
-from alignpipe.training.packed.layout import Layout
+from alignpipe.training.packed.layout import Layout, SharedPrefixes
 from alignpipe.training.packed.models import Parts, packable
 
 
@@ -27,14 +27,14 @@ class TokenBatch:
     """B rows of prompt + response.
 
     `input_ids` [B, L] right-padded; `response_mask` [B, T] True where a response token stands, T the longest response;
-    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`. `leaders` [B] are
-    the first rows with the same prompt, None if no prompt comes twice.
+    `prompt_lengths` [B]. Response token t of row b stands at `input_ids[b, prompt_lengths[b] + t]`. `prefix_owners` [B]
+    are the first rows with the same prompt, None if no prompt comes twice.
     """
 
     input_ids: Tensor
     response_mask: Tensor
     prompt_lengths: Tensor
-    leaders: Tensor | None = None
+    prefix_owners: Tensor | None = None
 
     @property
     def window(self) -> tuple[int, int]:
@@ -49,7 +49,7 @@ class TokenBatch:
         return torch.where(self.response_mask, taken, taken.new_zeros(()))
 
     def filled(self, values: Tensor) -> Tensor:
-        """Put values of the response tokens, one row's after the other's, to their places [B, T]; 0 off the mask."""
+        """Values of the response tokens, one row's after the other's, as a table [B, T]; 0 off the mask."""
         return values.new_zeros(self.response_mask.shape).masked_scatter(self.response_mask, values)
 
     @property
@@ -61,8 +61,8 @@ class TokenBatch:
     def response_tokens(self) -> Tensor:
         """The response tokens of all rows, one row's after the other's."""
         steps = torch.arange(self.response_mask.shape[1], device=self.input_ids.device)
-        places = (self.prompt_lengths[:, None] + steps).clamp(max=self.input_ids.shape[1] - 1)
-        return self.input_ids.gather(1, places)[self.response_mask]
+        positions = (self.prompt_lengths[:, None] + steps).clamp(max=self.input_ids.shape[1] - 1)
+        return self.input_ids.gather(1, positions)[self.response_mask]
 
 
 def pad_rows(
@@ -80,8 +80,8 @@ def pad_rows(
         mask[row, : len(response)] = True
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     groups = prompt_groups(prompts)
-    leaders = torch.tensor(groups, device=device) if len(set(groups)) < len(prompts) else None
-    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), leaders)
+    owners = torch.tensor(groups, device=device) if len(set(groups)) < len(prompts) else None
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), owners)
 
 
 def prompt_groups(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -146,15 +146,16 @@ def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
 
 
 def _packing(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> tuple[Parts, Layout] | None:
-    """What the packed forward needs to read places `first` to `lengths` of every row, rows one after the other.
+    """What the packed forward needs for outputs at the positions from `first` to `lengths` of every row, row by row.
 
     None for a model that is run by its own forward.
     """
     parts = packable(model.model if isinstance(model, TokenScorer) else model, batch.input_ids.shape[1])
     if parts is None:
         return None
-    twins = None if batch.leaders is None else torch.stack((batch.leaders, batch.prompt_lengths))
-    return parts, Layout.of(lengths, first, parts.multiple, twins)
+    owners = batch.prefix_owners
+    prefixes = None if owners is None else SharedPrefixes(owners, batch.prompt_lengths)
+    return parts, Layout.of(lengths, first, parts.multiple, prefixes)
 
 
 def _logits(output: object) -> Tensor:

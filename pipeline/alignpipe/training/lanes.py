@@ -22,15 +22,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
 
-_MOST = 2
-"""Lanes where the user does not say: every one holds gradients of its own, and more were not measured."""
+_DEFAULT = 2
+"""Lanes where `lanes` is not set: each holds gradients of its own, and more were not measured."""
 
 _here = threading.local()
 """`inside`: whether this thread is a lane."""
 
 
 class Lanes:
-    """The lanes of one process; one lane is the calling thread."""
+    """The lanes of one process; a single lane is the calling thread itself."""
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
@@ -40,16 +40,16 @@ class Lanes:
         """As many as the run's `lanes` says, by default two where torch has two threads or more."""
         if ctx.device != "cpu":
             return ONE_LANE
-        return Lanes(ctx.lanes or min(_MOST, torch.get_num_threads()))
+        return Lanes(ctx.lanes or min(_DEFAULT, torch.get_num_threads()))
 
     def map(self, compute: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """`compute` of every item, in their order; with or without gradients as where this is called.
+        """`compute` of every item, in order; gradients are on or off as in the calling thread.
 
         Raises what `compute` raised for the first item that it failed on, when all lanes are done.
         """
         if self.count == 1 or len(items) < 2 or getattr(_here, "inside", False):
             return [compute(item) for item in items]
-        gradients = torch.is_grad_enabled()  # torch's word for it holds for one thread only
+        gradients = torch.is_grad_enabled()  # a setting of this thread only
 
         def inside(item: T) -> R:
             with torch.set_grad_enabled(gradients):
@@ -70,10 +70,10 @@ ONE_LANE = Lanes()
 
 
 class Copies:
-    """A module once per lane: all have the same weights, each has gradients of its own.
+    """A module once per lane: all share its weights, each has gradients of its own.
 
-    `trained` are the parameters that an optimiser moves. What is done for processes that split a module among them
-    (`sharding`) does nothing here.
+    `trained` are the parameters for the optimiser. `gather` and `needs_empty_pass` are for sharding, which overrides
+    them.
     """
 
     def __init__(self, module: nn.Module, lanes: Lanes) -> None:
@@ -88,30 +88,31 @@ class Copies:
         return iter(self._modules)
 
     def train(self) -> None:
-        """Put all in training mode; until `gather` only the copies may be asked."""
+        """Put all copies in training mode; until `gather` the module itself must not be used."""
         for module in self._modules:
             module.train()
 
     def gather(self) -> None:
-        """Have the module's weights at hand again, to be read, kept or changed."""
+        """Make the module itself usable again, with the trained weights."""
 
     def map(self, backward: Callable[[int], R]) -> list[R]:
-        """What `backward` gives for each lane, whose gradients it computes."""
+        """Run `backward`, which computes the gradients of one lane's copy, for every lane; its results, by lane."""
         return self.lanes.map(backward, range(self.lanes.count))
 
-    def idles(self, rows: int, size: int) -> bool:
-        """Whether a share of `rows`, in micro-batches of `size`, makes a pass less than another process's share.
+    def needs_empty_pass(self, rows: int, size: int) -> bool:
+        """Whether this process has a backward pass less to make than others, for `rows` in micro-batches of `size`.
 
-        That pass is made up for with any row, its loss divided by infinity: it takes part and adds nothing.
+        Under sharding all processes must make equally many. The missing one is made with any row, its loss divided by
+        infinity, so that it adds nothing.
         """
         return False
 
     def clip(self, most: float) -> float:
-        """Scale the gradient down to the norm `most` if it is longer; gives the norm it had."""
+        """Clip the gradient to the norm `most`; returns the norm it had."""
         return float(nn.utils.clip_grad_norm_(self.trained, most))
 
     def sum_gradients(self) -> None:
-        """Give the module itself the sum of all gradients, added in the order of the lanes; the others' are dropped."""
+        """Add the copies' gradients to those of the first, the module itself, in the order of lanes; then drop them."""
         for own, *others in zip(*(module.parameters() for module in self._modules), strict=True):
             for other in others:
                 if other.grad is not None:
@@ -120,7 +121,7 @@ class Copies:
 
 
 def with_weights_of(module: M) -> M:
-    """A deep copy of all but the weights, which lie where the module's own do: an optimiser's step moves both."""
+    """A deep copy that shares the storage of weights and buffers: an optimiser step on one moves both."""
     same: dict[int, object] = {id(buffer): buffer for buffer in module.buffers()}
     for parameter in module.parameters():
         same[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
@@ -129,12 +130,12 @@ def with_weights_of(module: M) -> M:
 
 @cache
 def _pool(count: int, threads: int) -> ThreadPoolExecutor:
-    """`count` threads, each of which gives `threads` of torch's to an operation."""
+    """`count` threads, each of which runs a torch operation with `threads` of torch's threads."""
     all_of_them, ready = torch.get_num_threads(), threading.Barrier(count + 1)
 
     def enter() -> None:
         _here.inside = True
-        torch.get_num_threads()  # has torch set up this thread now: it would set it up as the others are at first use
+        torch.get_num_threads()  # torch sets up a thread at first use, which would undo the next line
         torch.set_num_threads(threads)
         ready.wait()
 
@@ -142,5 +143,5 @@ def _pool(count: int, threads: int) -> ThreadPoolExecutor:
     for _ in range(count):
         pool.submit(int)
     ready.wait()
-    torch.set_num_threads(all_of_them)  # what a lane sets is also what threads made later begin with
+    torch.set_num_threads(all_of_them)  # a lane's setting is also the default of threads made later
     return pool

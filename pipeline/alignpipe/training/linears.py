@@ -20,24 +20,24 @@ class BFloat16Linear(nn.Linear):
     """A float32 linear layer that multiplies in bfloat16; what comes out has the type of what went in.
 
     The cast of the weights is part of the graph, so their gradients are float32. It is made anew in every forward pass:
-    next to the products it costs little, and a kept one could be stale.
+    next to the products it costs little, and a cached one could be stale.
     """
 
-    _held: tuple[Tensor, Tensor | None] | None = None
+    _cached: tuple[Tensor, Tensor | None] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        weight, bias = self._held or self.halved()
+        weight, bias = self._cached or self.to_bfloat16()
         return F.linear(input.to(torch.bfloat16), weight, bias).to(input.dtype)
 
-    def halved(self) -> tuple[Tensor, Tensor | None]:
+    def to_bfloat16(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in bfloat16."""
         bias = cast("Tensor | None", self.bias)
         return self.weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
 
 
-_KINDS = (nn.Linear, BFloat16Linear)
-"""Not what inherits from them: adapters have forward passes of their own."""
+_LINEAR_TYPES = (nn.Linear, BFloat16Linear)
+"""These very classes, no subclasses: layers of adapters have forward passes of their own."""
 
 
 def multiply_in_bfloat16(model: PreTrainedModel, key: str = "model.linear_dtype") -> None:
@@ -76,25 +76,25 @@ def _check_weights(model: PreTrainedModel, setting: str) -> None:
 
 def _linears(model: PreTrainedModel) -> list[nn.Module]:
     heads = [getattr(model, name, None) for name in _HEADS]
-    return [module for module in model.modules() if type(module) in _KINDS and module not in heads]
+    return [module for module in model.modules() if type(module) in _LINEAR_TYPES and module not in heads]
 
 
-def multiplied_in(model: nn.Module) -> torch.dtype:
-    """The type in which most products of `model` are computed: that of its linear layers, or else of its weights."""
+def linear_dtype_of(model: nn.Module) -> torch.dtype:
+    """The type in which the linear layers of `model` multiply: bfloat16 if any does, else that of the weights."""
     if any(isinstance(module, BFloat16Linear) for module in model.modules()):
         return torch.bfloat16
     return next(model.parameters()).dtype
 
 
 @contextmanager
-def weights_held(model: nn.Module) -> Iterator[None]:
-    """Cast the weights once for all forward passes inside, which change no weights and take no gradients."""
+def bfloat16_weights_cached(model: nn.Module) -> Iterator[None]:
+    """Cast the weights once for all forward passes inside the block, which must not change them or need gradients."""
     layers = [module for module in model.modules() if isinstance(module, BFloat16Linear)]
     try:
         with torch.no_grad():
             for layer in layers:
-                layer._held = layer.halved()
+                layer._cached = layer.to_bfloat16()
         yield
     finally:
         for layer in layers:
-            layer._held = None
+            layer._cached = None

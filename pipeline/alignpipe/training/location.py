@@ -28,8 +28,8 @@ class Location:
         return f"hub:{self.name}:{self.commit}" if self.commit else f"folder:{folder_digest(Path(self.name))}"
 
 
-def locate(path: str, revision: str | None, slot: str = "model") -> Location:
-    """Find out what `<slot>.path` names; a folder that is there goes before a hub name, as in transformers.
+def resolve_model(path: str, revision: str | None, slot: str = "model") -> Location:
+    """The model that `<slot>.path` names; a folder that is there goes before a hub name, as in transformers.
 
     `revision` is `<slot>.hub_revision`, for hub names: a commit, tag or branch, None for main.
 
@@ -49,11 +49,11 @@ def locate(path: str, revision: str | None, slot: str = "model") -> Location:
         raise ModelError(f"{slot}.path={path} is a file; give the checkpoint folder it lies in")
     if not _HUB_NAME.fullmatch(path):
         raise ModelError(f"{slot}.path={path}: there is no such folder (looked in {Path.cwd()}), and it is no hub name")
-    return Location(path, _resolve(path, revision or "main", slot))
+    return Location(path, _commit_of(path, revision or "main", slot))
 
 
 @cache
-def _resolve(name: str, revision: str, slot: str) -> str:
+def _commit_of(name: str, revision: str, slot: str) -> str:
     """The commit a hub revision stands for: the one in the local cache, else the hub's.
 
     The cache goes first, so that a run that is repeated asks nobody and means the same model. Once per process:

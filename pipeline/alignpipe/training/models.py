@@ -58,7 +58,7 @@ class ModelSource(Protocol):
         ...
 
     def adapt(self, model: PreTrainedModel) -> nn.Module:
-        """What is trained in the model's place: itself, or the model with adapters."""
+        """What is trained instead of the model: itself, or the model with adapters."""
         ...
 
     def merge(self, model: nn.Module) -> PreTrainedModel:

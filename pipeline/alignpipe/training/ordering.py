@@ -29,10 +29,10 @@ def shares(
     """
     if count == 1:
         return [list(range(len(lengths)) if rows is None else rows)]
-    found = _clusters(lengths, rows, groups)
-    if all(len(cluster) == 1 for cluster in found):
-        return [[row for (row,) in found[start::count]] for start in range(count)]
-    return _whole_shares(found, lengths, count)
+    clusters = _clusters(lengths, rows, groups)
+    if all(len(cluster) == 1 for cluster in clusters):
+        return [[row for (row,) in clusters[start::count]] for start in range(count)]
+    return _dealt(clusters, lengths, count)
 
 
 def _clusters(lengths: Sequence[int], rows: Sequence[int] | None, groups: Sequence[int] | None) -> list[list[int]]:
@@ -43,20 +43,20 @@ def _clusters(lengths: Sequence[int], rows: Sequence[int] | None, groups: Sequen
     return sorted(found.values(), key=lambda cluster: _tokens(cluster, lengths) / len(cluster))
 
 
-def _whole_shares(found: Sequence[Sequence[int]], lengths: Sequence[int], count: int) -> list[list[int]]:
+def _dealt(clusters: Sequence[Sequence[int]], lengths: Sequence[int], count: int) -> list[list[int]]:
     """The clusters with most tokens first, each to the share with the fewest tokens among those with room for it.
 
     A cluster that fits nowhere is cut into interleaved parts.
     """
-    total = sum(len(cluster) for cluster in found)
+    total = sum(len(cluster) for cluster in clusters)
     room = [len(range(start, total, count)) for start in range(count)]
     dealt: list[list[int]] = [[] for _ in room]
-    left = deque(sorted(found, key=lambda cluster: _tokens(cluster, lengths), reverse=True))
+    left = deque(sorted(clusters, key=lambda cluster: _tokens(cluster, lengths), reverse=True))
     while left:
         cluster = left.popleft()
-        fitting = [share for share in range(count) if len(dealt[share]) + len(cluster) <= room[share]]
+        fitting = [share for share, limit in zip(dealt, room, strict=True) if len(share) + len(cluster) <= limit]
         if fitting:
-            dealt[min(fitting, key=lambda share: _tokens(dealt[share], lengths))].extend(cluster)
+            min(fitting, key=lambda share: _tokens(share, lengths)).extend(cluster)
         else:
             parts = min(count, len(cluster))
             left.extend(cluster[start::parts] for start in range(parts))

@@ -1,7 +1,7 @@
-"""Several processes that train one stage together: who computes what, and how their results become one.
+"""Several processes that train one stage together: which rows each computes, and how results are combined.
 
-Every process knows the whole batch, computes its share of it, and has the same weights after every step. Alone, every
-method gives back what it was given, and Accelerate is not imported.
+Every process knows the whole batch, computes its share of it, and has the same weights after every step. In a team of
+one every method returns what it was given, and Accelerate is not imported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from alignpipe.training.ordering import shares
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others at one meeting; rank 0 may be writing a large checkpoint meanwhile."""
-_BUCKET = 1 << 24
-"""Gradient values that are summed in one message."""
+_TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others in one collective; rank 0 may be writing a large checkpoint meanwhile."""
+_BUCKET_VALUES = 1 << 24
+"""Gradient values that are summed in one message: 64 MiB of float32, which are copied to be joined."""
 
 
 class Team:
@@ -49,77 +49,77 @@ class Team:
     def share(
         self, lengths: Sequence[int], *, rows: Sequence[int] | None = None, groups: Sequence[int] | None = None
     ) -> list[int]:
-        """The rows this process computes (`ordering.shares`)."""
+        """The rows that this process computes (see `ordering.shares`)."""
         return shares(lengths, self.size, rows=rows, groups=groups)[self.rank]
 
     def spread(self, lengths: Sequence[int], compute: Callable[[list[int]], Sequence[T]]) -> list[T]:
-        """One item per row, in their order; each process computes those of its share, and all get all of them."""
+        """One item per row, in order: each process computes those of its share, and all processes get all of them."""
         rows = self.share(lengths)
         items = compute(rows) if rows else []
-        placed = dict(pair for part in self.gather(list(zip(rows, items, strict=True))) for pair in part)
-        return [placed[row] for row in range(len(lengths))]
+        by_row = dict(pair for part in self.gather(list(zip(rows, items, strict=True))) for pair in part)
+        return [by_row[row] for row in range(len(lengths))]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes; a parameter that has none anywhere keeps none.
+        """Replace every gradient by its sum over the processes; one that is None in all of them stays None.
 
-        Called once for an optimiser step, after the last micro-batch, of which processes may have different numbers.
-        Nothing is left to do with `shard`: every backward pass has summed.
+        Called once per optimiser step, after the last micro-batch, of which processes may have different numbers. With
+        `shard` every backward pass has summed already.
         """
         if self.size == 1 or self.shard:
             return
         for bucket in _buckets(parameter for parameter in parameters if parameter.requires_grad):
-            there = torch.tensor([parameter.grad is not None for parameter in bucket], device=bucket[0].device)
-            filled = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-            summed = self.sum(torch.cat([grad.reshape(-1) for grad in filled]))
-            anywhere = self.sum(there.float()).tolist()
+            present = torch.tensor([parameter.grad is not None for parameter in bucket], device=bucket[0].device)
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            summed = self.sum(torch.cat([grad.reshape(-1) for grad in grads]))
+            holders = self.sum(present.float()).tolist()
             pieces = torch.split(summed, [parameter.numel() for parameter in bucket])
-            for parameter, piece, processes in zip(bucket, pieces, anywhere, strict=True):
+            for parameter, piece, processes in zip(bucket, pieces, holders, strict=True):
                 if processes:
                     parameter.grad = piece.view_as(parameter)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor that every process has, on the stage's device."""
+        """The sum over the processes of a tensor on the stage's device."""
         if self.size == 1:
             return tensor
         from accelerate.utils import reduce
 
-        with meeting():
+        with collective():
             summed: Tensor = reduce(tensor, reduction="sum")
         return summed
 
     def sums(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """The sums of every process added up, in the order of their ranks, so that all get the very same numbers."""
+        """The figures of all processes added by name, in the order of ranks, so that all get the same bits."""
         return added(self.gather(dict(figures)))
 
     def gather(self, item: T) -> list[T]:
-        """What every process brings, by rank; plain data and CPU tensors."""
+        """The items of all processes, by rank; plain data and CPU tensors."""
         if self.size == 1:
             return [item]
         from accelerate.utils import gather_object
 
-        with meeting():
+        with collective():
             gathered: list[T] = gather_object([item])
         return gathered
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says yes: a signal may reach only one of them."""
+        """Whether the flag is set in any process: a signal may reach only one of them."""
         return any(self.gather(flag))
 
     def from_leader(self, item: T) -> T:
-        """What rank 0 brings: for what only one may decide, since clocks and folders may differ."""
+        """Rank 0's item: for decisions on which all must agree, though clocks and folders may differ."""
         return self.gather(item)[0]
 
     def wait(self) -> None:
-        """Wait until all are here: what rank 0 wrote before, the others may read after."""
+        """A barrier: what rank 0 wrote before it, the others may read after it."""
         self.gather(None)
 
     def same_start(self, module: nn.Module) -> None:
-        """Give all processes rank 0's weights."""
+        """Copy rank 0's weights and buffers to all processes."""
         if self.size == 1:
             return
         from accelerate.utils import broadcast
 
-        with meeting(), torch.no_grad():
+        with collective(), torch.no_grad():
             for tensor in [*module.parameters(), *module.buffers()]:
                 broadcast(tensor.data)
 
@@ -140,8 +140,9 @@ ALONE = Team()
 def join(ctx: StageContext, *, shard: bool = False) -> Team:
     """The team of a stage; the first call in a process connects it with the others.
 
-    Raises `ProcessError` if they cannot be reached, `ConfigError` for `shard` in a process that was launched alone; one
-    that runs a stage alone shards nothing.
+    A stage that one process of several runs alone is not sharded.
+
+    Raises `ProcessError` if the others cannot be reached, `ConfigError` for `shard` in a launch of one process.
     """
     lanes = Lanes.of(ctx)
     if shard and this_process().world_size == 1:
@@ -153,39 +154,41 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
         return Team(lanes=lanes)
     from accelerate import PartialState
 
-    with meeting():
-        PartialState(cpu=ctx.device == "cpu", timeout=_PATIENCE)
+    with collective():
+        PartialState(cpu=ctx.device == "cpu", timeout=_TIMEOUT)
     return Team(ctx.rank, ctx.world_size, lanes, shard=shard)
 
 
 @contextmanager
-def meeting(*, working: bool = False) -> Iterator[None]:
-    """Say in words when the others do not come: torch tells of sockets.
+def collective(*, computing: bool = False) -> Iterator[None]:
+    """Around collective operations: raise `ProcessError`, in words, where torch reports a broken connection.
 
-    With `working` more is done inside than to meet, and other errors than those of the connection pass.
+    Every `RuntimeError` is taken for one, but with `computing`, where other code runs inside too: then only errors of
+    the connection are.
     """
     try:
         yield
     except RuntimeError as error:
-        if working and not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        if computing and not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
-        told = re.sub(r"^\[\S*\] ", "", str(error)).partition(". ")[0].strip()  # without torch's file names and guesses
+        # Without torch's file names and guesses.
+        reason = re.sub(r"^\[\S*\] ", "", str(error)).partition(". ")[0].strip()
         raise ProcessError(
-            f"another process of this run has ended or cannot be reached ({told}); what was saved is kept: give the "
+            f"another process of this run has ended or cannot be reached ({reason}); what was saved is kept: give the "
             "same command again, with as many processes as you like"
         ) from error
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Parameters of one type in groups that are sent as one."""
+    """Parameters of one dtype in groups of at most `_BUCKET_VALUES` values, or of one parameter that has more."""
     by_type: dict[torch.dtype, list[nn.Parameter]] = {}
     for parameter in parameters:
         by_type.setdefault(parameter.dtype, []).append(parameter)
-    for alike in by_type.values():
+    for same_type in by_type.values():
         bucket: list[nn.Parameter] = []
         values = 0
-        for parameter in alike:
-            if bucket and values + parameter.numel() > _BUCKET:
+        for parameter in same_type:
+            if bucket and values + parameter.numel() > _BUCKET_VALUES:
                 yield bucket
                 bucket, values = [], 0
             bucket.append(parameter)

@@ -1,8 +1,8 @@
-"""What is trained split over the processes of a team (FSDP2), where `model.shard` asks for it.
+"""Sharded training (`model.shard`, FSDP2): weights, gradients and optimiser states split over the processes of a team.
 
-While it is trained each process has a part of every weight, gradient and optimiser state; the blocks of the model are
-put together one after the other, as a forward or backward pass comes to them. To sample, evaluate and save, every
-process has the whole weights for a while, in a module like any other. Without sharding only `copies_of` matters here.
+In training each process holds a part of every weight; the blocks of the model are gathered one by one as a forward or
+backward pass reaches them. To sample, evaluate and save, every process has the whole weights for a while, in an
+ordinary module. Without sharding only `copies_of` matters here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from alignpipe.errors import ConfigError
 from alignpipe.training.lanes import ONE_LANE, Copies, with_weights_of
-from alignpipe.training.parallel import Team, meeting
+from alignpipe.training.parallel import Team, collective
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -25,15 +25,15 @@ R = TypeVar("R")
 
 
 def copies_of(module: nn.Module, team: Team) -> Copies:
-    """What is trained in the module's place: copies for this process's lanes, or its part of one copy."""
+    """What is trained instead of the module: copies for this process's lanes, or its part of one copy."""
     return Shards(module, team) if team.shard else Copies(module, team.lanes)
 
 
 class Shards(Copies):
     """One copy, split over the processes; the module itself has no weights from `train` to `gather`.
 
-    Every pass is a meeting: all processes make equally many, which `idles` sees to. One lane, as a pass keeps its state
-    in the copy.
+    In every pass processes communicate, so all make equally many (`needs_empty_pass`). One lane, as a pass keeps its
+    state in the copy.
     """
 
     def __init__(self, module: nn.Module, team: Team) -> None:
@@ -43,7 +43,7 @@ class Shards(Copies):
         self._gathered = True
 
     def train(self) -> None:
-        """Take over the module's weights, and empty it."""
+        """Move the module's weights into the sharded copy; the module is empty until `gather`."""
         super().train()
         if self._gathered:
             with torch.no_grad():
@@ -53,26 +53,26 @@ class Shards(Copies):
         self._gathered = False
 
     def gather(self) -> None:
-        """Give the module the weights that the copy has now."""
+        """Fill the module with the weights that the copy has now."""
         if not self._gathered:
-            with meeting(working=True), torch.no_grad():
+            with collective(computing=True), torch.no_grad():
                 for whole, part in self._pairs():
                     whole.data = _whole(part)
         self._gathered = True
 
     def map(self, backward: Callable[[int], R]) -> list[R]:
         """See `Copies.map`; raises `ProcessError` if another process is gone."""
-        with meeting(working=True):
+        with collective(computing=True):
             return [backward(0)]
 
-    def idles(self, rows: int, size: int) -> bool:
-        """See `Copies.idles`: shares differ by a row at most, and rank 0 has the most (`ordering.shares`)."""
+    def needs_empty_pass(self, rows: int, size: int) -> bool:
+        """See `Copies`: shares differ by a row at most, and rank 0 has the most (`ordering.shares`)."""
         most, own = (len(range(rank, rows, self._team.size)) for rank in (0, self._team.rank))
         return -(-own // size) < -(-most // size)
 
     def clip(self, most: float) -> float:
         """See `Copies.clip`; the norm is that of all parts together."""
-        with meeting(working=True):
+        with collective(computing=True):
             norm = cast("DTensor", nn.utils.clip_grad_norm_(self.trained, most))
             return float(norm.full_tensor())
 
@@ -82,7 +82,7 @@ class Shards(Copies):
 
 
 def whole_state(optimizer: Optimizer, team: Team) -> dict[str, Any]:
-    """The state of an optimiser as that of a whole model; all processes call this, and rank 0 has it."""
+    """The optimiser's state with unsharded tensors; all processes call this, and only rank 0's is complete."""
     state = optimizer.state_dict()
     if not team.shard:
         return state
@@ -93,7 +93,7 @@ def whole_state(optimizer: Optimizer, team: Team) -> dict[str, Any]:
         tensor = _whole(cast("DTensor", value))
         return tensor.cpu() if team.leads else None  # one at a time on the device
 
-    with meeting(working=True):
+    with collective(computing=True):
         state["state"] = {
             number: {name: whole(value) for name, value in entries.items()}
             for number, entries in state["state"].items()
@@ -102,7 +102,7 @@ def whole_state(optimizer: Optimizer, team: Team) -> dict[str, Any]:
 
 
 def load_whole_state(optimizer: Optimizer, state: dict[str, Any], team: Team) -> None:
-    """Give an optimiser what `whole_state` gave, which every process has read."""
+    """Load what `whole_state` returned on rank 0 into the optimiser; every process has read it from the checkpoint."""
     if team.shard:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for number, entries in state["state"].items():
@@ -113,19 +113,19 @@ def load_whole_state(optimizer: Optimizer, state: dict[str, Any], team: Team) ->
 
 
 def _whole(part: DTensor) -> Tensor:
-    """All parts put together, in a storage of its own: of unequal parts torch gives a piece of a longer one."""
+    """The full tensor, in a storage of its own: of unequal parts torch gives a view of a longer one."""
     return part.full_tensor().clone()
 
 
 def _like(part: DTensor, whole: Tensor) -> DTensor:
-    """A tensor that every process has, split as `part` is; nothing is sent."""
+    """A tensor that every process has, sharded as `part` is; nothing is sent."""
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None)
 
 
 def _split(module: nn.Module, team: Team) -> nn.Module:
-    """Split a module over the team, its blocks one by one.
+    """Shard a module over the team, in place, its blocks one by one.
 
     Raises `ConfigError` for weights of several types, which one message cannot sum.
     """
@@ -141,7 +141,7 @@ def _split(module: nn.Module, team: Team) -> nn.Module:
     kinds = {kind for part in module.modules() for kind in getattr(part, "_no_split_modules", None) or ()}
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     blocks = [block for part in lists for block in part if type(block).__name__ in kinds]
-    with meeting(working=True):
+    with collective(computing=True):
         mesh = init_device_mesh(next(module.parameters()).device.type, (team.size,))
     for part in (*blocks, module):
         unit = fully_shard(part, mesh=mesh)

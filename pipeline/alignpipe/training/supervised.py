@@ -18,35 +18,13 @@ from torch import Tensor, nn
 
 from alignpipe.api import StageContext
 from alignpipe.errors import StageInterrupted, TrainingError
-from alignpipe.options import Schedule
 from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.lanes import Copies
 from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
 from alignpipe.training.sharding import copies_of
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """The hyperparameters both stages share.
-
-    `batch_size` examples make one optimiser step, in micro-batches of at most `micro_batch_size` whose gradients are
-    weighted by what they hold, so that the micro size never changes the result (D55).
-    """
-
-    max_steps: int
-    batch_size: int
-    micro_batch_size: int
-    lr: float
-    warmup_steps: int
-    schedule: Schedule
-    max_grad_norm: float
-    weight_decay: float
-    adam_eps: float
-    eval_every: int
-    save_every: int
-    log_every: int
+from alignpipe.training.supervised_config import SupervisedConfig
 
 
 @dataclass
@@ -85,13 +63,14 @@ def train(
     examples: Sequence[E],
     loss: Loss[E],
     evaluate: Callable[[], Mapping[str, float]],
-    options: LoopOptions,
+    options: SupervisedConfig,
     ctx: StageContext,
     watch: Sequence[str],
     team: Team = ALONE,
 ) -> None:
-    """Train `model` in place for `options.max_steps` steps, from the newest checkpoint in `ctx.work` if there is one.
+    """Train `model` in place, from the newest checkpoint in `ctx.work` if there is one.
 
+    `options.batch_size` examples make one optimiser step, in micro-batches of at most `options.micro_batch_size`.
     `evaluate` returns the held-out figures; `watch` names the figures of the progress bar. All processes of `team` call
     this, with the same arguments.
 
@@ -103,21 +82,22 @@ def train(
         copies.trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True
     )
     checkpoints = Checkpoints(ctx.work, team)
-    start = 0
+    start, steps = 0, options.steps(len(examples))
+    warmup = round(options.warmup_share * steps)
     if checkpoints.latest() is not None:
         start, _ = checkpoints.load({"model": model}, {"optimizer": optimizer})
-        ctx.say(f"resumed at step {start} of {options.max_steps}")
+        ctx.say(f"resumed at step {start} of {steps}")
     ctx.rewind(start)
     shown: dict[str, float] = {}
-    for step in range(start, options.max_steps):
+    for step in range(start, steps):
         began = time.perf_counter()
-        factor = rate(step, options.max_steps, options.warmup_steps, options.schedule)
+        factor = rate(step, steps, warmup, options.schedule)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * factor
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
         metrics = _step(copies, optimizer, batch, loss, options, step, team)
         done = step + 1
-        last = done == options.max_steps
+        last = done == steps
         if done % options.log_every == 0 or last:
             metrics["lr"] = options.lr * factor
             metrics["epoch"] = done * options.batch_size / len(examples)
@@ -128,7 +108,7 @@ def train(
             seconds = time.perf_counter() - began
             ctx.log_timings({"time/step": seconds, "perf/examples_per_second": len(batch) / seconds}, step=done)
             shown.update({name: metrics[name] for name in watch if name in metrics})
-        ctx.progress(done, options.max_steps, shown)
+        ctx.progress(done, steps, shown)
         stop = team.any(ctx.stop_requested()) and not last
         if done % options.save_every == 0 or stop:
             began = time.perf_counter()
@@ -136,7 +116,7 @@ def train(
             checkpoints.save(done, {"model": model}, {"optimizer": optimizer}, {})
             ctx.log_timings({"time/save": time.perf_counter() - began}, step=done)
         if stop:
-            raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {options.max_steps}")
+            raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {steps}")
 
 
 def _step(
@@ -144,7 +124,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     batch: Sequence[E],
     loss: Loss[E],
-    options: LoopOptions,
+    options: SupervisedConfig,
     step: int,
     team: Team,
 ) -> dict[str, float]:
@@ -163,7 +143,7 @@ def _step(
             # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
             torch.autograd.backward(part.loss / weight)
             seen.append(part.numbers())
-        if copies.idles(len(batch), options.micro_batch_size):
+        if copies.needs_empty_pass(len(batch), options.micro_batch_size):
             torch.autograd.backward(loss(copies[lane], batch[:1]).loss / math.inf)
         return added(seen)
 

@@ -42,28 +42,21 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, A
     Many at once, which is faster than one by one.
     """
     templated = [bool(row["messages"] and tokenizer.chat_template) for row in rows]
-    rendered = _encoded(
-        tokenizer,
-        [
-            str(
-                tokenizer.apply_chat_template(
-                    [dict(message) for message in row["messages"]], tokenize=False, add_generation_prompt=True
-                )
-            )
-            for row, by_template in zip(rows, templated, strict=True)
-            if by_template
-        ],
-        special=False,
-    )
-    plain = _encoded(
-        tokenizer,
-        [row["prompt"] for row, by_template in zip(rows, templated, strict=True) if not by_template],
-        special=True,
-    )
-    # Some tokenizers end every text: here the response is still to come.
-    open_ends = [ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids for ids in plain]
-    sources = {True: iter(rendered), False: iter(open_ends)}
-    return [next(sources[by_template]) for by_template in templated]
+    chats = [_rendered(tokenizer, row["messages"]) for row, chat in zip(rows, templated, strict=True) if chat]
+    texts = [row["prompt"] for row, chat in zip(rows, templated, strict=True) if not chat]
+    chat_ids = iter(_encoded(tokenizer, chats, special=False))  # the template has written the special tokens
+    text_ids = iter(_encoded(tokenizer, texts, special=True))
+    return [next(chat_ids) if chat else _without_end(tokenizer, next(text_ids)) for chat in templated]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    conversation = [dict(message) for message in messages]
+    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+
+def _without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Some tokenizers end every text, but behind a prompt the response is still to come."""
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def encode_prompt(
@@ -97,11 +90,6 @@ def encode_prompts(
 def response_ids(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> list[list[int]]:
     """The ids of responses, the end-of-sequence token included."""
     return [[*ids, int(tokenizer.eos_token_id)] for ids in _encoded(tokenizer, responses, special=False)]
-
-
-def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
-    """The ids of one response, as `response_ids` gives them."""
-    return response_ids(tokenizer, [response])[0]
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:

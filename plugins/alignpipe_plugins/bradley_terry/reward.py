@@ -17,6 +17,7 @@ from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError, RewardError
 from alignpipe.training import supervised
 from alignpipe.training.lanes import Lanes
+from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.linears import multiply_as_stored
 from alignpipe.training.models import (
     ModelSource,
@@ -32,7 +33,6 @@ from alignpipe.training.models import (
 )
 from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import Team, join
-from alignpipe.training.products import choose_products
 from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
 from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
@@ -69,14 +69,13 @@ class BradleyTerryReward:
             source, inputs.get("policy"), lambda: text_of(rows, "prompt", "chosen", "rejected"), ctx.seed
         )
         scorer = _scorer_from(policy, source, inputs.get("policy"), ctx, team)
-        choose_products(scorer.model, config.linear_dtype, ctx, team)
+        apply_linear_dtype(scorer.model, config.linear_dtype, ctx, team)
         self._use(scorer, policy.tokenizer)
         pad_id = int(policy.tokenizer.pad_token_id)
         train_set = tokenise(rows, policy.tokenizer, self._length)
         heldout = []
         if data.count("preferences", "heldout"):
             heldout = tokenise(data.rows("preferences", "heldout")[: config.heldout], policy.tokenizer, self._length)
-        steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
 
         def loss(network: nn.Module, batch: Sequence[Pair]) -> supervised.LossSums:
             return pair_loss(cast(TokenScorer, network), batch, pad_id, ctx.device)
@@ -88,7 +87,7 @@ class BradleyTerryReward:
             return {f"eval_{name}": value for name, value in means.items()}
 
         watch = ("loss", "accuracy", "eval_accuracy")
-        supervised.train(scorer, train_set, loss, evaluate, _loop_options(config, steps), ctx, watch, team)
+        supervised.train(scorer, train_set, loss, evaluate, config, ctx, watch, team)
         scorer.eval()
         multiply_as_stored(scorer.model)  # so that the normalisation is of the scores that the stored model gives
         if not team.leads:
@@ -223,23 +222,6 @@ def _scorer_from(
     fit_tokenizer(model, policy.tokenizer)
     new_score_head(model, torch.Generator().manual_seed(ctx.seed))
     return TokenScorer(model).to(ctx.device)
-
-
-def _loop_options(config: BradleyTerryConfig, steps: int) -> supervised.LoopOptions:
-    return supervised.LoopOptions(
-        max_steps=steps,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        lr=config.lr,
-        warmup_steps=round(config.warmup_share * steps),
-        schedule=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=config.weight_decay,
-        adam_eps=config.adam_eps,
-        eval_every=config.eval_every,
-        save_every=config.save_every,
-        log_every=config.log_every,
-    )
 
 
 def build(config: BradleyTerryConfig, context: BuildContext) -> BradleyTerryReward:

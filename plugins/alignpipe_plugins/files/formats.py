@@ -32,7 +32,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
 class Row:
     """A row of a table: `answers` holds `completion`, or `chosen` and `rejected`, or nothing."""
 
-    place: str
+    location: str
     prompt: str
     messages: list[Message]
     answers: dict[str, str] = field(default_factory=dict)
@@ -45,16 +45,16 @@ class Row:
         return {"prompt": self.prompt, "messages": self.messages, **answers, **self.extras}
 
 
-def parse(table: str, place: str, raw: Mapping[str, Any]) -> Row:
+def parse(table: str, location: str, raw: Mapping[str, Any]) -> Row:
     """The row in our columns, `raw` having been renamed already; extras are not looked at.
 
     Raises `RowError` for a malformed row and `Unusable` for one that cannot be trained on.
     """
     try:
         if table == "prompts":
-            row = _prompt(place, raw)
+            row = _prompt(location, raw)
         else:
-            row = Row(place, *(demonstration if table == "demonstrations" else preference)(raw))
+            row = Row(location, *(demonstration if table == "demonstrations" else preference)(raw))
     except LacksColumns as error:
         raise RowError(f"{error} (rename with data.columns)") from error
     if row.messages and row.messages[-1]["role"] == "assistant":
@@ -68,27 +68,27 @@ def parse(table: str, place: str, raw: Mapping[str, Any]) -> Row:
     return row
 
 
-def _prompt(place: str, raw: Mapping[str, Any]) -> Row:
+def _prompt(location: str, raw: Mapping[str, Any]) -> Row:
     """A prompt, alone or cut off from the answer that follows it; the answer is kept as the extra `reference`."""
     if has(raw, "prompt") and not has(raw, "completion"):
-        return Row(place, *prompt_of(raw))
+        return Row(location, *prompt_of(raw))
     if has(raw, "messages") and not has(raw, "prompt"):
         messages = messages_of(raw["messages"], "messages")
         if not messages or messages[-1]["role"] != "assistant":
-            return Row(place, render(messages), messages)
+            return Row(location, render(messages), messages)
     elif has(raw, "chosen", "rejected") and not has(raw, "prompt"):
-        return as_prompt(Row(place, *preference(raw)))
+        return as_prompt(Row(location, *preference(raw)))
     elif not has(raw, "prompt") and not has(raw, "text"):
         raise lacks(raw, "'prompt' or 'messages'")
-    return as_prompt(Row(place, *demonstration(raw)))
+    return as_prompt(Row(location, *demonstration(raw)))
 
 
 def as_prompt(row: Row, reference: str = "reference") -> Row:
     """The prompt of a row with its extras; a demonstrated answer becomes the extra named `reference`."""
     answer = {reference: row.answers["completion"]} if "completion" in row.answers else {}
-    return Row(row.place, row.prompt, row.messages, extras={**answer, **row.extras})
+    return Row(row.location, row.prompt, row.messages, extras={**answer, **row.extras})
 
 
 def as_demonstration(row: Row) -> Row:
     """The preferred answer of a pair as the one to imitate."""
-    return Row(row.place, row.prompt, row.messages, {"completion": row.answers["chosen"]}, row.extras)
+    return Row(row.location, row.prompt, row.messages, {"completion": row.answers["chosen"]}, row.extras)

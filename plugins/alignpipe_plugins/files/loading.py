@@ -32,7 +32,7 @@ _STOP_EVERY = 500
 
 @dataclass
 class Report:
-    """What was found wrong, over all tables; the first of each kind with their places."""
+    """What was found wrong, over all tables; the first of each kind with their locations."""
 
     read: Counter[str] = field(default_factory=Counter)
     malformed: list[str] = field(default_factory=list)
@@ -42,19 +42,19 @@ class Report:
     unusable_rows: int = 0
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def add_malformed(self, key: str, place: str, reason: str) -> None:
+    def add_malformed(self, key: str, location: str, reason: str) -> None:
         """Note a row that cannot be read."""
         self.malformed_rows += 1
         self.malformed_by_key[key] += 1
         if len(self.malformed) < SHOWN:
-            self.malformed.append(f"{place}: {reason}")
+            self.malformed.append(f"{location}: {reason}")
 
-    def add_unusable(self, key: str, place: str, reason: str) -> None:
+    def add_unusable(self, key: str, location: str, reason: str) -> None:
         """Note a row that cannot be trained on; `reason` is a key of `REASONS`."""
         self.unusable_rows += 1
         self.dropped.setdefault(key, Counter())[reason] += 1
         if len(self.unusable) < SHOWN:
-            self.unusable.append(f"{place}: {REASONS[reason]}")
+            self.unusable.append(f"{location}: {REASONS[reason]}")
 
     def count(self, key: str, reason: str, rows: int) -> None:
         """Note rows of `key` that were dropped for another reason than being unusable."""
@@ -107,27 +107,27 @@ def load(
     table = key.removeprefix("heldout_")
     rows = []
     for source in sources:
-        for place, raw in read_source(source):
+        for location, raw in read_source(source):
             report.read[key] += 1
             if report.read[key] % _STOP_EVERY == 0:
                 check_stop()
             if isinstance(raw, Broken):
-                report.add_malformed(key, place, raw.reason)
+                report.add_malformed(key, location, raw.reason)
                 continue
-            ours, extras = _name_columns(table, place, raw, config)
+            ours, extras = _name_columns(table, location, raw, config)
             try:
-                row = parse(table, place, ours)
+                row = parse(table, location, ours)
             except RowError as error:
-                report.add_malformed(key, place, str(error))
+                report.add_malformed(key, location, str(error))
             except Unusable as reason:
-                report.add_unusable(key, place, str(reason))
+                report.add_unusable(key, location, str(reason))
             else:
                 row.extras.update(extras)
                 rows.append(row)
     return rows
 
 
-def _name_columns(table: str, place: str, raw: Raw, config: FilesConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def _name_columns(table: str, location: str, raw: Raw, config: FilesConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a raw row into our columns under our names, and the extra columns under their own."""
     kept = {name: value for name, value in raw.items() if name not in config.drop_columns}
     renamed = {ours: theirs for ours, theirs in config.columns.items() if ours in OURS[table] and theirs in kept}
@@ -135,8 +135,8 @@ def _name_columns(table: str, place: str, raw: Raw, config: FilesConfig) -> tupl
     for ours, theirs in renamed.items():
         if ours in kept and ours not in used:
             raise DataError(
-                f"{place}: data.columns reads {ours!r} from the column {theirs!r}, but there is a column {ours!r} too; "
-                f"leave out of data.columns what is named so already, or add {ours!r} to data.drop_columns"
+                f"{location}: data.columns reads {ours!r} from the column {theirs!r}, but there is a column {ours!r} "
+                f"too; leave out of data.columns what is named so already, or add {ours!r} to data.drop_columns"
             )
     columns = {name: value for name, value in kept.items() if name not in used}
     ours_only = {name: value for name, value in columns.items() if name in KNOWN or name == "text"}
@@ -154,16 +154,16 @@ def check_extras(key: str, rows: Iterable[Row]) -> None:
     for row in rows:
         for name, value in row.extras.items():
             if value is not None:
-                columns.setdefault(name, []).append((row.place, value))
+                columns.setdefault(name, []).append((row.location, value))
     for name, values in sorted(columns.items()):
         advice = f"make it one of text, numbers, true/false, lists or objects, or add {name!r} to data.drop_columns"
         try:
             kind = pa.array([value for _, value in values]).type
         except (pa.ArrowException, OverflowError, TypeError) as error:
             first: dict[str, str] = {}
-            for place, value in values:
-                first.setdefault(type(value).__name__, place)
-            found = ", ".join(f"{kind} ({place})" for kind, place in first.items())
+            for location, value in values:
+                first.setdefault(type(value).__name__, location)
+            found = ", ".join(f"{kind} ({location})" for kind, location in first.items())
             detail = (
                 f"values of different types: {found}" if len(first) > 1 else f"values that do not fit together: {error}"
             )

@@ -1,4 +1,4 @@
-"""Raw rows out of files and hub data sets, each with its place; a row that cannot be read comes as a `Broken`."""
+"""Raw rows out of files and hub data sets, each with its location; a row that cannot be read comes as a `Broken`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from alignpipe_plugins.files.sources import HubSource, Source
 
 
 def read_source(source: Source) -> Found:
-    """Yield `(place, row)` for every row of the source, in its order.
+    """Yield `(location, row)` for every row of the source, in its order.
 
     Raises `DataError` if the source as a whole cannot be read.
     """

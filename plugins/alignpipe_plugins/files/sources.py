@@ -60,7 +60,7 @@ class HubSource:
         if folder.is_dir():
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             listing = "\n".join(f"{path.relative_to(folder)} {_digest(path, self.key)}" for path in files)
-            # The folder's place says nothing about its rows.
+            # Where the folder lies says nothing about its rows.
             parts[1] = hashlib.sha256(listing.encode()).hexdigest()
         return ":".join(parts)
 

@@ -77,7 +77,7 @@ class FilesStage:
         limit = find_limit(self._config.max_prompt_tokens, source.context_length())
         unfit: dict[str, set[int]] = {}
         for key, row, reason in unfit_prompts(rows, source, limit, lambda: _check_stop(ctx)):
-            report.add_unusable(key, row.place, reason)
+            report.add_unusable(key, row.location, reason)
             unfit.setdefault(key, set()).add(id(row))
         for key, dropped in unfit.items():
             rows[key] = [row for row in rows[key] if id(row) not in dropped]
@@ -96,9 +96,9 @@ class FilesStage:
                 report.count(table, "leaked", len(leaked))
                 leaks += leaked
         if leaks and self._config.leakage is OnUnusable.error:
-            places = [row.place for row in leaks[:SHOWN]]
+            locations = [row.location for row in leaks[:SHOWN]]
             what = f"{len(leaks)} training rows have a prompt that a held-out file has too (data.leakage=error)"
-            raise DataError(listing(what, places, len(leaks), "take them out, or set data.leakage=drop"))
+            raise DataError(listing(what, locations, len(leaks), "take them out, or set data.leakage=drop"))
 
     def _derive(self, rows: Rows) -> None:
         """Fill the tables that are not given: demonstrations and prompts, training and held-out ones alike."""

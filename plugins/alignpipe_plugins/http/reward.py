@@ -93,12 +93,12 @@ def read_answer(answer: Any, count: int) -> list[Verdict]:
         raise ValueError(f"parts must be an object, got {parts!r:.100}")
     columns = {str(name): _column(values, f"part {name!r}", count) for name, values in parts.items()}
     verdicts = []
-    for place in range(count):
-        own = {name: values[place] for name, values in columns.items()}
-        numbers = {"the score": scores[place], **{f"part {name!r}": value for name, value in own.items()}}
+    for index in range(count):
+        own = {name: values[index] for name, values in columns.items()}
+        numbers = {"the score": scores[index], **{f"part {name!r}": value for name, value in own.items()}}
         bad = [f"{what} is {value!r:.60}, which is no number" for what, value in numbers.items() if not _number(value)]
-        failure = failures.get(place) or (Failure("nan", bad[0]) if bad else None)
-        verdicts.append(Verdict(failure=failure) if failure else Verdict(float(scores[place]), own))
+        failure = failures.get(index) or (Failure("nan", bad[0]) if bad else None)
+        verdicts.append(Verdict(failure=failure) if failure else Verdict(float(scores[index]), own))
     return verdicts
 
 
@@ -114,16 +114,16 @@ def _column(values: Any, what: str, count: int) -> list[Any]:
 
 
 def _failures(told: Any, count: int) -> dict[int, Failure]:
-    """Failures by place: each a text, or an object with kind and message."""
+    """Failures by index: each a text, or an object with kind and message."""
     if not isinstance(told, dict):
         raise ValueError(f"failures must be an object from places to reasons, got {told!r:.100}")
     failures = {}
-    for place, reason in told.items():
-        if not str(place).isdigit() or int(place) >= count:
-            raise ValueError(f"failures names the place {place!r}; places are 0 to {count - 1}")
+    for index, reason in told.items():
+        if not str(index).isdigit() or int(index) >= count:
+            raise ValueError(f"failures names the place {index!r}; places are 0 to {count - 1}")
         given = reason if isinstance(reason, dict) else {"message": reason}
         kind: FailureKind = given["kind"] if given.get("kind") in get_args(FailureKind) else "exception"
-        failures[int(place)] = Failure(kind, f"the service says: {given.get('message', 'no reason')}")
+        failures[int(index)] = Failure(kind, f"the service says: {given.get('message', 'no reason')}")
     return failures
 
 
@@ -131,12 +131,12 @@ def _scores(verdicts: Sequence[Verdict]) -> Scores:
     """Verdicts as the reward API has them; a sample that lacks a part the others have is a failure."""
     names = sorted({name for verdict in verdicts for name in verdict.parts})
     failures = {}
-    for place, verdict in enumerate(verdicts):
+    for index, verdict in enumerate(verdicts):
         lacking = [name for name in names if name not in verdict.parts]
         if verdict.failure is not None:
-            failures[place] = verdict.failure
+            failures[index] = verdict.failure
         elif lacking:
-            failures[place] = Failure("count", f"the service gave other samples the part {lacking[0]!r}, not this one")
+            failures[index] = Failure("count", f"the service gave other samples the part {lacking[0]!r}, not this one")
     return Scores(
         total=[verdict.score for verdict in verdicts],
         parts={name: [float(verdict.parts.get(name, 0.0)) for verdict in verdicts] for name in names},

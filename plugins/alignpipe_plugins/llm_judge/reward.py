@@ -32,7 +32,7 @@ class LlmJudgeReward:
                 verdicts = await together(self._judged(sample, conversation) for sample in samples)
             finally:
                 _log.info("reward=llm_judge: %s", conversation.close())
-        failures = {place: verdict for place, verdict in enumerate(verdicts) if isinstance(verdict, Failure)}
+        failures = {index: verdict for index, verdict in enumerate(verdicts) if isinstance(verdict, Failure)}
         grades = [{} if isinstance(verdict, Failure) else verdict for verdict in verdicts]
         names = sorted({name for grade in grades for name in grade} - {"score"})
         return Scores(

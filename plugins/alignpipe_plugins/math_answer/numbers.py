@@ -114,8 +114,8 @@ def _last_box(text: str) -> str | None:
     if start is None:
         return None
     depth = 1
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
+    for position in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
-            return text[start:place]
+            return text[start:position]
     return ""

@@ -14,7 +14,7 @@ def split(total: float, shares: Sequence[tuple[float, Sequence[float]]], length:
     """
     row = [0.0] * max(length or 1, *(len(tokens) for _, tokens in shares), 1)
     for factor, tokens in shares:
-        for place, value in enumerate(tokens):
-            row[place] += factor * value
+        for position, value in enumerate(tokens):
+            row[position] += factor * value
     row[-1] += total - sum(row)
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from alignpipe.options import Forward, LinearType, Precision, check_at_least, check_positive
+from alignpipe.options import Forward, ModelLinearDtype, Precision, check_at_least, check_positive
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PretrainedConfig:
         default=Forward.auto,
         metadata={"help": "auto (without padding where the family is known) or general (transformers' own forward)"},
     )
-    linear_dtype: LinearType | None = field(
+    linear_dtype: ModelLinearDtype | None = field(
         default=None,
         metadata={
             "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"
@@ -85,10 +85,10 @@ class PretrainedConfig:
         Raises `ModelError` for a folder that is no checkpoint and a hub name that cannot be reached, `ConfigError` for
         a chat template that is not there.
         """
-        from alignpipe.training.location import locate
+        from alignpipe.training.location import resolve_model
         from alignpipe_plugins.model_pretrained.template import template_text, text_digest
 
-        found = {"model": locate(self.path, self.hub_revision).fingerprint()}
+        found = {"model": resolve_model(self.path, self.hub_revision).fingerprint()}
         if self.chat_template is not None:
             found["chat_template"] = text_digest(template_text(self.chat_template))
         return found

@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from alignpipe.api import BuildContext
 from alignpipe.errors import ConfigError, ModelError
-from alignpipe.training.location import Location, locate
+from alignpipe.training.location import Location, resolve_model
 from alignpipe.training.models import config_context_length, load_causal, load_scorer, load_tokenizer
-from alignpipe.training.packed.models import run_by
+from alignpipe.training.packed.models import set_forward
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.template import template_text
 
@@ -108,7 +108,7 @@ class PretrainedSource:
         return cast(PreTrainedModel, merged.requires_grad_(True))
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
-        return run_by(model, self._config.forward, self._config.linear_dtype)
+        return set_forward(model, self._config.forward, self._config.linear_dtype)
 
     def _to_train(self, model: PreTrainedModel) -> PreTrainedModel:
         if self._config.gradient_checkpointing:
@@ -121,7 +121,7 @@ class PretrainedSource:
         return model
 
     def _locate(self) -> Location:
-        return locate(self._config.path, self._config.hub_revision)
+        return resolve_model(self._config.path, self._config.hub_revision)
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"dtype": self._config.dtype.value}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignpipe.options import Forward, LinearType
+from alignpipe.options import Forward, ModelLinearDtype
 
 
 @dataclass
@@ -21,7 +21,7 @@ class TinyConfig:
         default=Forward.auto,
         metadata={"help": "auto (without padding where the family is known) or general (transformers' own forward)"},
     )
-    linear_dtype: LinearType | None = field(
+    linear_dtype: ModelLinearDtype | None = field(
         default=None,
         metadata={
             "help": "bfloat16: linear layers multiply in it, weights and all else stay float32; unset: as weights"

@@ -19,7 +19,7 @@ from transformers import (
 
 from alignpipe.api import BuildContext
 from alignpipe.training.models import load_causal, load_scorer
-from alignpipe.training.packed.models import run_by
+from alignpipe.training.packed.models import set_forward
 from alignpipe.training.tokens import PAD
 from alignpipe_plugins.model_tiny.config import TinyConfig
 
@@ -93,7 +93,7 @@ class TinySource:
         return cast(PreTrainedModel, model)
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
-        return run_by(model, self._config.forward, self._config.linear_dtype)
+        return set_forward(model, self._config.forward, self._config.linear_dtype)
 
 
 def build(config: TinyConfig, context: BuildContext) -> TinySource:

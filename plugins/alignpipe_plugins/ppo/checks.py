@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alignpipe.errors import TrainingError
-from alignpipe.training.linears import multiplied_in
+from alignpipe.training.linears import linear_dtype_of
 
 _WORST_RATIO = 1e-3
 """How far any first ratio may be from 1 in float32: the same forward pass in another batch rounds to about 1e-5."""
@@ -77,4 +77,4 @@ def check_finite(networks: Mapping[str, nn.Module], update: int) -> None:
 
 
 def _dtype(network: nn.Module) -> str:
-    return str(multiplied_in(network)).removeprefix("torch.")
+    return str(linear_dtype_of(network)).removeprefix("torch.")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alignpipe.options import Products, Schedule, check_at_least, check_positive, check_share
+from alignpipe.options import LinearDtype, Schedule, check_at_least, check_positive, check_share
 
 
 class KLEstimator(Enum):
@@ -102,8 +102,8 @@ class LoopConfig:
     select: Select = field(
         default=Select.last, metadata={"help": "which policy is the result: last, or best on held-out prompts"}
     )
-    linear_dtype: Products = field(
-        default=Products.model,
+    linear_dtype: LinearDtype = field(
+        default=LinearDtype.model,
         metadata={
             "help": "linear layers of policy, reference and critic multiply in float32 or bfloat16; auto: bfloat16 on "
             "CPUs made for it; model: as the model says"

@@ -12,9 +12,9 @@ from alignpipe.errors import ConfigError, ModelError, TrainingError
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.training.adapters import without_adapters
 from alignpipe.training.checkpoint import latest_step
+from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import Team, join
-from alignpipe.training.products import choose_products
 from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig, Select
@@ -55,12 +55,12 @@ class PPOStage:
         folder = inputs["reward"].folder
         judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
-        choose_products(policy.model, config.linear_dtype, ctx, team)
+        apply_linear_dtype(policy.model, config.linear_dtype, ctx, team)
         # Before `adapt`, which may put adapters into the policy's model.
         critic = None
         if isinstance(config, PPOConfig):
             critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
-            choose_products(critic.model, config.linear_dtype, ctx, team, tell=False)
+            apply_linear_dtype(critic.model, config.linear_dtype, ctx, team, tell=False)
         network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
         reference = without_adapters(network) if start == kept else None
         if reference is None:
@@ -101,7 +101,7 @@ class PPOStage:
                 f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
                 "name a checkpoint with the policy's own tokens"
             )
-        choose_products(reference.model, self._config.linear_dtype, ctx, team, tell=False)
+        apply_linear_dtype(reference.model, self._config.linear_dtype, ctx, team, tell=False)
         return reference.model
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:

@@ -126,7 +126,7 @@ def backward_minibatch(
         size = lanes.share(loss.micro_batch_size, len(own))
         batches = by_length(lengths, size, rows=parts[lane], groups=groups)
         seen = _all_of(one_pass(lane, picked, divisor, tokens) for picked in batches)
-        if policy.copies.idles(len(rows), loss.micro_batch_size):
+        if policy.copies.needs_empty_pass(len(rows), loss.micro_batch_size):
             one_pass(lane, rows[:1], math.inf, math.inf)  # divided by infinity: it takes part and adds nothing
         return seen
 

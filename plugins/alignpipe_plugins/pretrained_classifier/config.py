@@ -85,10 +85,10 @@ class PretrainedClassifierConfig:
         Raises `ModelError` for a folder that is no checkpoint and a hub name that cannot be reached, `ConfigError` for
         a label that its config does not name.
         """
-        from alignpipe.training.location import locate
+        from alignpipe.training.location import resolve_model
         from alignpipe_plugins.pretrained_classifier.labels import choose, published
 
-        where = locate(self.path, self.hub_revision, "reward")
+        where = resolve_model(self.path, self.hub_revision, "reward")
         labels = published(where)
         if labels is not None:
             choose(self.label, labels, self.path)

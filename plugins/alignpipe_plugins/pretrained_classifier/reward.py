@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignpipe.api import BuildContext, Failure, Sample, Scores
 from alignpipe.errors import ConfigError, ModelError
 from alignpipe.ops.classification import softmax_log_odds
-from alignpipe.training.location import locate
+from alignpipe.training.location import resolve_model
 from alignpipe.training.models import context_length, load_classifier, load_plain_tokenizer
 from alignpipe.training.ordering import by_length
 from alignpipe_plugins.pretrained_classifier.config import Layout, Output, PretrainedClassifierConfig
@@ -25,7 +25,7 @@ class ClassifierReward:
     """Reads every response with the classifier's own tokenizer, never the policy's ids."""
 
     def __init__(self, config: PretrainedClassifierConfig, device: str) -> None:
-        where = locate(config.path, config.hub_revision, "reward")
+        where = resolve_model(config.path, config.hub_revision, "reward")
         try:
             tokenizer = load_plain_tokenizer(where.name, where.commit)
             model = load_classifier(where.name, where.commit, dtype=config.dtype.value)

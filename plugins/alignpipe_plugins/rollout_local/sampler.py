@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from alignpipe.api import BuildContext
 from alignpipe.ops.sampling import inverse_cdf_sample
 from alignpipe.training.lanes import ONE_LANE, Lanes
-from alignpipe.training.linears import weights_held
+from alignpipe.training.linears import bfloat16_weights_cached
 from alignpipe.training.ordering import by_length
 from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import packable
@@ -67,7 +67,7 @@ class LocalRollout:
             return _decode(decoder, uniforms[rows], temperature, eos_id)
 
         model.train(False)
-        with torch.no_grad(), weights_held(model):
+        with torch.no_grad(), bfloat16_weights_cached(model):
             decoded = self._lanes.map(decode, groups)
         responses = {
             row: response
@@ -90,7 +90,7 @@ def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_id: int)
     uniforms = uniforms.to(logits.device)
     tokens = torch.zeros(uniforms.shape, dtype=torch.long, device=logits.device)
     lengths = torch.zeros(len(tokens), dtype=torch.long, device=logits.device)
-    rows = torch.arange(len(tokens), device=logits.device)  # whose row each place of the batch computes
+    rows = torch.arange(len(tokens), device=logits.device)  # which row of the result each row of the batch is
     going = torch.ones_like(rows, dtype=torch.bool)
     for step in range(uniforms.shape[1]):
         drawn = inverse_cdf_sample(logits, uniforms[rows, step], temperature)

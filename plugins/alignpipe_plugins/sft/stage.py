@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from alignpipe.api import Artifact, BuildContext, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import join
-from alignpipe.training.products import choose_products
 from alignpipe.training.tokens import fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
@@ -58,7 +58,7 @@ class SFTStage:
         else:
             heldout = []
             ctx.say("no held-out demonstrations, so no evaluation loss")
-        choose_products(policy.model, config.linear_dtype, ctx, team)  # before adapters hide the layers
+        apply_linear_dtype(policy.model, config.linear_dtype, ctx, team)  # before adapters hide the layers
         model = source.adapt(policy.model).to(ctx.device)
 
         def loss(network: nn.Module, batch: Sequence[Demonstration]) -> supervised.LossSums:
@@ -69,7 +69,7 @@ class SFTStage:
                 ctx.device,
             )
             logp, _ = response_logprobs(network, tokens)
-            return supervised.LossSums(_negative_sum(logp))
+            return supervised.LossSums(-logp.sum())
 
         def evaluate() -> dict[str, float]:
             if not heldout:
@@ -77,10 +77,7 @@ class SFTStage:
             mean = supervised.mean_over(heldout, config.micro_batch_size, loss, model, team)["loss"]
             return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0))}
 
-        steps = config.max_steps or max(1, round(config.epochs * len(train_set) / config.batch_size))
-        supervised.train(
-            model, train_set, loss, evaluate, _loop_options(config, steps), ctx, ("loss", "eval_loss", "lr"), team
-        )
+        supervised.train(model, train_set, loss, evaluate, config, ctx, ("loss", "eval_loss", "lr"), team)
         if team.leads:
             save_checkpoint(source.merge(model), policy.tokenizer, ctx.payload)
 
@@ -104,27 +101,6 @@ def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: Loss
     if not examples:
         raise DataError("no demonstration has a token to learn from")
     return examples
-
-
-def _negative_sum(logp: Tensor) -> Tensor:
-    return -logp.sum()
-
-
-def _loop_options(config: SFTConfig, steps: int) -> supervised.LoopOptions:
-    return supervised.LoopOptions(
-        max_steps=steps,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        lr=config.lr,
-        warmup_steps=round(config.warmup_share * steps),
-        schedule=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=config.weight_decay,
-        adam_eps=config.adam_eps,
-        eval_every=config.eval_every,
-        save_every=config.save_every,
-        log_every=config.log_every,
-    )
 
 
 def build(config: SFTConfig, context: BuildContext) -> SFTStage:

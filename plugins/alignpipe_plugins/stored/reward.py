@@ -37,7 +37,7 @@ class StoredReward:
 
     def save(self, folder: Path) -> None:
         """Copy it."""
-        shutil.copytree(self._place(), folder / _KEPT, copy_function=shutil.copyfile)
+        shutil.copytree(self._source(), folder / _KEPT, copy_function=shutil.copyfile)
 
     def load(self, folder: Path) -> None:
         """Take the copy.
@@ -48,13 +48,13 @@ class StoredReward:
             raise RewardError(f"{folder} holds no stored reward: it has no folder {_KEPT}")
         self._folder, self._reward = folder / _KEPT, None
 
-    def _place(self) -> Path:
+    def _source(self) -> Path:
         self._folder = self._folder or self._config.folder()
         return self._folder
 
     def _opened(self) -> Reward:
         if self._reward is None:
-            self._reward = open_stored(self._place(), self._context, Scoring()).reward
+            self._reward = open_stored(self._source(), self._context, Scoring()).reward
         return self._reward
 
 

@@ -14,9 +14,6 @@ from alignpipe_plugins.support.world import NAMES, PROBLEMS, PRODUCTS, REMEDY_WO
 WEIGHTS: Mapping[str, float] = {"name": 0.25, "product": 0.2, "remedy": 0.35, "tone": 0.1, "focus": 0.1}
 """What each part counts; parts lie in [-1, 1], so the total does too."""
 
-RANGE = 2.0
-"""Width of the totals: from -1 (everything wrong) to 1 (everything right)."""
-
 _WORD = re.compile(r"[A-Za-z]+")
 _MOST_WORDS = 22
 """The longest answer that says everything and nothing more."""

@@ -149,8 +149,8 @@ def sample_pair(case: Case, habits: Habits, random: Random) -> tuple[str, str]:
     """Draw an answer and a second draft of it, in which one of the sentences is drawn anew."""
     first = [draw(case, habits, random) for draw in _SENTENCES]
     second = list(first)
-    place = random.randrange(len(_SENTENCES))
-    second[place] = _SENTENCES[place](case, habits, random)
+    position = random.randrange(len(_SENTENCES))
+    second[position] = _SENTENCES[position](case, habits, random)
     return _joined(first), _joined(second)
 
 

@@ -24,12 +24,12 @@ _SHARED = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "
 
 @dataclass(frozen=True)
 class Interpreter:
-    """How to start it, and the places of the file system it reads."""
+    """How to start it, and the paths that it reads."""
 
     version: str
     executable: str
     flags: tuple[str, ...]
-    places: tuple[str, ...]
+    paths: tuple[str, ...]
 
     def command(self, program: str, *arguments: str) -> list[str]:
         """The command line that runs a program given as text."""
@@ -59,14 +59,14 @@ def find_interpreter(path: str | None) -> Interpreter:
     wanted = [*_SHARED, own, executable, *_libraries(known["base"])]
     if path is not None:
         wanted += [known["prefix"], *known["path"]]
-    places = _places(wanted)
-    hidden = [place for place in places if place.startswith("/tmp/")]
+    paths = _paths(wanted)
+    hidden = [path for path in paths if path.startswith("/tmp/")]
     if hidden:
         raise ConfigError(
             f"the interpreter {executable} lies in part under /tmp ({hidden[0]}), where the sandbox has a private "
             "folder; name another one as reward.python"
         )
-    return Interpreter(known["version"], executable, flags, places)
+    return Interpreter(known["version"], executable, flags, paths)
 
 
 def _libraries(base: str) -> list[str]:
@@ -75,22 +75,22 @@ def _libraries(base: str) -> list[str]:
     return [f"{base.rstrip('/')}/lib"] if shared else [base]
 
 
-def _places(wanted: Sequence[str]) -> tuple[str, ...]:
-    """The places that exist, each with what its links lead to, none inside another."""
+def _paths(wanted: Sequence[str]) -> tuple[str, ...]:
+    """The paths that exist, each with what its links lead to, none inside another."""
     found: set[str] = set()
-    for place in wanted:
-        if os.path.exists(place):
-            found.add(os.path.realpath(place))
-            if os.path.islink(place):
-                found.add(_real_parent(place))
-    return tuple(sorted(place for place in found if not _below(place, found)))
+    for path in wanted:
+        if os.path.exists(path):
+            found.add(os.path.realpath(path))
+            if os.path.islink(path):
+                found.add(_real_parent(path))
+    return tuple(sorted(path for path in found if not _below(path, found)))
 
 
-def _real_parent(place: str) -> str:
+def _real_parent(path: str) -> str:
     """The link itself, its folders' links followed."""
-    path = Path(place)
-    return str(path.parent.resolve() / path.name)
+    link = Path(path)
+    return str(link.parent.resolve() / link.name)
 
 
-def _below(place: str, others: set[str]) -> bool:
-    return any(other != place and place.startswith(other.rstrip("/") + "/") for other in others)
+def _below(path: str, others: set[str]) -> bool:
+    return any(other != path and path.startswith(other.rstrip("/") + "/") for other in others)

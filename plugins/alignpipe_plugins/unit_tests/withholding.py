@@ -63,21 +63,21 @@ def withhold(test: str) -> Withheld:
         if not (isinstance(node, ast.FunctionDef) and node.name.startswith("test") and node.name not in calls)
     ]
     checks: list[Check] = []
-    for body, place in _straight(tree, calls):
-        node = body[place]
+    for body, position in _straight(tree, calls):
+        node = body[position]
         found = _check(node.test) if isinstance(node, ast.Assert) else None
         if found is not None:
-            body[place] = ast.Expr(ast.Call(ast.Name(_STATE, ast.Load()), [found[0]], []))
+            body[position] = ast.Expr(ast.Call(ast.Name(_STATE, ast.Load()), [found[0]], []))
             checks.append(found[1])
     code = ast.unparse(ast.fix_missing_locations(tree)) if checks else test
     return Withheld(code, tuple(checks), 4096 + 16 * len(test.encode()))
 
 
 def _straight(tree: ast.Module, calls: list[str]) -> Iterator[tuple[list[ast.stmt], int]]:
-    """The places of statements that run exactly once, or the test fails; in the order in which they run."""
+    """The positions of statements that run exactly once, or the test fails; in the order in which they run."""
     functions: dict[str, ast.FunctionDef] = {}
-    for place, node in enumerate(tree.body):
-        yield tree.body, place
+    for position, node in enumerate(tree.body):
+        yield tree.body, position
         if isinstance(node, ast.FunctionDef):
             functions[node.name] = node
         name = _called(node)

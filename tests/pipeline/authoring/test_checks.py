@@ -13,7 +13,7 @@ import pytest
 from alignpipe.api import Sample
 from alignpipe.authoring.candidate import Candidate
 from alignpipe.authoring.checks import CHECKS, Verdict, verdict
-from alignpipe.authoring.choosing import as_overrides, choose
+from alignpipe.authoring.reward_choice import choose
 from alignpipe.cli.main import main
 from alignpipe.registry import registry
 from alignpipe.testing import reward_contract
@@ -141,20 +141,6 @@ def test_samples_that_do_not_suit_are_no_fault_of_the_reward(
 def test_built_in_rewards_keep_the_contract(words: list[str], tmp_path: Path) -> None:
     candidate = Candidate(choose(words[0], words[1:]), tmp_path)
     assert {name: found for name in CHECKS if (found := verdict(name, candidate)).outcome != "ok"} == {}
-
-
-def test_options_are_given_back_word_by_word() -> None:
-    words = [
-        "+reward@reward.members.polite=rules",
-        'reward.members.polite.patterns={q: "a\\"b"}',
-        "reward.clip.polite=[0,1]",
-    ]
-    config = choose("mix", words).selected.config
-    given = as_overrides(config)
-    assert given["members"][0] == "+reward@reward.members.polite=rules"
-    assert 'reward.members.polite.patterns={q:"a\\"b"}' in given["members"]
-    assert (given["clip"], given["combine"]) == (["reward.clip={polite:[0.0,1.0]}"], ["reward.combine=sum"])
-    assert choose("mix", [word for words in given.values() for word in words]).selected.config == config
 
 
 def test_a_mix_trains_its_members(install_reward: InstallReward, found) -> None:

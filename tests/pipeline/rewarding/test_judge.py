@@ -14,7 +14,7 @@ import pytest
 from alignpipe.api import Failure, Sample, Scores, Scoring
 from alignpipe.errors import DataError, RewardError
 from alignpipe.rewarding.judge import Judge, NothingApplies, Scored
-from alignpipe.rewarding.worker import _told
+from alignpipe.rewarding.worker import _overdue_message
 from alignpipe.rewards import score_each
 
 SAMPLES = [Sample("a prompt", str(index)) for index in range(40)]
@@ -314,7 +314,7 @@ def test_an_async_reward_that_will_not_be_cancelled_is_left_behind() -> None:
 
 @pytest.mark.parametrize(("left", "told"), [(0.0999, "0.1"), (29.998, "30"), (12.34, "12.34"), (0.001, "0.001")])
 def test_the_time_that_was_left_is_told_as_people_read_it(left: float, told: str) -> None:
-    assert _told(left, None) == f"no answer within {told} s"
+    assert _overdue_message(left, None) == f"no answer within {told} s"
 
 
 def test_a_rewards_own_error_is_passed_on() -> None:

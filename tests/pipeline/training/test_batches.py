@@ -148,8 +148,8 @@ def test_the_layout_says_where_things_stand() -> None:
 
 def test_rows_with_the_same_prompt_know_each_other() -> None:
     answers = [[4], [5], [6], [7]]
-    assert pad_rows([[1, 2], [3], [1, 2], [1, 2]], answers, 9, "cpu").leaders.tolist() == [0, 1, 0, 0]
-    assert pad_rows([[1, 2], [3], [1], [2]], answers, 9, "cpu").leaders is None
+    assert pad_rows([[1, 2], [3], [1, 2], [1, 2]], answers, 9, "cpu").prefix_owners.tolist() == [0, 1, 0, 0]
+    assert pad_rows([[1, 2], [3], [1], [2]], answers, 9, "cpu").prefix_owners is None
 
 
 @pytest.mark.parametrize(("prompts", "responses"), [([[]], [[1]]), ([[1]], [[]])])

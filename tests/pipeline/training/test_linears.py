@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from alignpipe.errors import ModelError
-from alignpipe.options import Forward, LinearType
+from alignpipe.options import Forward, ModelLinearDtype
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linears import (
     BFloat16Linear,
-    multiplied_in,
+    bfloat16_weights_cached,
+    linear_dtype_of,
     multiply_in_bfloat16,
     multiply_in_float32,
-    weights_held,
 )
 from alignpipe.training.models import load_causal, load_scorer
-from alignpipe.training.packed.models import gains_by_bfloat16, packable, run_by
+from alignpipe.training.packed.models import faster_in_bfloat16, packable, set_forward
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from support import tiny_models
@@ -26,7 +26,7 @@ BATCH = pad_rows([[5, 9, 20, 7], [11], [30, 31]], [[40, 41], [50, 51, 52, 53, 54
 
 
 def coarse(forward: Forward = Forward.auto):
-    return run_by(load_causal(tiny_models.llama()), forward, LinearType.bfloat16)
+    return set_forward(load_causal(tiny_models.llama()), forward, ModelLinearDtype.bfloat16)
 
 
 def linear() -> BFloat16Linear:
@@ -63,16 +63,16 @@ def test_all_linear_layers_but_the_head() -> None:
     model = coarse()
     kinds = {name.rsplit(".")[-1] for name, module in model.named_modules() if isinstance(module, BFloat16Linear)}
     assert kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    scorer = run_by(load_scorer(tiny_models.llama()), Forward.auto, LinearType.bfloat16)
+    scorer = set_forward(load_scorer(tiny_models.llama()), Forward.auto, ModelLinearDtype.bfloat16)
     assert type(scorer.score) is nn.Linear
     assert type(model.lm_head) is nn.Linear
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_what_a_model_multiplies_in() -> None:
-    assert multiplied_in(load_causal(tiny_models.llama())) == torch.float32
-    assert multiplied_in(load_causal(tiny_models.llama(), dtype="bfloat16")) == torch.bfloat16
-    assert multiplied_in(coarse()) == torch.bfloat16
+    assert linear_dtype_of(load_causal(tiny_models.llama())) == torch.float32
+    assert linear_dtype_of(load_causal(tiny_models.llama(), dtype="bfloat16")) == torch.bfloat16
+    assert linear_dtype_of(coarse()) == torch.bfloat16
 
 
 def test_both_forwards_round_alike_and_near_the_exact_result() -> None:
@@ -103,11 +103,11 @@ def test_held_weights_are_let_go() -> None:
     layer = linear()
     x = torch.ones(1, 8)
     before = layer(x)
-    with torch.no_grad(), weights_held(layer):
+    with torch.no_grad(), bfloat16_weights_cached(layer):
         layer.weight.zero_()
         assert torch.equal(layer(x), before)  # why nobody may change them inside
     assert not torch.equal(layer(x), before)
-    with pytest.raises(ZeroDivisionError), weights_held(layer):
+    with pytest.raises(ZeroDivisionError), bfloat16_weights_cached(layer):
         raise ZeroDivisionError
     layer.weight.data.fill_(1.0)
     assert layer(x).tolist() == [[9.0, 6.0, pytest.approx(8.3, abs=0.1)]]
@@ -115,7 +115,7 @@ def test_held_weights_are_let_go() -> None:
 
 def test_adapters_stand_on_them_and_are_folded_in(tmp_path) -> None:
     source = PretrainedSource(
-        PretrainedConfig(path=str(tiny_models.llama()), lora_rank=4, linear_dtype=LinearType.bfloat16), 0
+        PretrainedConfig(path=str(tiny_models.llama()), lora_rank=4, linear_dtype=ModelLinearDtype.bfloat16), 0
     )
     adapted = source.adapt(source.load(tiny_models.llama()))
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_models_without_such_layers_are_refused() -> None:
 def test_it_can_be_undone() -> None:
     model, plain = coarse(), load_causal(tiny_models.llama())
     multiply_in_float32(model, "x")
-    assert multiplied_in(model) == torch.float32
+    assert linear_dtype_of(model) == torch.float32
     assert torch.equal(response_logprobs(model, BATCH)[0], response_logprobs(plain, BATCH)[0])
     with pytest.raises(ModelError, match=r"ppo_2\.linear_dtype=float32 is for float32 weights"):
         multiply_in_float32(load_causal(tiny_models.llama(), dtype="bfloat16"), "ppo_2.linear_dtype")
@@ -165,10 +165,10 @@ def test_where_it_pays(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert gains_by_bfloat16(open_model(), device) is gains
+    assert faster_in_bfloat16(open_model(), device) is gains
 
 
 def test_where_torch_has_no_word_for_it_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name)
-    assert not gains_by_bfloat16(load_causal(tiny_models.llama()), "cpu")
+    assert not faster_in_bfloat16(load_causal(tiny_models.llama()), "cpu")

@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from alignpipe.ops import vocabulary
-from alignpipe.options import Forward, LinearType
+from alignpipe.options import Forward, ModelLinearDtype
 from alignpipe.training.batches import last_token_scores, pad_rows, response_logprobs, state_values
 from alignpipe.training.models import TokenScorer, load_causal, new_score_head
 from alignpipe.training.packed import forward
-from alignpipe.training.packed.models import Parts, packable, run_by
+from alignpipe.training.packed.models import Parts, packable, set_forward
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from support import tiny_models
@@ -76,7 +76,7 @@ def made(config, auto=AutoModelForCausalLM):
 def general(model: nn.Module) -> nn.Module:
     """A copy that takes the model's own forward; compared with in float64, where its own rounding does not count."""
     copy = deepcopy(model)
-    run_by(copy.get_base_model() if hasattr(copy, "get_base_model") else copy, Forward.general, None)
+    set_forward(copy.get_base_model() if hasattr(copy, "get_base_model") else copy, Forward.general, None)
     return copy
 
 
@@ -252,7 +252,7 @@ def test_a_prompt_that_comes_several_times_is_read_once(family: str, multiple: i
 def test_products_in_bfloat16_are_made_for_few_lengths() -> None:
     model = made(CONFIGS["llama"])
     assert packable(model, 9).multiple == 1
-    assert packable(run_by(model, Forward.auto, LinearType.bfloat16), 9).multiple == 64
+    assert packable(set_forward(model, Forward.auto, ModelLinearDtype.bfloat16), 9).multiple == 64
 
 
 def with_config(**changes):
@@ -285,7 +285,7 @@ REFUSED = {
     "a hook on a layer": lambda: hooked(lambda model: model.model.layers[1]),
     "a hook on attention": lambda: hooked(lambda model: model.model.layers[1].self_attn),
     "a subclass": lambda: type("OtherForCausalLM", (type(made(CONFIGS["llama"])),), {})(CONFIGS["llama"]),
-    "not wanted": lambda: run_by(made(CONFIGS["llama"]), Forward.general, None),
+    "not wanted": lambda: set_forward(made(CONFIGS["llama"]), Forward.general, None),
 }
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from alignpipe.training.packed.functions import norm, rotate, spread, take
-from alignpipe.training.packed.layout import Stand
+from alignpipe.training.packed.functions import norm, rotate, to_grid
+from alignpipe.training.packed.layout import GridIndex, Layout, SharedPrefixes
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -90,17 +90,22 @@ def test_rotation_and_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda given: rotate(given, angles), (x,))
 
 
-def test_tokens_are_spread_to_where_they_stand() -> None:
-    """Token 1 stands at two places, and none at the places 1 and 5."""
+def test_tokens_are_put_into_their_cells() -> None:
+    """Token 1 is shared by the cells 0 and 2; the cells 1 and 5 are padding."""
     packed, weights = drawn(3, 2), drawn(6, 2, seed=1).detach()
-    stand = Stand(torch.tensor([4, 0, 3]), torch.tensor([1, 0, 1, 2, 0, 0]), torch.tensor([2]), torch.tensor([1]))
-    there = spread(packed, stand)
-    assert torch.equal(there[[4, 0, 3, 2]], packed[[0, 1, 2, 1]])
+    index = GridIndex(torch.tensor([4, 0, 3]), torch.tensor([1, 0, 1, 2, 0, 0]), torch.tensor([2]), torch.tensor([1]))
+    grid = to_grid(packed, index)
+    assert torch.equal(grid[[4, 0, 3, 2]], packed[[0, 1, 2, 1]])
     weights[[1, 5]] = 0  # what nobody looks at
-    assert torch.autograd.gradcheck(lambda given: spread(given, stand) * weights, (packed,))
+    assert torch.autograd.gradcheck(lambda given: to_grid(given, index) * weights, (packed,))
 
 
-def test_rows_are_taken_and_their_gradients_go_back() -> None:
-    places, grid = torch.tensor([4, 0, 3]), drawn(6, 2)
-    assert torch.equal(take(grid, places), grid[places])
-    assert torch.autograd.gradcheck(lambda given: take(given, places), (grid,))
+def test_the_layout_of_the_example_in_its_module() -> None:
+    """Rows `a b c` and `a d e f`, whose first token is computed once; wanted are the last tokens."""
+    prefixes = SharedPrefixes(torch.tensor([0, 0]), torch.tensor([1, 1]))
+    layout = Layout.of(torch.tensor([3, 4]), torch.tensor([2, 3]), 1, prefixes)
+    assert layout.grid.cells.tolist() == [0, 1, 2, 5, 6, 7]
+    assert layout.grid.tokens.tolist() == [0, 1, 2, 0, 0, 3, 4, 5]
+    assert (layout.grid.shared_cells.tolist(), layout.grid.shared_tokens.tolist()) == ([4], [0])
+    assert (layout.queries.tolist(), layout.wanted) == ([2, 5], 2)
+    assert layout.query_grid.cells.tolist() == [2, 7]

@@ -43,7 +43,7 @@ def test_alone_nothing_changes() -> None:
 
 
 def test_parameters_go_in_buckets_of_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_BUCKET", 10)
+    monkeypatch.setattr(parallel, "_BUCKET_VALUES", 10)
     sizes = [(4, torch.float32), (5, torch.bfloat16), (6, torch.float32), (1, torch.float32), (20, torch.float32)]
     parameters = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for size, dtype in sizes]
     buckets = list(parallel._buckets(parameters))
@@ -53,7 +53,7 @@ def test_parameters_go_in_buckets_of_one_type(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_lost_connection_is_told_in_words() -> None:
     said = "[/src/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:4005. This is typically caused by ..."
-    with pytest.raises(ProcessError, match=r"\(Connection closed by peer \S+\); what was saved"), parallel.meeting():
+    with pytest.raises(ProcessError, match=r"\(Connection closed by peer \S+\); what was saved"), parallel.collective():
         raise RuntimeError(said)
 
 

@@ -31,7 +31,7 @@ def test_all_processes_make_as_many_passes(rows: int, size: int, processes: int)
         shards = Shards.__new__(Shards)
         shards._team = team
         own = team.share([1] * rows)
-        passes.append(-(-len(own) // size) + shards.idles(rows, size))
+        passes.append(-(-len(own) // size) + shards.needs_empty_pass(rows, size))
     assert len(set(passes)) == 1
 
 
@@ -48,7 +48,7 @@ def test_alone_there_is_nothing_to_split_over(tmp_path: Path, monkeypatch: pytes
 def test_without_sharding_there_are_copies() -> None:
     copies = copies_of(nn.Linear(2, 1), Team(0, 2))
     assert type(copies) is Copies
-    assert not copies.idles(1, 1)
+    assert not copies.needs_empty_pass(1, 1)
 
 
 def test_weights_of_two_types_are_refused() -> None:
@@ -82,7 +82,7 @@ def test_each_process_holds_a_part_and_the_gradients_are_those_of_one(both: list
     assert sum(part["held"] for part in found) == values
     assert max(part["held"] for part in found) < 0.6 * values
     assert [part["left"] for part in found] == [0, 0]
-    assert [part["idles"] for part in found] == [False, True]
+    assert [part["needs_empty_pass"] for part in found] == [False, True]
     for part in found:
         assert part["norm"] == pytest.approx(norm, rel=1e-5)
         for mine, whole in zip(part["gradients"], gradients, strict=True):

@@ -16,7 +16,8 @@ from alignpipe.training import supervised
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import load_causal
 from alignpipe.training.parallel import join
-from alignpipe.training.supervised import LoopOptions, LossSums, batch_indices
+from alignpipe.training.supervised import LossSums, batch_indices
+from alignpipe.training.supervised_config import SupervisedConfig
 from support import tiny_models
 from support.context import FakeContext
 from support.token_rows import OPTIONS, ROWS, Row, token_loss
@@ -24,7 +25,7 @@ from support.token_rows import OPTIONS, ROWS, Row, token_loss
 
 def train(
     root: Path,
-    options: LoopOptions = OPTIONS,
+    options: SupervisedConfig = OPTIONS,
     stop_after: int | None = None,
     rows: Sequence[Row] = ROWS,
     lanes: int = 1,

@@ -15,7 +15,6 @@ from alignpipe.training.tokens import (
     check_tokenizer,
     decoder,
     encode_prompt,
-    encode_response,
     fingerprint,
     fit_length,
     prompt_ids,
@@ -60,7 +59,7 @@ def test_a_sound_pad_token_stays() -> None:
 def test_plain_prompts_begin_as_the_tokenizer_wants_and_responses_do_not() -> None:
     tokenizer = bos_tokenizer()
     prompt = encode_prompt(tokenizer, "My lamp")
-    response = encode_response(tokenizer, " is broken.")
+    response = response_ids(tokenizer, [" is broken."])[0]
     assert prompt[0] == tokenizer.bos_token_id
     assert tokenizer.bos_token_id not in response
     assert response[-1] == tokenizer.eos_token_id
@@ -126,7 +125,7 @@ def test_fingerprints_survive_saving_and_tell_vocabularies_apart(tmp_path: Path)
 @pytest.mark.parametrize("text", ["plain words", " two  spaces\nand a line", "žluťoučký 猫 🙂", ""])
 def test_decoding_gives_the_text_back_without_special_tokens(text: str) -> None:
     tokenizer = llama_tokenizer()
-    assert decoder(tokenizer)(encode_response(tokenizer, text)) == text
+    assert decoder(tokenizer)(response_ids(tokenizer, [text])[0]) == text
 
 
 def test_only_the_response_is_cut() -> None:

@@ -1,4 +1,4 @@
-"""The packed forward: the tokens of a batch in one row without padding, spread out for attention only."""
+"""The packed forward: one sequence of all tokens without padding, put into a padded grid for attention only."""
 
 from __future__ import annotations
 
@@ -11,91 +11,92 @@ from torch.nn import functional as F
 
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.ops.vocabulary import is_large, linear_logprobs
-from alignpipe.training.packed.functions import norm, rotate, spread, take
-from alignpipe.training.packed.layout import Layout, Stand
+from alignpipe.training.packed.functions import norm, rotate, to_grid
+from alignpipe.training.packed.layout import GridIndex, Layout
 from alignpipe.training.packed.models import Parts
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries [m, heads, d], keys and values [n, kv heads, d] -> what was seen [m, heads * d]; m <= n packed tokens."""
-Keep = Callable[[Tensor, Tensor], None]
-"""Is given a layer's keys and values [B, kv heads, W, d]."""
+"""Queries [m, heads, d], keys and values [n, kv heads, d] -> output [m, heads * d], before `o_proj`; m <= n."""
+KeepKeyValues = Callable[[Tensor, Tensor], None]
+"""Takes a layer's keys and values [B, kv heads, W, d]."""
 
 
-def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
-    """What the head says [M, outputs] at the places wanted, in float32 at least; `input_ids` [B, W or more]."""
-    return read(parts, _states(parts, input_ids, layout, keep))[: layout.wanted]
+def packed_output(parts: Parts, input_ids: Tensor, layout: Layout, keep: KeepKeyValues | None = None) -> Tensor:
+    """The head's outputs [wanted, outputs] at the wanted tokens, in float32 at least; `input_ids` [B, W or more]."""
+    return head_output(parts, _last_hidden(parts, input_ids, layout, keep))[: layout.wanted]
 
 
 def packed_logprobs(
     parts: Parts, input_ids: Tensor, layout: Layout, tokens: Tensor, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities [M] of `tokens` [M] at the places wanted, and the entropies there if asked for."""
-    states, head = _states(parts, input_ids, layout), parts.plain_head
-    if head is not None and is_large(layout.wanted, len(head.weight), states.device):
-        asked = norm(parts.backbone.norm, states)[: layout.wanted]
-        return linear_logprobs(asked, head.weight, head.bias, tokens, temperature, with_entropy=with_entropy)
-    logits = read(parts, states)[: layout.wanted]
+    """Log-probabilities [wanted] of `tokens` [wanted], one per wanted token, and the entropies there if asked for."""
+    hidden, head = _last_hidden(parts, input_ids, layout), parts.plain_head
+    if head is not None and is_large(layout.wanted, len(head.weight), hidden.device):
+        wanted = norm(parts.backbone.norm, hidden)[: layout.wanted]
+        return linear_logprobs(wanted, head.weight, head.bias, tokens, temperature, with_entropy=with_entropy)
+    logits = head_output(parts, hidden)[: layout.wanted]
     with torch.no_grad():
         entropies = entropy(logits, temperature) if with_entropy else None
     return token_logprobs(logits, tokens, temperature), entropies
 
 
-def _states(parts: Parts, input_ids: Tensor, layout: Layout, keep: Keep | None = None) -> Tensor:
-    """What the last layer makes [m, H] of the places asked for, before the last norm."""
-    x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.tokens.places])
-    angles = rotary(parts, x, layout.tokens.places % layout.width)
+def _last_hidden(parts: Parts, input_ids: Tensor, layout: Layout, keep: KeepKeyValues | None = None) -> Tensor:
+    """Hidden states [M, H] of the queries behind the last layer, before the last norm."""
+    x = parts.backbone.embed_tokens(input_ids[:, : layout.width].flatten()[layout.grid.cells])
+    angles = rotary(parts, x, layout.grid.cells % layout.width)
     *layers, last = parts.backbone.layers
     for layer in layers:
-        x = block(parts, layer, x, angles, _causal(layer, layout, layout.tokens, keep))
-    # The last layer: keys and values of all tokens, and from there on only the ones asked for.
-    attend = _causal(last, layout, layout.askers, keep)
-    return block(parts, last, x, angles, attend, layout.asked)
+        x = run_layer(parts, layer, x, angles, _causal(layer, layout, layout.grid, keep))
+    # The last layer: keys and values of all tokens, everything else of the queries only.
+    attend = _causal(last, layout, layout.query_grid, keep)
+    return run_layer(parts, last, x, angles, attend, layout.queries)
 
 
-def read(parts: Parts, x: Tensor) -> Tensor:
-    """The head's outputs of the last layer's [m, H], half precision as float32."""
+def head_output(parts: Parts, x: Tensor) -> Tensor:
+    """Last norm and head of hidden states [m, H]; half precision comes out as float32."""
     return widened(parts.head(norm(parts.backbone.norm, x)))
 
 
-def block(parts: Parts, layer: Any, x: Tensor, angles: Tensor, attend: Attend, asked: Tensor | None = None) -> Tensor:
-    """One layer over packed tokens [n, H]; with `asked` [m] only these come out."""
-    attention, wide = layer.self_attn, x.dtype
-    h = norm(layer.input_layernorm, x).to(parts.linear_dtype)  # once for all that multiply it
-    k, v = rotate(_by_head(attention, "k", h, wide), angles), _by_head(attention, "v", h, wide)
-    if asked is not None:
-        h, x, angles = take(h, asked), take(x, asked), angles.index_select(1, asked)
-    q = rotate(_by_head(attention, "q", h, wide), angles)
+def run_layer(
+    parts: Parts, layer: Any, x: Tensor, angles: Tensor, attend: Attend, queries: Tensor | None = None
+) -> Tensor:
+    """One decoder layer over packed tokens [n, H]; with `queries` [m], indices of tokens, only these come out."""
+    attention, dtype = layer.self_attn, x.dtype
+    h = norm(layer.input_layernorm, x).to(parts.linear_dtype)  # one cast for the three projections
+    k, v = rotate(_project(attention, "k", h, dtype), angles), _project(attention, "v", h, dtype)
+    if queries is not None:
+        h, x, angles = h.index_select(0, queries), x.index_select(0, queries), angles.index_select(1, queries)
+    q = rotate(_project(attention, "q", h, dtype), angles)
     x = x + attention.o_proj(attend(q, k, v).to(parts.linear_dtype))
-    made: Tensor = layer.mlp(norm(layer.post_attention_layernorm, x).to(parts.linear_dtype))
-    return x + made
+    residual: Tensor = layer.mlp(norm(layer.post_attention_layernorm, x).to(parts.linear_dtype))
+    return x + residual
 
 
-def _by_head(attention: Any, which: str, h: Tensor, wide: torch.dtype) -> Tensor:
+def _project(attention: Any, which: str, h: Tensor, dtype: torch.dtype) -> Tensor:
     """Queries, keys or values [n, heads, d] of [n, H]; Qwen3 has norms on queries and keys."""
-    made: Tensor = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim).to(wide)
-    own = getattr(attention, f"{which}_norm", None)
-    return made if own is None else norm(own, made)
+    by_head: Tensor = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim).to(dtype)
+    head_norm = getattr(attention, f"{which}_norm", None)
+    return by_head if head_norm is None else norm(head_norm, by_head)
 
 
-def _causal(layer: Any, layout: Layout, askers: Stand, keep: Keep | None) -> Attend:
-    """Attention of `askers` to what stands before them in their rows.
+def _causal(layer: Any, layout: Layout, queries: GridIndex, keep: KeepKeyValues | None) -> Attend:
+    """Causal attention of `queries` to the tokens before them in their rows, by torch's SDPA over the padded grid.
 
-    Rows are padded on the right, so a causal mask is enough: pads see, but are not seen.
+    Rows are padded on the right, so the causal mask is enough: no token sees padding.
     """
 
-    def grid(packed: Tensor, stand: Stand) -> Tensor:  # [n, heads, d] -> [B, heads, W, d]
-        return spread(packed, stand).view(layout.rows, layout.width, *packed.shape[1:]).transpose(1, 2)
+    def padded(packed: Tensor, index: GridIndex) -> Tensor:  # [n, heads, d] -> [B, heads, W, d]
+        return to_grid(packed, index).view(layout.rows, layout.width, *packed.shape[1:]).transpose(1, 2)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = grid(k, layout.tokens), grid(v, layout.tokens)
+        keys, values = padded(k, layout.grid), padded(v, layout.grid)
         if keep is not None:
             keep(keys, values)
         if q.shape[1] > k.shape[1]:  # grouped queries
             keys, values = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (keys, values))
         scale = layer.self_attn.scaling
-        seen = F.scaled_dot_product_attention(grid(q, askers), keys, values, is_causal=True, scale=scale)
-        flat: Tensor = seen.transpose(1, 2).flatten(0, 1)
-        return take(flat, askers.places).flatten(1)
+        output = F.scaled_dot_product_attention(padded(q, queries), keys, values, is_causal=True, scale=scale)
+        return output.transpose(1, 2).flatten(0, 1).index_select(0, queries.cells).flatten(1)
 
     return attend
 

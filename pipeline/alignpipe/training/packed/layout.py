@@ -1,82 +1,98 @@
-"""Where packed tokens stand: rows that begin with the same prompt share its tokens."""
+"""Which tokens of a padded batch are computed, and where they belong: padding never, a shared prompt prefix once.
+
+A batch of B right-padded rows of W tokens is a grid of B * W cells, counted row by row. The tokens that are computed
+lie behind each other in one packed sequence. Two rows with the same first token `a`, which is computed once:
+
+    grid            cells           packed sequence
+    a b c -         0 1 2 3         a b c d e f
+    a d e f         4 5 6 7         from the cells 0 1 2 5 6 7
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Stand:
-    """Where n tokens stand among P places, rows of a grid one after the other.
+class GridIndex:
+    """The way from a packed sequence of n tokens to the grid of B * W cells, and back; numbers from the example above.
 
-    `places` [n], each another one; `source` [P] the token that stands at each place, any where none does. Tokens that
-    stand at more places than one also stand at `lent` [E], where `lenders` [E] are those tokens; None if none does.
+    `cells` [n]: each token's own cell, no cell twice: 0 1 2 5 6 7.
+    `tokens` [B * W]: the token to put into each cell, any one into padding: 0 1 2 0 0 3 4 5.
+    `shared_cells` [E], `shared_tokens` [E]: further cells of tokens that other rows share: cell 4, token 0. None where
+    nothing is shared.
     """
 
-    places: Tensor
-    source: Tensor
-    lent: Tensor | None = None
-    lenders: Tensor | None = None
+    cells: Tensor
+    tokens: Tensor
+    shared_cells: Tensor | None = None
+    shared_tokens: Tensor | None = None
 
     @staticmethod
-    def of(places: Tensor, size: int) -> Stand:
-        """Tokens that stand at one of `size` places each."""
-        return Stand(places, _numbers(places, size))
+    def of(cells: Tensor, size: int) -> GridIndex:
+        """Tokens with one cell each, in a grid of `size` cells."""
+        numbers = torch.arange(len(cells), device=cells.device)
+        return GridIndex(cells, cells.new_zeros(size).index_copy_(0, cells, numbers))
+
+
+class SharedPrefixes(NamedTuple):
+    """For each row [B]: the prefix owner, a row not behind it (often itself), and how many first tokens they share."""
+
+    owners: Tensor
+    lengths: Tensor
 
 
 @dataclass(frozen=True)
 class Layout:
-    """B right-padded rows of W places, and the N tokens that stand there.
+    """B right-padded rows of W tokens as a packed sequence of N tokens.
 
-    The first `wanted` of `asked` [M] index those of the N tokens that the caller wants to know about, in order;
-    `askers` is where these M stand.
+    The last layer has a query for M of them only, `queries` [M]; the first `wanted` of these are what the caller asked
+    for, row by row.
     """
 
     rows: int
     width: int
-    tokens: Stand
-    asked: Tensor
-    askers: Stand
+    grid: GridIndex
+    queries: Tensor
+    query_grid: GridIndex
     wanted: int
 
     @staticmethod
-    def of(lengths: Tensor, first: Tensor, multiple: int, twins: Tensor | None = None) -> Layout:
-        """Rows of `lengths` [B] tokens, of which those from place `first` [B] on are wanted.
+    def of(lengths: Tensor, first: Tensor, multiple: int, prefixes: SharedPrefixes | None = None) -> Layout:
+        """Rows of `lengths` [B] tokens, of which those from position `first` [B] on are wanted.
 
-        `twins` [2, B] says of each row with which row before it (or itself) it shares how many first tokens: those that
-        are not wanted are computed once. N and M are rounded up to `multiple` as far as possible: by pads, which no
-        token sees, and by asking for more.
+        Tokens of a shared prefix are computed in its owner's row only, unless they are wanted. N and M are rounded up
+        to `multiple` as far as there are cells for it: with padding, which no token sees, and with further queries.
         """
         width, size = int(lengths.max()), len(lengths) * int(lengths.max())
-        steps = torch.arange(width, device=lengths.device)
-        real = steps < lengths[:, None]
-        own = real if twins is None else real & (steps >= _shared(twins, first)[:, None])
-        places = _filled_up(own.flatten(), ~real.flatten(), multiple)
-        wanted = (real & (steps >= first[:, None])).flatten()[places]
-        asked = _filled_up(wanted, ~wanted, multiple)
-        tokens = Stand.of(places, size)
-        if twins is not None:
-            lent = (real & ~own).flatten().nonzero().squeeze(1)
-            lenders = tokens.source[twins[0][lent // width] * width + lent % width]
-            tokens = Stand(places, tokens.source.index_copy(0, lent, lenders), lent, lenders)
-        return Layout(len(lengths), width, tokens, asked, Stand.of(places[asked], size), int(wanted.sum()))
+        positions = torch.arange(width, device=lengths.device)
+        real = positions < lengths[:, None]
+        own = real if prefixes is None else real & (positions >= _tokens_of_owner(prefixes, first)[:, None])
+        cells = _rounded_up(own.flatten(), ~real.flatten(), multiple)
+        wanted = (real & (positions >= first[:, None])).flatten()[cells]
+        queries = _rounded_up(wanted, ~wanted, multiple)
+        grid = GridIndex.of(cells, size)
+        if prefixes is not None:
+            shared_cells = (real & ~own).flatten().nonzero().squeeze(1)
+            owner_cells = prefixes.owners[shared_cells // width] * width + shared_cells % width
+            shared_tokens = grid.tokens[owner_cells]
+            tokens = grid.tokens.index_copy(0, shared_cells, shared_tokens)
+            grid = GridIndex(cells, tokens, shared_cells, shared_tokens)
+        return Layout(len(lengths), width, grid, queries, GridIndex.of(cells[queries], size), int(wanted.sum()))
 
 
-def _shared(twins: Tensor, first: Tensor) -> Tensor:
-    """[B] how many of a row's first tokens another row computes."""
-    leaders, alike = twins
-    return torch.where(leaders == torch.arange(len(first), device=first.device), 0, torch.minimum(alike, first))
+def _tokens_of_owner(prefixes: SharedPrefixes, first: Tensor) -> Tensor:
+    """[B] how many of a row's first tokens are computed in another row."""
+    owners, lengths = prefixes
+    owns = owners == torch.arange(len(first), device=first.device)
+    return torch.where(owns, 0, torch.minimum(lengths, first))
 
 
-def _numbers(places: Tensor, size: int) -> Tensor:
-    """[size] the number of the token at each place, 0 where none is."""
-    return places.new_zeros(size).index_copy_(0, places, torch.arange(len(places), device=places.device))
-
-
-def _filled_up(chosen: Tensor, others: Tensor, multiple: int) -> Tensor:
-    """Where `chosen` [n] is true; behind that as many of the `others` [n] as a multiple needs, if there are as many."""
+def _rounded_up(chosen: Tensor, others: Tensor, multiple: int) -> Tensor:
+    """The indices where `chosen` [n] is true, then those of as many `others` [n] as a multiple lacks and there are."""
     inside, rest = chosen.nonzero().squeeze(1), others.nonzero().squeeze(1)
     return torch.cat((inside, rest[: -len(inside) % multiple]))

@@ -9,28 +9,28 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignpipe.options import Forward, LinearType
-from alignpipe.training.linears import multiplied_in, multiply_in_bfloat16
+from alignpipe.options import Forward, ModelLinearDtype
+from alignpipe.training.linears import linear_dtype_of, multiply_in_bfloat16
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families of transformers with one shape of block; biases and norms of queries and keys are their submodules' own."""
 _ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that give a position the same values whatever the length of the row."""
 _MULTIPLE = 64
-_CHOICE = "_alignpipe_forward"
+_FORWARD = "_alignpipe_forward"
 
 M = TypeVar("M", bound=PreTrainedModel)
 
 
-def run_by(model: M, forward: Forward, linear_dtype: LinearType | None) -> M:
-    """Choose how this model is run from now on, and in which type its linear layers but the head multiply.
+def set_forward(model: M, forward: Forward, linear_dtype: ModelLinearDtype | None) -> M:
+    """Set how this model is run from now on, and in which type its linear layers but the head multiply.
 
-    A model nobody has chosen for is run by `Forward.auto`, multiplying in the type of its weights.
+    The default is `Forward.auto`, and the type of the weights.
 
     Raises `ModelError` if the model has no linear layers that could.
     """
-    setattr(model, _CHOICE, forward)
-    if linear_dtype is LinearType.bfloat16:
+    setattr(model, _FORWARD, forward)
+    if linear_dtype is ModelLinearDtype.bfloat16:
         multiply_in_bfloat16(model)
     return model
 
@@ -45,23 +45,23 @@ class Parts:
 
     @property
     def plain_head(self) -> nn.Linear | None:
-        """The head, if it is nothing but a product; an adapter, or a hook on it, wants it called."""
+        """The head, if it is a plain linear layer; one with adapters or hooks has to be called."""
         head = self.head
         hooked = head._forward_hooks or head._forward_pre_hooks
         return head if type(head) is nn.Linear and not hooked else None
 
     @property
     def multiple(self) -> int:
-        """To which numbers of tokens are rounded up.
+        """The multiple to which numbers of tokens are rounded up.
 
-        On a CPU products in bfloat16 are oneDNN's, which makes code for every shape of factors that it has not met
-        lately: for one of the tiny model's this takes longer than the product, and no two batches are of one length.
+        On a CPU oneDNN multiplies in bfloat16, and compiles code for every shape that it has not met lately. With the
+        tiny model this takes longer than the product itself, and hardly two batches have the same number of tokens.
         """
         return _MULTIPLE if self.linear_dtype is torch.bfloat16 else 1
 
 
-def gains_by_bfloat16(model: PreTrainedModel, device: str) -> bool:
-    """Whether products in bfloat16 were seen to be quicker: by the packed forward, on x86 with instructions for them.
+def faster_in_bfloat16(model: PreTrainedModel, device: str) -> bool:
+    """Whether linear layers in bfloat16 are faster: measured for the packed forward on x86 with instructions for it.
 
     Without these oneDNN computes in float32, with casts before and after. Other processors, GPUs and other forwards
     were not measured.
@@ -74,9 +74,9 @@ def gains_by_bfloat16(model: PreTrainedModel, device: str) -> bool:
 def packable(model: nn.Module, width: int) -> Parts | None:
     """The parts of `model`, if the packed forward computes for rows of `width` tokens what the model's own would.
 
-    Not for other families, other attention than SDPA, rotary embeddings that depend on the row's length, a sliding
-    window that would bite, gradient checkpointing, dropout in attention, adapters other than LoRA, hooks on modules
-    that are not called here, and where `Forward.general` was chosen.
+    None for other families, other attention than SDPA, rotary embeddings that depend on the row's length, a sliding
+    window shorter than the rows, gradient checkpointing, dropout in attention, adapters other than LoRA, hooks on
+    modules that are not called here, and where `Forward.general` is set.
     """
     inner = cast(Any, model)
     if getattr(model, "peft_type", None) == "LORA":
@@ -86,21 +86,21 @@ def packable(model: nn.Module, width: int) -> Parts | None:
     if (
         family is None
         or type(backbone).__name__ != f"{family}Model"
-        or getattr(inner, _CHOICE, None) is Forward.general
+        or getattr(inner, _FORWARD, None) is Forward.general
     ):
         return None
     config, layers = inner.config, list(backbone.layers)
     window = getattr(config, "sliding_window", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    skipped = [model, inner, backbone, *layers, *(layer.self_attn for layer in layers)]
+    not_called = [model, inner, backbone, *layers, *(layer.self_attn for layer in layers)]
     if (
         config._attn_implementation != "sdpa"
         or rope.get("rope_type", "default") not in _ROPES
         or (window is not None and width > window)
         or config.attention_dropout
         or any(layer.gradient_checkpointing for layer in layers)
-        or any(module._forward_hooks or module._forward_pre_hooks for module in skipped)
+        or any(module._forward_hooks or module._forward_pre_hooks for module in not_called)
     ):
         return None
     head = inner.lm_head if hasattr(inner, "lm_head") else inner.score
-    return Parts(backbone, head, multiplied_in(layers[0]))
+    return Parts(backbone, head, linear_dtype_of(layers[0]))

@@ -109,8 +109,8 @@ def _filter_calls(code: bytes) -> None:
 def _settle(job: dict[str, Any], fds: list[int], folder: str) -> None:
     """Make this forked process one that only holds what the tested code may hold."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in fds]
-    for place, fd in enumerate(high):
-        os.dup2(fd, place, inheritable=place < 3)
+    for number, fd in enumerate(high):
+        os.dup2(fd, number, inheritable=number < 3)
     os.closerange(_CHILD_FDS, 1024)
     os.setsid()
     os.chdir(folder)

@@ -1,7 +1,7 @@
 """Locks this process up by what the kernel gives, then runs another program there as process 1.
 
-Given to an interpreter as text, with two arguments: the setup (JSON: parent, outer_id, places, devices, disk_bytes) and
-the program. What is locked up sees a file system of the named places only (read-only) and a private `/tmp`, no network
+Given to an interpreter as text, with two arguments: the setup (JSON: parent, outer_id, paths, devices, disk_bytes) and
+the program. What is locked up sees a file system of the named paths only (read-only) and a private `/tmp`, no network
 but its own dead loopback, none of the host's processes, and is an unprivileged user without capabilities.
 """
 
@@ -91,7 +91,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _furnish(setup: dict[str, Any]) -> None:
-    """Put a new root in place of the host's: the places, a few devices, a private /tmp; nothing else."""
+    """Put a new root in place of the host's: the paths, a few devices, a private /tmp; nothing else."""
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     base = setup["base"]
     _mount("tmpfs", base, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m")
@@ -99,18 +99,18 @@ def _furnish(setup: dict[str, Any]) -> None:
     os.chdir(base)
     _check(_libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"host"), "pivot_root")
     os.chdir("/")
-    for place in setup["places"]:
-        source = "/host" + place
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+    for path in setup["paths"]:
+        source = "/host" + path
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.islink(source):
-            os.symlink(os.readlink(source), place)
+            os.symlink(os.readlink(source), path)
             continue
         if os.path.isdir(source):
-            os.makedirs(place, exist_ok=True)
+            os.makedirs(path, exist_ok=True)
         else:
-            _write(place, "")
-        _mount(source, place, None, _MS_BIND | _MS_REC)
-        _restrict(place, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)
+            _write(path, "")
+        _mount(source, path, None, _MS_BIND | _MS_REC)
+        _restrict(path, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)
     os.mkdir("/dev")
     for device in setup["devices"]:
         _write(device, "")

@@ -1,19 +1,16 @@
-"""One reward, chosen and configured as in a run, and built without running anything."""
+"""Choosing and configuring one reward by Hydra as a run does, without a run: for `score` and `plugins check`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
-from pathlib import PurePath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from alignpipe.api import Reward, Selected
 from alignpipe.config.checks import check_complete
@@ -29,7 +26,7 @@ from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.requirements import check_machine
 
-_HEEDED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
+_USED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
 """The run settings that matter where a reward is asked outside of a run."""
 
 
@@ -60,7 +57,7 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
     Raises `PluginError` and `ConfigError` as a run does.
     """
     registered = registry().get("reward", option)
-    _check_heeded(overrides)
+    _check_overrides(overrides)
     with composing():
         cfg = compose("config", [f"reward={option}", *overrides])
         settings = run_settings(cfg, registry())
@@ -71,75 +68,26 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
     return Chosen(registered, selected, settings, tuple(overrides))
 
 
-def as_overrides(config: Any) -> dict[str, list[str]]:
-    """A reward's options as overrides of the command line, by field; the inverse of `choose`.
-
-    Fields that hold what Hydra's grammar has no word for are left out.
-    """
-    found = {}
-    for entry in fields(config):
-        if entry.init:
-            with suppress(_Unsayable):
-                found[entry.name] = list(_overrides(f"reward.{entry.name}", getattr(config, entry.name)))
-    return found
-
-
 def chosen_settings(overrides: Sequence[str]) -> RunSettings:
     """The run settings alone, for a reward that brings its options with it.
 
     Raises `ConfigError` as a run does.
     """
-    _check_heeded(overrides)
+    _check_overrides(overrides)
     with composing():
         settings = run_settings(compose("config", list(overrides)), registry())
     check_machine_settings(settings)
     return settings
 
 
-def _check_heeded(overrides: Sequence[str]) -> None:
-    """Raise `ConfigError` for an override of what only a run has."""
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` for an override of a setting that only a run uses."""
     for text in overrides:
-        if re.split(r"[=.@]", text.lstrip("+~"))[0] not in ("reward", *_HEEDED):
+        if re.split(r"[=.@]", text.lstrip("+~"))[0] not in ("reward", *_USED):
             raise ConfigError(
                 f"{text}: no run is made here, so this would change nothing; what counts beside reward.<key>: "
-                f"{', '.join(_HEEDED)}"
+                f"{', '.join(_USED)}"
             )
-
-
-class _Unsayable(Exception):
-    """A value that Hydra's grammar has no word for."""
-
-
-def _overrides(key: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Selected):
-        yield f"+{value.group}@{key}={value.name}"
-        value = value.config
-    if is_dataclass(value):
-        nested = {entry.name: getattr(value, entry.name) for entry in fields(value) if entry.init}
-    elif isinstance(value, Mapping) and any(isinstance(item, Selected) for item in value.values()):
-        nested = dict(value)
-    else:
-        yield f"{key}={_word(value)}"
-        return
-    for name, item in nested.items():
-        yield from _overrides(f"{key}.{name}", item)
-
-
-def _word(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, int | float):
-        return repr(value)
-    value = str(value) if isinstance(value, PurePath) else value
-    if isinstance(value, str) and "${" not in value:
-        return QuotedString(value, Quote.double).with_quotes()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_word, value))}]"
-    if isinstance(value, Mapping) and all(re.fullmatch(r"[A-Za-z_]\w*", str(name)) for name in value):
-        return "{" + ",".join(f"{name}:{_word(item)}" for name, item in value.items()) + "}"
-    raise _Unsayable
 
 
 @contextmanager
