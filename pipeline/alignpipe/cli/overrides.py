@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from alignpipe.config.paths import conf_dir
 from alignpipe.registry import registry
 
-_CHOICE = re.compile(r"(?P<head>\+?(?P<group>[\w/]+)(?P<place>@[\w.-]+)?=)(?P<listed>(?:\w+,)*)(?P<begun>\w*)")
+_CHOICE = re.compile(r"(?P<head>\+?(?P<group>[\w/]+)(?P<package>@[\w.-]+)?=)(?P<listed>(?:\w+,)*)(?P<begun>\w*)")
 """`reward=a,b` and `+reward@reward.members.polite=a`."""
 _KEY_OF_KEYS = re.compile(r"(?P<slot>\w+)\.(?P<field>\w+)\.[\w-]*")
 """`reward.weights.` and what was typed of the next key."""
@@ -21,9 +21,9 @@ def override_words(typed: Sequence[str], current: str) -> list[str]:
 
 
 def _options(current: str) -> list[str]:
-    """Options after `<group>@<place>=`, and those that may follow in a list of a sweep (`reward=a,`)."""
+    """Options after `<group>@<package>=`, and those that may follow in a list of a sweep (`reward=a,`)."""
     found = _CHOICE.fullmatch(current)
-    if found is None or not (found["place"] or found["listed"]):
+    if found is None or not (found["package"] or found["listed"]):
         return []
     listed = found["listed"].split(",")
     options = registry().options(found["group"]) or _presets(found["group"])
@@ -43,8 +43,8 @@ def _members(typed: Sequence[str], current: str) -> list[str]:
         return []
     slot, field = found["slot"], found["field"]
     placed = re.compile(rf"\+?{slot}@{slot}\.(?P<beside>\w+)\.(?P<name>[\w-]+)=\w+")
-    places = [place for word in typed if (place := placed.fullmatch(word)) is not None]
-    named = [place["name"] for place in places if place["beside"] != field]
+    matches = [match for word in typed if (match := placed.fullmatch(word)) is not None]
+    named = [match["name"] for match in matches if match["beside"] != field]
     chosen = [option for word in typed for name, _, option in [word.partition("=")] if name == slot]
     if not (named and chosen and _is_dictionary(slot, chosen[-1], field)):
         return []

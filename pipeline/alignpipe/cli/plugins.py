@@ -155,8 +155,8 @@ def _columns(offer: Registered) -> list[tuple[str, str]]:
     columns = made.columns or getattr(made.target, "columns", ())
     if not isinstance(columns, Mapping | list | tuple):  # a property, which knows it once the reward is built
         return []
-    told = [f"{name} (such as {columns[name]!r:.60})" if isinstance(columns, Mapping) else name for name in columns]
-    return [("reads columns", ", ".join(told) or "-")]
+    shown = [f"{name} (such as {columns[name]!r:.60})" if isinstance(columns, Mapping) else name for name in columns]
+    return [("reads columns", ", ".join(shown) or "-")]
 
 
 def _port(port: Port) -> str:

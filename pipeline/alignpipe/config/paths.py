@@ -18,5 +18,5 @@ def conf_dir() -> Path:
     for folder in candidates:
         if (folder / "config.yaml").is_file():
             return folder
-    places = " nor ".join(map(str, candidates))
-    raise ConfigError(f"config.yaml is neither in {places}; install alignpipe again")
+    tried = " nor ".join(map(str, candidates))
+    raise ConfigError(f"config.yaml is neither in {tried}; install alignpipe again")

@@ -24,8 +24,9 @@ from alignpipe.registry import registry
 SETTINGS = "run_settings"
 """The config that holds the run settings; `config.yaml` begins with it."""
 CALLBACKS = "hydra/callbacks/alignpipe"
-"""The config that makes Hydra tell `cli/sweeps.py` of a sweep; a class is named here because no YAML may name one."""
-TOLD_OF_SWEEPS = "alignpipe.cli.sweeps.Sweep"
+"""The config that registers our Hydra callback for sweeps."""
+SWEEP_CALLBACK = "alignpipe.cli.sweeps.SweepCallback"
+"""The callback's class: named here, because no YAML may name code to run."""
 
 
 class OptionError(PluginError, ConfigCompositionException):
@@ -53,7 +54,7 @@ class PluginConfigSource(ConfigSource):
         if path == SETTINGS:
             return ConfigResult("alignpipe", "plugins://", settings_node(), {"package": "_global_"})
         if path == CALLBACKS:
-            node = OmegaConf.create({"sweep": {"_target_": TOLD_OF_SWEEPS}})
+            node = OmegaConf.create({"sweep": {"_target_": SWEEP_CALLBACK}})
             return ConfigResult("alignpipe", "plugins://", node, {"package": "hydra.callbacks"})
         group, _, name = path.partition("/")
         try:
@@ -61,7 +62,7 @@ class PluginConfigSource(ConfigSource):
             node = component_node(registered)
         except AlignpipeError as error:
             raise OptionError(str(error)) from error
-        # Several trackers run side by side, so each has a place of its own.
+        # Several trackers run side by side, so each has a key of its own.
         package = f"tracker.{name}" if group == "tracker" else None
         return ConfigResult(registered.provider, "plugins://", node, {"package": package})
 

@@ -156,13 +156,13 @@ def _unique(entry_points: Iterable[EntryPoint]) -> list[tuple[str, str, EntryPoi
     found = []
     for entry_point in entry_points:
         dist = entry_point.dist
-        place = str(getattr(dist, "_path", dist))
-        if place not in identities:  # each asking reads and parses the distribution's metadata
+        location = str(getattr(dist, "_path", dist))
+        if location not in identities:  # each asking reads and parses the distribution's metadata
             metadata = dist.metadata if dist is not None else {"Name": "unknown", "Version": ""}
-            identities[place] = (normalise(metadata["Name"]), metadata["Version"])
-        name, version = identities[place]
+            identities[location] = (normalise(metadata["Name"]), metadata["Version"])
+        name, version = identities[location]
         # Distribution objects of one folder are made anew per query, so the folder is what tells two copies apart.
-        if owners.setdefault(name, place) == place:
+        if owners.setdefault(name, location) == location:
             found.append((name, version, entry_point))
     return sorted(found, key=lambda item: (item[0] != BUILT_IN, item[0], item[2].name, item[2].value))
 

@@ -41,11 +41,11 @@ def execute(run: RunConfig, registry: Registry) -> int:
     Raises `ConfigError` and the like before any work if the run cannot be as it is configured, later whatever a stage
     raised; summary.json is written in that case too.
     """
-    place = this_process()
-    check_machine_settings(run.settings, place)
-    if place.follows:
-        return follow(run, registry, place)
-    with leading(place) as crew:
+    process = this_process()
+    check_machine_settings(run.settings, process)
+    if process.follows:
+        return follow(run, registry, process)
+    with leading(process) as crew:
         return _lead(run, registry, crew)
 
 
@@ -70,8 +70,8 @@ def _attempt(
     """One attempt at the run: what must hold before any work, then the stages."""
     planner = Planner(run, registry, store)
     if any(decision.action != "hit" for decision in make_plan(planner)):  # what is stored needs no particular machine
-        check_requirements(planner, run.settings, crew.place)
-        check_device(run.settings, crew.place)
+        check_requirements(planner, run.settings, crew.process)
+        check_device(run.settings, crew.process)
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
     with storing("opening the run's folder", run.folder):

@@ -88,7 +88,7 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     if decision.damaged is not None:
         job.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
-    device = prepare_device(job.run.settings, job.crew.place)
+    device = prepare_device(job.run.settings, job.crew.process)
     job.observers.tell("alignpipe_stage_started", info=job.info, stage=spec.name)
     work = job.store.work(spec.name, decision.key)
     work.prepare(decision.code, decision.restart)

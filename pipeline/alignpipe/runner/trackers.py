@@ -8,7 +8,7 @@ from typing import Any
 from alignpipe.api import AlertingTracker, Artifact, BuildContext, RunInfo, Selected, Tracker
 from alignpipe.api.tracking import Level, Status
 from alignpipe.errors import ConfigError
-from alignpipe.runner.recording import Fact, facts_of, news
+from alignpipe.runner.recording import Logged, logged_values, new_values
 
 
 class Trackers:
@@ -21,7 +21,7 @@ class Trackers:
         """
         self._say = say
         self._active: dict[str, Tracker] = {}
-        self._known: dict[str, set[Fact]] = {}
+        self._known: dict[str, set[Logged]] = {}
         for name, choice in selected.items():
             tracker = self._guard(name, ctx.build, choice)
             if tracker is not None:
@@ -34,13 +34,13 @@ class Trackers:
         """
         ids = {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
         again = [name for name, run_id in ids.items() if info.tracker_ids.get(name) == run_id]
-        self._known = {name: facts_of(info.earlier.get(name, ())) for name in again}
+        self._known = {name: logged_values(info.earlier.get(name, ())) for name in again}
         return ids
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of one step of one stage; a run that goes on is not told what it knows."""
         for name, tracker in list(self._active.items()):
-            if fresh := news(stage, metrics, step, self._known.get(name, set())):
+            if fresh := new_values(stage, metrics, step, self._known.get(name, set())):
                 self._guard(name, tracker.log, stage, fresh, step)
 
     def alert(self, title: str, text: str, level: Level) -> None:

@@ -116,7 +116,7 @@ class RunRecords:
                 yield record
             except BaseException:
                 if attempts[-1]["status"] == "running":  # it ended before it could say how
-                    with suppress(StoreError):  # what ended it is told
+                    with suppress(StoreError):  # what ended it is reported
                         record.end("failed")
                 raise
 
