@@ -22,9 +22,8 @@ FED = {"dataset": "data " + "a" * 64}
 
 def make_explainer(config, registry=None):
     registry = registry or make_registry()
-    specs = stage_specs(config, registry)
-    sources = resolve_ports(specs, config.settings.inputs, lambda digest: [])
-    return Explainer(config, registry, specs, sources), {spec.name: spec for spec in specs}
+    specs = resolve_ports(stage_specs(config, registry), config.settings.inputs, lambda digest: [])
+    return Explainer(config, registry, specs), {spec.name: spec for spec in specs}
 
 
 def explain(stage="sft", inputs=FED, registry=None, **run):

@@ -10,8 +10,7 @@ from alignpipe.choices import all_selected, entries, plain, revision_of
 from alignpipe.config.model import RunConfig
 from alignpipe.digests import data_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan.sources import BASE, Source
-from alignpipe.plan.specs import StageSpec
+from alignpipe.plan.specs import BASE, StageSpec
 from alignpipe.registry import Registered, Registry
 from alignpipe.store import Explained
 
@@ -26,17 +25,10 @@ class Explainer:
     planning.
     """
 
-    def __init__(
-        self,
-        run: RunConfig,
-        registry: Registry,
-        specs: Sequence[StageSpec],
-        sources: Mapping[str, Mapping[str, Source]],
-    ) -> None:
+    def __init__(self, run: RunConfig, registry: Registry, specs: Sequence[StageSpec]) -> None:
         self._run = run
         self._registry = registry
         self._specs = {spec.name: spec for spec in specs}
-        self._sources = sources
         self._revisions: dict[int, dict[str, str]] = {}
 
     def explain(self, spec: StageSpec, inputs: Mapping[str, str]) -> Explained:
@@ -58,7 +50,7 @@ class Explainer:
 
         Raises `ConfigError` for one that nothing fills.
         """
-        slots = [*spec.uses, *(["model"] if BASE in self._sources[spec.name].values() else [])]
+        slots = [*spec.uses, *(["model"] if BASE in spec.sources.values() else [])]
         for slot in slots:
             if slot not in self._run.selected:
                 raise ConfigError(
@@ -73,7 +65,7 @@ class Explainer:
         with the plugin that made the data and is read by reports.
         """
         chosen = [spec.selected, *self.slots(spec).values()]
-        for source in self._sources[spec.name].values():
+        for source in spec.sources.values():
             upstream = self._specs.get(source.name) if source.origin == "stage" else None
             if upstream and (upstream.makes == "reward" or (upstream.makes, spec.makes) == ("dataset", "report")):
                 chosen.append(upstream.selected)
@@ -88,16 +80,12 @@ class Explainer:
             "version": component.version,
             "config": self._keyed(selected.config, where),
         }
-        revision = self._revision(selected)
-        if revision:
-            described["revision"] = revision
+        config = id(selected.config)
+        if config not in self._revisions:
+            self._revisions[config] = revision_of(selected.config)
+        if self._revisions[config]:
+            described["revision"] = self._revisions[config]
         return described
-
-    def _revision(self, selected: Selected) -> dict[str, str]:
-        known = self._revisions.get(id(selected.config))
-        if known is None:
-            known = self._revisions[id(selected.config)] = revision_of(selected.config)
-        return known
 
     def _keyed(self, value: Any, where: str) -> Any:
         """Plain data of a config value, without the fields that are not keyed."""

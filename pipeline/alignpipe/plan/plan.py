@@ -11,13 +11,12 @@ from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import CodeChange, RunConfig
 from alignpipe.digests import data_digest, folder_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
+from alignpipe.plan.code import code_hashes, compare_code
 from alignpipe.plan.differences import why_missing
 from alignpipe.plan.keys import Explainer, key_of
 from alignpipe.plan.ports import resolve_ports
-from alignpipe.plan.sources import Source
-from alignpipe.plan.specs import StageSpec, stage_specs
-from alignpipe.registry import Registered, Registry
+from alignpipe.plan.specs import Source, StageSpec, stage_specs
+from alignpipe.registry import Registry
 from alignpipe.store import Explained, Store
 
 Action = Literal["hit", "resume", "run", "unknown"]
@@ -64,37 +63,30 @@ class Planner:
     def __init__(self, run: RunConfig, registry: Registry, store: Store) -> None:
         self.run = run
         self.store = store
-        self.specs = stage_specs(run, registry)
-        self.sources = resolve_ports(self.specs, run.settings.inputs, store.find)
-        self._explainer = Explainer(run, registry, self.specs, self.sources)
+        self.specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
+        self._explainer = Explainer(run, registry, self.specs)
+        self.components = self._explainer.components
+        """Every component whose code takes part in a stage."""
         self._checkpoints: dict[str, str] = {}
         # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
         # config has the same name, and so enters the same unfinished run of the trackers again.
-        symbolic = [
-            self._explainer.explain(spec, {port: str(source) for port, source in self.sources[spec.name].items()})
+        keys = [
+            key_of(self._explainer.explain(spec, {port: str(source) for port, source in spec.sources.items()}))
             for spec in self.specs
         ]
-        self.run_key = data_digest({"stages": [key_of(entry) for entry in symbolic], "sweep": run.sweep})
-
-    def components(self, spec: StageSpec) -> tuple[Registered, ...]:
-        """Every component whose code takes part in a stage."""
-        return self._explainer.components(spec)
+        self.run_key = data_digest({"stages": keys, "sweep": run.sweep})
 
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""
-        waiting = sorted(
-            {source.name for source in self.sources[spec.name].values() if source.origin == "stage"} - set(made)
-        )
+        waiting = sorted({source.name for source in spec.sources.values() if source.origin == "stage"} - set(made))
         if waiting:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
-        inputs = {port: self._artifact(source, made) for port, source in self.sources[spec.name].items()}
-        fed = {port: _fed(artifact) for port, artifact in inputs.items()}
-        explained = self._explainer.explain(spec, fed)
+        inputs = {port: self._artifact(source, made) for port, source in spec.sources.items()}
+        explained = self._explainer.explain(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
         key = key_of(explained)
-        components = self.components(spec)
-        code = code_hashes(components)
+        code = code_hashes(self.components(spec))
         decision = Decision(
-            spec, action="run", why=(), key=key, explained=explained, inputs=inputs, slots=self._readable(spec, inputs),
+            spec, action="run", why=(), key=key, explained=explained, inputs=inputs, slots=self._slots(spec, inputs),
             code=code,
         )  # fmt: skip
         stored = self.store.stored(spec.name, key)
@@ -102,18 +94,18 @@ class Planner:
             return self._miss(decision, why_missing(self.store.explained(spec.name), explained))
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
-        changed = changed_parts(stored.code, code)
         setting = self.run.settings.code_change
-        told = f"the code of {', '.join(changed)} changed since {stored.created}"
-        if changed and must_rerun(setting, changed, components):
-            return self._miss(decision, (f"{told} (code_change={setting.name}; code_change=ignore would reuse it)",))
-        warning = f"{told}; its stored result is used all the same (code_change=rerun computes it again)"
+        changed, what_to_do = compare_code(stored.code, code, setting, self.components(spec))
+        changed = f"the code of {changed} changed since {stored.created}"
+        if what_to_do is CodeChange.rerun:
+            return self._miss(decision, (f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)",))
+        warning = f"{changed}; its stored result is used all the same (code_change=rerun computes it again)"
         return replace(
             decision,
             action="hit",
             why=(f"made {stored.created} by {stored.by}",),
             artifact=stored.artifact,
-            warning=warning if changed and setting is not CodeChange.ignore else None,
+            warning=warning if what_to_do is CodeChange.warn else None,
         )
 
     def _miss(self, decision: Decision, why: tuple[str, ...]) -> Decision:
@@ -121,25 +113,25 @@ class Planner:
         unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
         if unfinished is None:
             return replace(decision, why=why)
-        changed = changed_parts(unfinished.code, decision.code)
         components = self.components(decision.spec)
-        if changed and must_rerun(self.run.settings.code_change, changed, components):
-            told = f"an unfinished attempt is not resumed: the code of {', '.join(changed)} changed since"
-            return replace(decision, why=(*why, told), restart=True)
-        warning = f"the attempt it goes on with was made by other code of {', '.join(changed)}"
+        changed, what_to_do = compare_code(unfinished.code, decision.code, self.run.settings.code_change, components)
+        if what_to_do is CodeChange.rerun:
+            reason = f"an unfinished attempt is not resumed: the code of {changed} changed since"
+            return replace(decision, why=(*why, reason), restart=True)
+        warning = f"the attempt it goes on with was made by other code of {changed}"
         return replace(
             decision,
             action="resume",
             step=unfinished.step,
             why=("an earlier attempt did not finish",),
-            warning=warning if changed and self.run.settings.code_change is not CodeChange.ignore else None,
+            warning=warning if what_to_do is CodeChange.warn else None,
         )
 
-    def _readable(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
+    def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
         """What the stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
-        given = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
-        rewards = {stage: choice for stage, choice in self.run.selected.items() if stage in given}
-        return {**self._explainer.slots(spec), **rewards}
+        rewards = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
+        given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}
+        return {**self._explainer.slots(spec), **given}
 
     def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
         if source.origin == "stage":
@@ -169,6 +161,6 @@ def make_plan(planner: Planner) -> list[Decision]:
     return decisions
 
 
-def _fed(artifact: Artifact) -> str:
-    """What feeds a port, as the key sees it: who made it (reports name it) and its digest."""
+def _identity(artifact: Artifact) -> str:
+    """An input as the key holds it: who made it (reports name it) and its digest."""
     return "base" if artifact.stage == "base" else f"{artifact.stage} {artifact.digest}"
