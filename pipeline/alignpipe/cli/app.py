@@ -15,9 +15,8 @@ from omegaconf import DictConfig
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import sweep_report
-from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_config
-from alignpipe.config.source import SWEEP_CALLBACK, register
+from alignpipe.config.source import SWEEP_CALLBACK, conf_dir, register
 from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
 from alignpipe.registry import registry

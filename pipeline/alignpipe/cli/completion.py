@@ -17,8 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.cli.commands import COMMANDS, is_override
-from alignpipe.cli.overrides import override_words
-from alignpipe.cli.values import value_words
+from alignpipe.cli.suggestions import override_words, value_words
 from alignpipe.errors import AlignpipeError
 
 _NAME_KEY = re.compile(r"\.name=$")

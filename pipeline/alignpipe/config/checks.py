@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignpipe.api import SLOTS
 from alignpipe.choices import is_keyed
-from alignpipe.config.convert import registered_of
+from alignpipe.config.convert import children, is_typed, registered_of
 from alignpipe.config.model import RunSettings
-from alignpipe.config.nodes import children, is_typed
 from alignpipe.errors import ConfigError, did_you_mean
 from alignpipe.registry import Registered, Registry
 

@@ -21,9 +21,8 @@ from alignpipe.config.checks import (
     missing_keys,
     stage_components,
 )
-from alignpipe.config.convert import choice_of, registered_of, resolved_data
+from alignpipe.config.convert import choice_of, is_typed, registered_of, resolved_data
 from alignpipe.config.model import RunConfig, RunSettings
-from alignpipe.config.nodes import is_typed
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registry
 

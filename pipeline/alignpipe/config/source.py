@@ -1,12 +1,13 @@
-"""The `plugins://` config source: every option of every plugin becomes a typed option of a Hydra config group.
+"""Where Hydra finds configs: the YAML tree, and `plugins://`, which makes every plugin's option a typed config option.
 
-It is registered in this process only, so that no other Hydra application of the environment sees our plugins; workers
-of a launcher import this module by name and build their own registry.
+That source is registered in this process only, so that no other Hydra application of the environment sees our plugins;
+workers of a launcher import this module by name and build their own registry.
 """
 
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -16,9 +17,10 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+import alignpipe
 from alignpipe.api import SLOTS
-from alignpipe.config.nodes import component_node, settings_node
-from alignpipe.errors import AlignpipeError, PluginError
+from alignpipe.config.convert import component_node, settings_node
+from alignpipe.errors import AlignpipeError, ConfigError, PluginError
 from alignpipe.registry import registry
 
 SETTINGS = "run_settings"
@@ -101,6 +103,20 @@ def register() -> None:
     plugins = Plugins.instance()
     for plugin in (PluginConfigSource, PluginSearchPath):
         plugins.register(plugin)
+
+
+def conf_dir() -> Path:
+    """The absolute folder of `config.yaml`: in a wheel `alignpipe/conf`, in an editable install `conf/`.
+
+    Raises `ConfigError` if neither is there.
+    """
+    package = Path(alignpipe.__file__).resolve().parent
+    candidates = (package / "conf", package.parents[1] / "conf")
+    for folder in candidates:
+        if (folder / "config.yaml").is_file():
+            return folder
+    tried = " nor ".join(map(str, candidates))
+    raise ConfigError(f"config.yaml is neither in {tried}; install alignpipe again")
 
 
 def _clean(config_path: str) -> str:

@@ -19,7 +19,6 @@ from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
 from alignpipe.runner.job import Job, run_info
 from alignpipe.runner.leading import Crew, leading
-from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report, say_how_to_resume
 from alignpipe.runner.requirements import check_device, check_requirements
@@ -27,7 +26,7 @@ from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
 from alignpipe.runner.summary import StageResult, Summary
 from alignpipe.runner.terminal import Terminal
-from alignpipe.runner.trackers import Trackers
+from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import RunRecords, Store
 from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.runs import RunRecord
@@ -98,7 +97,7 @@ def _run_stages(job: Job, record: RunRecord) -> int:
     results = {spec.name: StageResult() for spec in job.planner.specs}
     summary = Summary(job.planner.run_key, record.attempt, results)
     made: dict[str, Artifact] = {}
-    job.observers.tell("alignpipe_run_started", info=job.info)
+    job.observers.notify("alignpipe_run_started", info=job.info)
     try:
         for spec in job.planner.specs:
             if job.signals.requested():
@@ -129,7 +128,7 @@ def _end(
     job.trackers.summary(summary.metrics)
     lines = job.trackers.finish(status)
     record.end(status)
-    job.observers.tell("alignpipe_run_finished", info=job.info, summary=summary.plain())
+    job.observers.notify("alignpipe_run_finished", info=job.info, summary=summary.plain())
     if made is not None:
         final_report(job.run, summary, made, sys.stdout)
     for line in lines:

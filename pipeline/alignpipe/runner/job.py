@@ -9,11 +9,10 @@ from alignpipe.config.model import RunConfig
 from alignpipe.plan import Planner, StageSpec
 from alignpipe.registry import Registry
 from alignpipe.runner.leading import Crew
-from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.terminal import Terminal
-from alignpipe.runner.trackers import Trackers
+from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import Store
 from alignpipe.store.runs import RunRecord
 

@@ -31,13 +31,13 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
         result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
-            job.observers.tell("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
+            job.observers.notify("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
         raise
     result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
     job.trackers.artifact(artifact)
     cached = result.status == "cached"
-    job.observers.tell("alignpipe_stage_finished", info=job.info, stage=spec.name, artifact=artifact, cached=cached)
+    job.observers.notify("alignpipe_stage_finished", info=job.info, stage=spec.name, artifact=artifact, cached=cached)
     return artifact
 
 
@@ -89,12 +89,12 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         job.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
     device = prepare_device(job.run.settings, job.crew.process)
-    job.observers.tell("alignpipe_stage_started", info=job.info, stage=spec.name)
+    job.observers.notify("alignpipe_stage_started", info=job.info, stage=spec.name)
     work = job.store.work(spec.name, decision.key)
     work.prepare(decision.code, decision.restart)
 
     def observe(stage: str, metrics: Mapping[str, float], step: int) -> None:
-        job.observers.tell("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
+        job.observers.notify("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
 
     log = StageLog(spec.name, work.path, job.files, job.trackers.log, observe)
     with job.terminal.bar(spec.name) as bar:

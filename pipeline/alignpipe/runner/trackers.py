@@ -1,4 +1,4 @@
-"""All trackers of a run as one; a tracker that raises is reported once and switched off."""
+"""The trackers and the observers of a run; one that raises is reported once and switched off."""
 
 from __future__ import annotations
 
@@ -74,6 +74,28 @@ class Trackers:
             raise
         except (Exception, SystemExit) as error:
             self._active.pop(name, None)
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            self._say(f"tracker {name} is switched off, the run goes on without it: {told}")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self._say(f"tracker {name} is switched off, the run goes on without it: {reason}")
             return None
+
+
+class Observers:
+    """Calls the lifecycle hooks of the plugins one by one, so that none can stop the others or the run."""
+
+    def __init__(self, hook: Any, say: Callable[[str], None]) -> None:
+        self._hook = hook
+        self._say = say
+        self._off: set[str] = set()
+
+    def notify(self, name: str, **arguments: Any) -> None:
+        """Call one hook of every observer that is still on; an implementation takes the arguments it names."""
+        for implementation in reversed(getattr(self._hook, name).get_hookimpls()):
+            plugin = implementation.plugin_name
+            if plugin in self._off:
+                continue
+            try:
+                implementation.function(*(arguments[argument] for argument in implementation.argnames))
+            except (Exception, SystemExit) as error:
+                self._off.add(plugin)
+                reason = f"its {name} raised {type(error).__name__}: {error}"
+                self._say(f"plugin {plugin} is not told of this run any more: {reason}")
