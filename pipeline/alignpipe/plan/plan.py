@@ -53,6 +53,11 @@ class Decision:
             return "resume" if self.step is None else f"resume at step {self.step}"
         return self.action
 
+    @property
+    def reason(self) -> str:
+        """`why` on one line; its first part may be a heading (`differs from the result of ...:`)."""
+        return "; ".join(self.why).replace(":; ", ": ")
+
 
 class Planner:
     """Decides stage by stage; the plan that is shown and the real run ask the same question.

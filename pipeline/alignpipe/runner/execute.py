@@ -1,4 +1,4 @@
-"""One run from its plan to its summary: the loop over the stages, and every way in which it can end."""
+"""One run from its plan to its summary: the loop over the stages, and all the ways it can end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from alignpipe.store.runs import RunRecord
 
 
 def execute(run: RunConfig, registry: Registry) -> int:
-    """Run all stages; gives the exit code: 0, or 130 / 143 after an interruption.
+    """Run all stages and return the exit code: 0, or 130 / 143 after an interruption.
 
     Of several processes rank 0 does so, and the others help it.
 
@@ -44,18 +44,11 @@ def execute(run: RunConfig, registry: Registry) -> int:
     check_machine_settings(run.settings, process)
     if process.follows:
         return follow(run, registry, process)
-    with leading(process) as crew:
-        return _lead(run, registry, crew)
-
-
-def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
-    """The run, from opening its folder to its summary."""
     terminal = Terminal()
-    store = Store(run.outputs / "store")
-    with StopSignals() as signals:
+    with leading(process) as crew, StopSignals() as signals:
         try:
-            code = _attempt(run, registry, crew, store, terminal, signals)
-        except StageInterrupted as stop:  # nothing has begun: a run's own stages end inside
+            code = _attempt(run, registry, crew, terminal, signals)
+        except StageInterrupted as stop:  # before the first stage: `_run_stages` catches it from then on
             terminal.say(f"interrupted ({stop})")
             code = signals.exit_code
         if code:
@@ -63,10 +56,9 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
     return code
 
 
-def _attempt(
-    run: RunConfig, registry: Registry, crew: Crew, store: Store, terminal: Terminal, signals: StopSignals
-) -> int:
+def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal, signals: StopSignals) -> int:
     """One attempt at the run: what must hold before any work, then the stages."""
+    store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
     if any(decision.action != "hit" for decision in make_plan(planner)):  # what is stored needs no particular machine
         check_requirements(planner, run.settings, crew.process)
@@ -75,8 +67,7 @@ def _attempt(
     store.check_writable()
     with storing("opening the run's folder", run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-    records = RunRecords(store.layout)
-    with records.attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
+    with RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
         info = run_info(run, planner, record)
         try:
             record.note_trackers(trackers.start(info))
@@ -93,7 +84,7 @@ def _attempt(
 
 
 def _run_stages(job: Job, record: RunRecord) -> int:
-    """The stages in order; whatever happens, the run is brought to an end that can be read from its summary."""
+    """Run the stages in order; however that ends, the summary says so."""
     results = {spec.name: StageResult() for spec in job.planner.specs}
     summary = Summary(job.planner.run_key, record.attempt, results)
     made: dict[str, Artifact] = {}

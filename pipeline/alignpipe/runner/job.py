@@ -1,4 +1,4 @@
-"""What the stages of one run share, and what plugins are told of the run."""
+"""What the stages of one run share, and the run as plugins see it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alignpipe.store.runs import RunRecord
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is going on; see the classes of its parts."""
+    """A run while it goes on; see the classes of its parts."""
 
     run: RunConfig
     registry: Registry
@@ -33,9 +33,13 @@ class Job:
     signals: StopSignals
     crew: Crew
 
+    def say(self, stage: str, line: str) -> None:
+        """Show one line about a stage."""
+        self.terminal.say(f"{stage:<8} {line}")
+
 
 def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
-    """The run as trackers and observers hear of it."""
+    """The run as trackers and observers see it."""
     return RunInfo(
         run_key=planner.run_key,
         attempt=record.attempt,

@@ -11,7 +11,7 @@ from typing import Any
 from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.layout import METRICS, TIMINGS
 
-Log = Callable[[str, Mapping[str, float], int], None]
+LogCallback = Callable[[str, Mapping[str, float], int], None]
 """Called with (stage, metrics without the stage's prefix, step)."""
 
 
@@ -50,7 +50,7 @@ class StageLog:
     What an earlier attempt logged is kept up to the step the stage resumes at, and dropped if it starts anew.
     """
 
-    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: Log, observe: Log) -> None:
+    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: LogCallback, observe: LogCallback) -> None:
         self._stage = stage
         self._work = work
         self._run_files = run_files
@@ -106,7 +106,7 @@ class StageLog:
         self._truncated = True
 
 
-def replay(stage: str, folder: Path, run_files: RunFiles, log: Log) -> None:
+def replay(stage: str, folder: Path, run_files: RunFiles, log: LogCallback) -> None:
     """Copy the recorded metrics and timings of a stage to this run's files, and step by step to its trackers."""
     lines = []
     for name in (METRICS, TIMINGS):

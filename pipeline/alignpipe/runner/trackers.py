@@ -87,6 +87,10 @@ class Observers:
         self._say = say
         self._off: set[str] = set()
 
+    def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
+        """Pass on the metrics of one step of one stage."""
+        self.notify("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
+
     def notify(self, name: str, **arguments: Any) -> None:
         """Call one hook of every observer that is still on; an implementation takes the arguments it names."""
         for implementation in reversed(getattr(self._hook, name).get_hookimpls()):
