@@ -89,10 +89,8 @@ def _slots(cfg: DictConfig, stages: dict[str, Any], registry: Registry) -> dict[
     """
     slots: dict[str, DictConfig] = {}
     for key in [*stages, *SLOTS, *registry.groups()]:
-        if key == "tracker" or key in slots or key not in cfg:
-            continue
-        node = cfg._get_node(key)
-        if node is None or (isinstance(node, DictConfig) and node._is_none()):
+        node = _node(cfg, key)
+        if node is None or key == "tracker" or key in slots:
             continue
         if not is_typed(node):
             options = "|".join(registry.options(key))
@@ -107,8 +105,8 @@ def _slots(cfg: DictConfig, stages: dict[str, Any], registry: Registry) -> dict[
 
 def _trackers(cfg: DictConfig) -> dict[str, DictConfig]:
     """The nodes of the trackers, by their full keys."""
-    node = cfg._get_node("tracker") if "tracker" in cfg else None
-    if node is None or (isinstance(node, DictConfig) and node._is_none()):
+    node = _node(cfg, "tracker")
+    if node is None:
         return {}
     if not isinstance(node, DictConfig):
         raise ConfigError("tracker: choose trackers with tracker=[<option>,...]")
@@ -119,3 +117,9 @@ def _trackers(cfg: DictConfig) -> dict[str, DictConfig]:
             raise ConfigError(f"tracker.{name}: {name} is not chosen as a tracker; use tracker=[...,{name}]")
         trackers[f"tracker.{name}"] = child
     return trackers
+
+
+def _node(cfg: DictConfig, key: str) -> Any:
+    """The node under a key, unresolved; None if it is missing or null."""
+    node = cfg._get_node(key) if key in cfg else None
+    return None if isinstance(node, DictConfig) and node._is_none() else node

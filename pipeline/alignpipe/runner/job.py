@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from alignpipe.api import RunInfo
 from alignpipe.config.model import RunConfig
-from alignpipe.plan import Planner, StageSpec
+from alignpipe.plan import Planner
 from alignpipe.registry import Registry
 from alignpipe.runner.leading import Crew
 from alignpipe.runner.recording import RunFiles
@@ -48,13 +48,12 @@ def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
         overrides=run.overrides,
         stages=tuple(spec.name for spec in planner.specs),
         sweep=run.sweep,
-        components={spec.name: _offered(planner, spec) for spec in planner.specs},
+        components={
+            spec.name: ", ".join(
+                str(entry) for entry in planner.components(spec) if entry.component.group == spec.selected.group
+            )
+            for spec in planner.specs
+        },
         tracker_ids=dict(record.tracker_ids),
         earlier=record.earlier,
     )
-
-
-def _offered(planner: Planner, spec: StageSpec) -> str:
-    """Who offers what fills a stage, with versions; of a mix of rewards each of them."""
-    group = spec.selected.group
-    return ", ".join(str(entry) for entry in planner.components(spec) if entry.component.group == group)

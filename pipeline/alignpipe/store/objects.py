@@ -1,4 +1,4 @@
-"""Published objects: building one, checking one cheaply or deeply, and moving a damaged one away."""
+"""Published objects: building one, checking one, moving a damaged one away."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def place_object(
     """
     stage, digest = manifest["stage"], manifest["digest"]
     target = layout.object(stage, digest)
+    artifact = Artifact(manifest["kind"], stage, target / "payload", digest)
     staging = work / "object"
     if staging.exists():
         shutil.rmtree(staging)
@@ -67,30 +68,21 @@ def place_object(
             (staging / "payload" / entry["path"]).chmod(_READ_ONLY)
         write_json(staging / "manifest.json", manifest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _rename_unless_there(staging, target):
+        try:
+            staging.rename(target)
+        except OSError:
+            if not target.exists():  # else another process has published the same object meanwhile
+                raise
+        else:
             sync(target.parent)
-            return Artifact(manifest["kind"], stage, target / "payload", digest)
-    _add_records(records, records_folder(target, key))
-    return Artifact(manifest["kind"], stage, target / "payload", digest)
-
-
-def _rename_unless_there(source: Path, target: Path) -> bool:
-    """Rename a folder; False if another process published the same object meanwhile."""
-    try:
-        source.rename(target)
-    except OSError:
-        if target.exists():
-            return False
-        raise
-    return True
-
-
-def _add_records(records: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    records.rename(target)
-    sync(target.parent)
+            return artifact
+    known = records_folder(target, key)
+    known.parent.mkdir(exist_ok=True)
+    if known.exists():
+        shutil.rmtree(known)
+    records.rename(known)
+    sync(known.parent)
+    return artifact
 
 
 def problem_of(obj: Path, deep: bool = False) -> str | None:
