@@ -434,8 +434,8 @@ def test_store_commands(store, capsys):
         with pytest.raises(StoreError, match=r"there is no store .*elsewhere/store; --outputs names"):
             store_main([command, "--outputs", "elsewhere"])
     listing = shown("ls")
-    assert listing.startswith("stage      digest")
-    assert f"sft        {artifact.digest[:12]}  policy" in listing
+    assert listing.startswith("stage  digest")
+    assert f"sft    {artifact.digest[:12]}  policy" in listing
     assert "unfinished" in listing
     assert "1 folders, " in shown("gc")
     assert "within the last hour" not in shown("gc")

@@ -53,12 +53,13 @@ def _words(line: str, argv: list[str]) -> list[str]:
     """All candidates for the last word of `line`; the shell function picks those that fit what was typed."""
     typed = line.split()[1:]
     current = "" if line.endswith(" ") or not typed else typed.pop()
-    if typed and typed[0] in COMMANDS and typed[0] != "plan":
+    words = COMMANDS[typed[0]].words if typed and typed[0] in COMMANDS else None
+    if words is not None:
         run = _as_run(typed)
         given = override_words(run, current)
         if run and not given and current.startswith(_TAKEN):
             given = _key_words(run, current, argv)
-        return given or _fitting(COMMANDS[typed[0]].words(typed[1:]), current)
+        return given or _fitting(words(typed[1:]), current)
     own = [] if typed else _fitting(list(COMMANDS), current)
     run = typed[1:] if typed[:1] == ["plan"] else typed
     return own + (override_words(run, current) or _key_words(run, current, argv))
