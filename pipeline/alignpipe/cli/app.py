@@ -86,14 +86,14 @@ def plan_job(cfg: DictConfig) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Take back the folder that Hydra made for a run that ended before it began: bad input leaves nothing behind."""
+    """Remove the folder that Hydra made for a run that failed before it began: bad input leaves nothing behind."""
     if (folder / "summary.json").exists():
         return
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         (folder / ".hydra" / name).unlink(missing_ok=True)
-    runs = [folder.parent] if folder.parent.name == "runs" else []
-    above = runs + [parent for parent in folder.parents if Path.cwd() in parent.parents and parent not in runs]
-    for path in (folder / ".hydra", folder, *above):
+    above = list(folder.parents)
+    ours = [path for path in above if Path.cwd() in path.parents or (path == above[0] and path.name == "runs")]
+    for path in (folder / ".hydra", folder, *ours):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 

@@ -1,4 +1,4 @@
-"""Stage keys: the sha256 of everything a stage's result depends on, kept readable so that a miss can be explained."""
+"""Stage keys: the sha256 of a fingerprint, which is everything a stage's result depends on, in readable form."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from alignpipe.digests import data_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.specs import BASE, StageSpec
 from alignpipe.registry import Registered, Registry
-from alignpipe.store import Explained
+from alignpipe.store import Fingerprint
 
 KEY_SCHEMA = 1
 
 
-class Explainer:
-    """Describes stages as plain data; remembers file revisions, so that a user's files are hashed once a run.
+class Fingerprints:
+    """Makes the fingerprints of a run's stages.
 
-    A config dataclass may offer `revision() -> Mapping[str, str]`, which names the state of what lies outside the
-    config (hashes of data files, a hub revision, the digest of a local checkpoint). It is called here only, when
-    planning.
+    A config dataclass may offer `revision() -> Mapping[str, str]`, the state of what lies outside the config (hashes of
+    data files, a hub revision, the digest of a local checkpoint). It is called here only, and once a run.
     """
 
     def __init__(self, run: RunConfig, registry: Registry, specs: Sequence[StageSpec]) -> None:
@@ -31,11 +30,11 @@ class Explainer:
         self._specs = {spec.name: spec for spec in specs}
         self._revisions: dict[int, dict[str, str]] = {}
 
-    def explain(self, spec: StageSpec, inputs: Mapping[str, str]) -> Explained:
-        """Everything the stage's result depends on; `inputs` says what feeds each port (`sft <digest>`)."""
+    def of(self, spec: StageSpec, inputs: Mapping[str, str]) -> Fingerprint:
+        """The fingerprint of a stage; `inputs` says what feeds each port (`sft <digest>`)."""
         return {
             "schema": KEY_SCHEMA,
-            "stage": spec.name,  # objects lie by stage, so ppo and ppo_2 share none
+            "stage": spec.name,  # objects are stored by stage, so ppo and ppo_2 share none
             "component": self._describe(spec.selected, spec.name),
             "seed": self._run.settings.seed,
             "uses": {slot: self._describe(choice, slot) for slot, choice in self.slots(spec).items()},
@@ -80,11 +79,11 @@ class Explainer:
             "version": component.version,
             "config": self._keyed(selected.config, where),
         }
-        config = id(selected.config)
-        if config not in self._revisions:
-            self._revisions[config] = revision_of(selected.config)
-        if self._revisions[config]:
-            described["revision"] = self._revisions[config]
+        number = id(selected.config)
+        if number not in self._revisions:
+            self._revisions[number] = revision_of(selected.config)
+        if self._revisions[number]:
+            described["revision"] = self._revisions[number]
         return described
 
     def _keyed(self, value: Any, where: str) -> Any:
@@ -102,10 +101,10 @@ class Explainer:
         raise ConfigError(f"{where}={value!r}: a value of type {type(value).__name__} cannot be part of a stage's key")
 
 
-def key_of(explained: Explained) -> str:
+def key_of(fingerprint: Fingerprint) -> str:
     """The key: 64 hex digits."""
     try:
-        return data_digest(explained)
+        return data_digest(fingerprint)
     except ValueError as error:
-        stage = explained["stage"]
+        stage = fingerprint["stage"]
         raise ConfigError(f"the config of stage {stage!r} holds NaN or an infinity, which cannot be keyed") from error

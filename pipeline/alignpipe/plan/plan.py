@@ -13,11 +13,11 @@ from alignpipe.digests import data_digest, folder_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.code import code_hashes, compare_code
 from alignpipe.plan.differences import why_missing
-from alignpipe.plan.keys import Explainer, key_of
+from alignpipe.plan.keys import Fingerprints, key_of
 from alignpipe.plan.ports import resolve_ports
 from alignpipe.plan.specs import Source, StageSpec, stage_specs
 from alignpipe.registry import Registry
-from alignpipe.store import Explained, Store
+from alignpipe.store import Fingerprint, Store
 
 Action = Literal["hit", "resume", "run", "unknown"]
 
@@ -26,7 +26,7 @@ Action = Literal["hit", "resume", "run", "unknown"]
 class Decision:
     """What is to be done with one stage.
 
-    `key`, `explained`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
+    `key`, `fingerprint`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
     `restart` comes with `run` only: what an earlier attempt left (of other code) must not be resumed, and is thrown
     away. `warning` is a line for the user.
     """
@@ -35,7 +35,7 @@ class Decision:
     action: Action
     why: tuple[str, ...]
     key: str = ""
-    explained: Explained = field(default_factory=dict)
+    fingerprint: Fingerprint = field(default_factory=dict)
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     slots: Mapping[str, Selected] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
@@ -69,14 +69,14 @@ class Planner:
         self.run = run
         self.store = store
         self.specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
-        self._explainer = Explainer(run, registry, self.specs)
-        self.components = self._explainer.components
+        self._fingerprints = Fingerprints(run, registry, self.specs)
+        self.components = self._fingerprints.components
         """Every component whose code takes part in a stage."""
         self._checkpoints: dict[str, str] = {}
         # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
         # config has the same name, and so enters the same unfinished run of the trackers again.
         keys = [
-            key_of(self._explainer.explain(spec, {port: str(source) for port, source in spec.sources.items()}))
+            key_of(self._fingerprints.of(spec, {port: str(source) for port, source in spec.sources.items()}))
             for spec in self.specs
         ]
         self.run_key = data_digest({"stages": keys, "sweep": run.sweep})
@@ -87,16 +87,12 @@ class Planner:
         if waiting:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
         inputs = {port: self._artifact(source, made) for port, source in spec.sources.items()}
-        explained = self._explainer.explain(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
-        key = key_of(explained)
-        code = code_hashes(self.components(spec))
-        decision = Decision(
-            spec, action="run", why=(), key=key, explained=explained, inputs=inputs, slots=self._slots(spec, inputs),
-            code=code,
-        )  # fmt: skip
-        stored = self.store.stored(spec.name, key)
+        fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
+        key, code = key_of(fingerprint), code_hashes(self.components(spec))
+        decision = Decision(spec, "run", (), key, fingerprint, inputs, self._slots(spec, inputs), code)
+        stored = self.store.lookup(spec.name, key)
         if stored is None:
-            return self._miss(decision, why_missing(self.store.explained(spec.name), explained))
+            return self._miss(decision, why_missing(self.store.fingerprints(spec.name), fingerprint))
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
         setting = self.run.settings.code_change
@@ -136,7 +132,7 @@ class Planner:
         """What the stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
         rewards = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
         given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}
-        return {**self._explainer.slots(spec), **given}
+        return {**self._fingerprints.slots(spec), **given}
 
     def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
         if source.origin == "stage":

@@ -100,7 +100,7 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         decision.key,
         work,
         kind=spec.makes,
-        explained=decision.explained,
+        fingerprint=decision.fingerprint,
         code=decision.code,
         run_key=job.planner.run_key,
         folder=job.run.folder,

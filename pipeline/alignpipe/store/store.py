@@ -25,8 +25,8 @@ _COMPARED_KEYS = 200
 """How many known keys of a stage, newest first, a miss is compared with."""
 
 
-Explained = dict[str, Any]
-"""What went into a key, as plain data."""
+Fingerprint = dict[str, Any]
+"""What a key is the digest of, as plain data; files hold it under `explained`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Store:
 
     # --- what the plan asks; nothing here writes ---
 
-    def stored(self, stage: str, key: str) -> Stored | None:
+    def lookup(self, stage: str, key: str) -> Stored | None:
         """The result under a key, cheaply checked; None if the key is unknown."""
         entry = read_json(self.layout.index(stage, key))
         if not isinstance(entry, dict):
@@ -64,8 +64,8 @@ class Store:
             problem = f"the stored object {obj.name[:12]} has lost the record of this key"
         return Stored(artifact, _shown(entry["created"]), entry["folder"], (record or {}).get("code", {}), problem)
 
-    def explained(self, stage: str) -> Iterator[tuple[str, Explained]]:
-        """(when, what went into it) of the keys known for a stage, newest first."""
+    def fingerprints(self, stage: str) -> Iterator[tuple[str, Fingerprint]]:
+        """(when it was made, its fingerprint) of the keys known for a stage, newest first."""
         folder = self.layout.index(stage, "").parent
         paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in islice(paths, _COMPARED_KEYS):
@@ -108,7 +108,7 @@ class Store:
         work: WorkFolder,
         *,
         kind: Kind,
-        explained: Explained,
+        fingerprint: Fingerprint,
         code: Mapping[str, str],
         run_key: str,
         folder: Path,
@@ -116,8 +116,7 @@ class Store:
     ) -> Artifact:
         """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
 
-        What comes by keyword is recorded beside it: what its key says, the code, the run and its folder, how long the
-        stage took.
+        What comes by keyword is recorded beside it.
 
         Raises `StoreError` if the disk is full or not writable; the work folder stays as it is then.
         """
@@ -135,7 +134,7 @@ class Store:
                 "alignpipe": alignpipe.__version__,
                 "seconds": round(seconds, 3),
                 "code": dict(code),
-                "explained": explained,
+                "explained": fingerprint,
             }
             artifact = place_object(self.layout, work.path, key, manifest, record)
             write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})
