@@ -32,7 +32,7 @@ def all_selected(value: Any) -> list[Selected]:
 
 
 def revision_of(config: Any) -> dict[str, str]:
-    """What a config says of the state of what lies outside it (`revision()`: hashes of files); {} if nothing."""
+    """The state of what a config refers to outside itself (`revision()`: hashes of files); {} if nothing."""
     ask = getattr(config, "revision", None)
     return {str(name): str(state) for name, state in ask().items()} if callable(ask) else {}
 

@@ -1,4 +1,4 @@
-"""Which of a run's processes this one is, as torchrun or `accelerate launch` tell it through the environment."""
+"""Which of a run's processes this one is, from the environment variables of torchrun or `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ class Process:
         return f"process {self.rank} of {self.world_size}"
 
 
+ALONE = Process()
+"""A process that nobody launched with others."""
+
+
 def this_process(environ: Mapping[str, str] = os.environ) -> Process:
-    """Which process this is; rank 0 of 1 if nobody launched it with others."""
+    """Which process this is."""
     size = _number(environ, "WORLD_SIZE", 1)
     if size <= 1 or "RANK" not in environ:
-        return Process()
+        return ALONE
     rank = _number(environ, "RANK", 0)
     return Process(rank, size, _number(environ, "LOCAL_RANK", rank), _number(environ, "LOCAL_WORLD_SIZE", size))
 

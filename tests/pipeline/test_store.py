@@ -58,7 +58,7 @@ def made(store):
 
 
 def publish(store, key=KEY, files=None, stage="sft"):
-    return store.publish(stage, key, fill(store, key, files, stage), **made(store))
+    return store.publish(fill(store, key, files, stage), **made(store))
 
 
 def test_published_object(store):
@@ -101,11 +101,11 @@ def test_publishing_a_key_again_replaces_its_records(store):
 def test_an_empty_payload_or_a_link_is_refused(store, tmp_path):
     work = opened(store, "sft", KEY, {})
     with pytest.raises(StoreError, match="'sft' ended without writing anything"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
     work = fill(store)
     (work.payload / "link").symlink_to(tmp_path)
     with pytest.raises(StoreError, match="an artifact must hold real files"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_full_disk_publishes_nothing(store, monkeypatch, fails):
     else:
         monkeypatch.setattr(objects, fails, full)
     with pytest.raises(StoreError, match=r"no space left on the disk while publishing the result of stage 'sft'"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
     assert list(store.objects()) == []
     assert store.lookup("sft", KEY) is None
     monkeypatch.undo()
@@ -212,7 +212,7 @@ def test_a_full_disk_while_the_index_is_written_leaves_no_entry(store, monkeypat
 
     monkeypatch.setattr(store_files.os, "fsync", full_at_the_end)
     with pytest.raises(StoreError, match="no space left"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
     monkeypatch.undo()
     assert store.lookup("sft", KEY) is None
     assert list((store.root / "index" / "sft").iterdir()) == [], "no half-written file either"

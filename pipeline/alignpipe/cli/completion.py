@@ -78,7 +78,7 @@ def _as_run(typed: Sequence[str]) -> list[str]:
 
 
 def _key_words(typed: Sequence[str], current: str, argv: list[str]) -> list[str]:
-    """Keys, options, and behind `key=` the values that its type names, or else the one that stands there now."""
+    """Keys, options, and behind `key=` the values that its type names, or else the current value."""
     values = value_words(current, lambda word: _hydra_words(typed, word, argv))
     return values or [word for word in _hydra_words(typed, current, argv) if not _NAME_KEY.search(word)]
 

@@ -16,7 +16,7 @@ from alignpipe.errors import AlignpipeError, ConfigError, PluginError, did_you_m
 from alignpipe.registry import Registered, Registry
 
 NAME = "name"
-"""The key of a component's node that bears the option's name."""
+"""The key of a component's node that holds the option's name."""
 
 
 def component_node(registered: Registered) -> DictConfig:
@@ -86,7 +86,7 @@ def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
 
 
 def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
-    """The choice that a component's node stands for; `key` is where it stands in the config.
+    """The choice that a component's node holds; `key` is its key in the config.
 
     Raises `ConfigError` for a key the component does not have and for values that its dataclass refuses.
     """
@@ -97,7 +97,7 @@ def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
 
 
 def from_plain(config: Mapping[str, Any], registered: Registered, registry: Registry) -> Any:
-    """An instance of a component's dataclass from plain data, as it lies in an artifact.
+    """An instance of a component's dataclass from plain data, as an artifact holds it.
 
     Raises `ConfigError` for keys and values the dataclass does not take (an artifact of another version).
     """

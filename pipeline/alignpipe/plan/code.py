@@ -49,7 +49,7 @@ def compare_code(
 
 
 def _released(folder: Path | None) -> bool:
-    """Whether a folder lies where pip puts released packages; editable installs stay in their source tree."""
+    """Whether a folder is where pip puts released packages; editable installs stay in their source tree."""
     homes = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return folder is None or any(folder.resolve().is_relative_to(Path(home).resolve()) for home in homes)
 
@@ -59,7 +59,7 @@ def _core_root() -> Path:
 
 
 def _component_files(registered: Registered) -> tuple[Path, ...]:
-    """The component's folder, or the one module it consists of when that lies bare among others' modules."""
+    """The component's package folder; of one that is no package, the modules it consists of."""
     folder = registered.folder
     if folder is None or not folder.is_dir():
         return ()

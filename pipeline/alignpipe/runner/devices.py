@@ -7,12 +7,12 @@ import re
 
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError
-from alignpipe.processes import Process
+from alignpipe.processes import ALONE, Process
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
-def check_machine_settings(settings: RunSettings, process: Process | None = None) -> None:
+def check_machine_settings(settings: RunSettings, process: Process = ALONE) -> None:
     """Raise `ConfigError` for a device or a number of threads or lanes that cannot be meant; imports nothing."""
     if not _DEVICE.fullmatch(settings.device):
         raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda, cuda:<n> and mps")
@@ -20,14 +20,14 @@ def check_machine_settings(settings: RunSettings, process: Process | None = None
         raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
     if settings.lanes is not None and settings.lanes < 1:
         raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
-    if process is not None and process.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
+    if process.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(
             f"device={settings.device} with {process.world_size} processes: allowed are auto, cpu and cuda; each "
             "process takes the GPU of its local rank"
         )
 
 
-def prepare_device(settings: RunSettings, process: Process | None = None) -> str:
+def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
     """The torch device string to use, with torch's threads set; imports torch unless the device is plain `cpu`.
 
     Of several processes each gets the GPU of its local rank.
@@ -42,7 +42,7 @@ def prepare_device(settings: RunSettings, process: Process | None = None) -> str
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     count = torch.cuda.device_count()
-    if process is not None and process.world_size > 1:
+    if process.world_size > 1:
         return _own_gpu(settings.device, process, count)
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -61,7 +61,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
     if any(decision.action != "hit" for decision in make_plan(planner)):  # what is stored needs no particular machine
-        check_requirements(planner, run.settings, crew.process)
+        check_requirements(planner, crew.process)
         check_device(run.settings, crew.process)
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()

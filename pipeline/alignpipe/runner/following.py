@@ -27,7 +27,7 @@ _LONGEST_STAGE = 24 * 3600.0
 _AFTER_SIGNAL = 20.0
 """Seconds after this process was asked to stop: launchers kill after 30."""
 _AFTER_FAILURE = 5.0
-"""Seconds in which rank 0 fails too if the reason is one for all; then it tells the user, and nobody else need."""
+"""Seconds in which rank 0 fails too if the cause is common to all; it then reports the error, and only it."""
 
 
 class HelpingStage(SilentStage):
@@ -95,7 +95,7 @@ def _help(
     messages: Messages,
     signals: StopSignals,
 ) -> None:
-    """Take part in one stage; an error is raised if rank 0 goes on without it, and waits for this process in vain."""
+    """Take part in one stage; its error is raised only if rank 0 does not fail too, but waits for this process."""
     stage = message["stage"]
     inputs = {
         port: Artifact(entry["kind"], entry["stage"], Path(entry["folder"]), entry["digest"])

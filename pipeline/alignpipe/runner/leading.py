@@ -52,7 +52,7 @@ class Crew:
                 self._messages.post({"do": "stage_over"})
 
     def dismiss(self, *, well: bool) -> None:
-        """Tell the others that the run is over; `well` says that no process is left behind in the middle of a stage."""
+        """Tell the others that the run is over; `well` means that no process is still in the middle of a stage."""
         if self._messages is None:
             return
         self._messages.post({"do": "end", "well": well})

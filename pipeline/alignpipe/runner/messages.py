@@ -28,7 +28,7 @@ class Messages:
         self._number = 0
 
     def post(self, message: Mapping[str, Any]) -> None:
-        """Tell all others; only rank 0 does."""
+        """Send a message to all others; only rank 0 does."""
         with _reaching():
             self._store.set(f"message/{self._number}", json.dumps(message))
         self._number += 1
@@ -51,7 +51,7 @@ class Messages:
             time.sleep(_POLL_SECONDS)
 
     def note_failure(self, reason: str) -> None:
-        """Leave for rank 0 why this process cannot go on."""
+        """Record for rank 0 why this process failed."""
         with _reaching():
             self._store.set(_FAILURE, reason)
 

@@ -23,7 +23,7 @@ def show_plan(run: RunConfig, registry: Registry) -> None:
     planner = Planner(run, registry, Store(run.outputs / "store"))
     decisions = make_plan(planner)
     if any(decision.action != "hit" for decision in decisions):
-        check_requirements(planner, run.settings)
+        check_requirements(planner)
     width = max(len(decision.spec.name) for decision in decisions)
     lines = [f"run {planner.run_key[:12]}, store {run.outputs / 'store'}"]
     for decision in decisions:

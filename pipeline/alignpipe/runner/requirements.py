@@ -7,16 +7,17 @@ from alignpipe.choices import all_selected
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, ConfigError
 from alignpipe.plan import Planner
-from alignpipe.processes import Process
+from alignpipe.processes import ALONE, Process
 from alignpipe.runner.devices import prepare_device
 
 
-def check_requirements(planner: Planner, settings: RunSettings, process: Process | None = None) -> None:
+def check_requirements(planner: Planner, process: Process = ALONE) -> None:
     """Raise `ConfigError` if a component needs something that this machine lacks.
 
     A GPU is looked for here, and torch imported only for that; an option checks whatever else it needs itself, in the
     method `check_machine` of its config.
     """
+    settings = planner.run.settings
     found = {str(entry): entry for spec in planner.specs for entry in planner.components(spec)}
     wanting = [name for name, entry in found.items() if "gpu" in entry.component.requires]
     if wanting and (device := prepare_device(settings, process)) == "cpu":

@@ -96,8 +96,6 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = job.store.publish(
-        stage,
-        decision.key,
         work,
         kind=spec.makes,
         fingerprint=decision.fingerprint,

@@ -12,7 +12,7 @@ from alignpipe.runner.recording import Logged, logged_values, new_values
 
 
 class Trackers:
-    """Passes what the run logs to every tracker; nothing a tracker does can end or change a run once it started."""
+    """Passes what the run logs to every tracker; no tracker can end or change a run that has started."""
 
     def __init__(self, selected: Mapping[str, Selected], ctx: BuildContext, say: Callable[[str], None]) -> None:
         """Build the trackers.
@@ -28,7 +28,7 @@ class Trackers:
                 self._active[name] = tracker
 
     def start(self, info: RunInfo) -> dict[str, str]:
-        """Open the run everywhere; gives the trackers' own run ids.
+        """Open the run in every tracker; returns their own run ids.
 
         Raises `ConfigError` before any work if a tracker cannot be used as it is configured.
         """
@@ -38,7 +38,7 @@ class Trackers:
         return ids
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step of one stage; a run that goes on is not told what it knows."""
+        """Record the metrics of one step of one stage, leaving out what a tracker got from an earlier attempt."""
         for name, tracker in list(self._active.items()):
             if fresh := new_values(stage, metrics, step, self._known.get(name, set())):
                 self._guard(name, tracker.log, stage, fresh, step)
@@ -50,7 +50,7 @@ class Trackers:
                 self._guard(name, tracker.alert, title, text, level)
 
     def artifact(self, artifact: Artifact) -> None:
-        """Tell of a published or reused artifact."""
+        """Pass on a published or reused artifact."""
         self._each("artifact", artifact)
 
     def summary(self, values: Mapping[str, float]) -> None:
@@ -58,11 +58,11 @@ class Trackers:
         self._each("summary", values)
 
     def finish(self, status: Status) -> list[str]:
-        """Close the run everywhere; gives the lines the trackers have for the user."""
+        """Close the run in every tracker; returns the lines they have for the user."""
         return [line for _, line in self._each("finish", status) if line]
 
     def _each(self, method: str, *arguments: Any) -> list[tuple[str, Any]]:
-        """Call a method of every tracker that is on; gives what each returned."""
+        """Call a method of every tracker that is on; returns what each returned."""
         active = list(self._active.items())
         return [(name, self._guard(name, getattr(tracker, method), *arguments)) for name, tracker in active]
 

@@ -59,7 +59,7 @@ class Lease:
         return True
 
     def _make(self) -> bool:
-        """Make the claim `_mine`; gives whether nobody was quicker."""
+        """Create the claim `_mine`; returns False if another process was quicker."""
         path = self._claim(self._mine)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

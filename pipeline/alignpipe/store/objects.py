@@ -39,15 +39,13 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
     return {"schema": _SCHEMA, "stage": stage, "kind": kind, "digest": listing_digest(files), "files": listed}
 
 
-def place_object(
-    layout: Layout, work: Path, key: str, manifest: Mapping[str, Any], record: Mapping[str, Any]
-) -> Artifact:
+def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record: Mapping[str, Any]) -> Artifact:
     """Turn a work folder's payload into an object; if the same object is there already, only add the key's records.
 
-    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename shows it. One
-    that comes before the key points to the object leaves an object without a key, which the next attempt finds here.
+    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename publishes it.
+    After a kill before the key points to the object, the next attempt finds the object here.
     """
-    stage, digest = manifest["stage"], manifest["digest"]
+    stage, digest, key = manifest["stage"], manifest["digest"], record["key"]
     target = layout.object(stage, digest)
     artifact = Artifact(manifest["kind"], stage, target / "payload", digest)
     staging = work / "object"

@@ -31,7 +31,7 @@ Fingerprint = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stored:
-    """What lies under a key: the artifact and how it came about; `problem` says why it cannot be used."""
+    """What is stored under a key: the artifact and how it was made; `problem` says why it cannot be used."""
 
     artifact: Artifact
     created: str
@@ -56,13 +56,12 @@ class Store:
             return None
         obj = self.layout.object(stage, entry["digest"])
         artifact = Artifact(entry["kind"], stage, obj / "payload", entry["digest"])
-        problem = (
-            problem_of(obj) if obj.exists() else f"its result of {_shown(entry['created'])} is no longer in the store"
-        )
+        created = _shown(entry["created"])
         record = read_json(records_folder(obj, key) / "record.json")
-        if problem is None and not isinstance(record, dict):
+        problem = problem_of(obj) if obj.exists() else f"its result of {created} is no longer in the store"
+        if problem is None and record is None:
             problem = f"the stored object {obj.name[:12]} has lost the record of this key"
-        return Stored(artifact, _shown(entry["created"]), entry["folder"], (record or {}).get("code", {}), problem)
+        return Stored(artifact, created, entry["folder"], (record or {}).get("code", {}), problem)
 
     def fingerprints(self, stage: str) -> Iterator[tuple[str, Fingerprint]]:
         """(when it was made, its fingerprint) of the keys known for a stage, newest first."""
@@ -87,7 +86,7 @@ class Store:
     def lock(
         self, stage: str, key: str, owner: str, say: Callable[[str], None], stop_requested: Callable[[], bool]
     ) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of a key, telling who has it while waiting."""
+        """Hold the lock of a key; while waiting, say who holds it."""
         return holding(self.layout.lock(f"{stage}-{key}"), owner, say, stop_requested, f"stage {stage}")
 
     def use(self, artifact: Artifact, key: str) -> Path:
@@ -103,8 +102,6 @@ class Store:
 
     def publish(
         self,
-        stage: str,
-        key: str,
         work: WorkFolder,
         *,
         kind: Kind,
@@ -114,17 +111,15 @@ class Store:
         folder: Path,
         seconds: float,
     ) -> Artifact:
-        """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
+        """Publish a work folder's payload under its digest, record the rest beside it, and point the key to it.
 
-        What comes by keyword is recorded beside it.
-
-        Raises `StoreError` if the disk is full or not writable; the work folder stays as it is then.
+        Raises `StoreError` if the disk is full or not writable; nothing is published then.
         """
-        with storing(f"publishing the result of stage {stage!r}", work.path):
-            manifest = make_manifest(work.payload, stage, kind)
+        with storing(f"publishing the result of stage {work.stage!r}", work.path):
+            manifest = make_manifest(work.payload, work.stage, kind)
             record = {
                 "schema": 1,
-                "key": key,
+                "key": work.key,
                 "digest": manifest["digest"],
                 "kind": kind,
                 "created": now_text(),
@@ -136,8 +131,9 @@ class Store:
                 "code": dict(code),
                 "explained": fingerprint,
             }
-            artifact = place_object(self.layout, work.path, key, manifest, record)
-            write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})
+            artifact = place_object(self.layout, work.path, manifest, record)
+            del record["code"]
+            write_json(self.layout.index(work.stage, work.key), record)
             shutil.rmtree(work.path)
         return artifact
 
