@@ -1,4 +1,4 @@
-"""Component configs as trees: the one way to walk through dataclasses, mappings and lists, and the choices in them."""
+"""Walks through component configs: dataclasses, mappings and lists, and the choices nested in them."""
 
 from __future__ import annotations
 

@@ -99,13 +99,13 @@ def _discard(folder: Path) -> None:
 
 
 def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
-    """Hydra's own command line over our config, with the plugins as config source."""
+    """Run Hydra's own command line over our config, with the plugins as config source."""
     register()
     register_help()
-    # Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that it builds without leave.
+    # Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that are not on its whitelist.
     is_1_3 = hydra.__version__.startswith("1.3")
-    asked: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
-    application = hydra.main(config_path=str(conf_dir()), config_name="config", **asked)(task)
+    options: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
+    application = hydra.main(config_path=str(conf_dir()), config_name="config", **options)(task)
     before = sys.argv
     # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
     sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in argv)]

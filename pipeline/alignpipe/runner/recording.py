@@ -18,7 +18,7 @@ LogCallback = Callable[[str, Mapping[str, float], int], None]
 class RunFiles:
     """The run folder's metrics.jsonl and timings.jsonl, and the last value of every metric.
 
-    An attempt writes both anew: what earlier attempts logged is replayed from the store.
+    An attempt writes both from the start: what earlier attempts logged is replayed from the store.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class RunFiles:
 class StageLog:
     """The metrics and timings of one stage while it runs.
 
-    What an earlier attempt logged is kept up to the step the stage resumes at, and dropped if it starts anew.
+    What an earlier attempt logged is kept up to the step the stage resumes at, and dropped if it starts from the beginning.
     """
 
     def __init__(self, stage: str, work: Path, run_files: RunFiles, log: LogCallback, observe: LogCallback) -> None:
