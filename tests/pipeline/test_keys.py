@@ -13,7 +13,7 @@ from alignpipe.digests import canonical_json, folder_digest, listing_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.keys import Fingerprints, key_of
 from alignpipe.plan.ports import resolve_ports
-from alignpipe.plan.specs import stage_specs
+from alignpipe.plan.specs import stage_specs, with_slots
 from support.fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
 NOWHERE = Path("/nowhere")
@@ -23,7 +23,8 @@ FED = {"dataset": "data " + "a" * 64}
 def make_fingerprints(config, registry=None):
     registry = registry or make_registry()
     specs = resolve_ports(stage_specs(config, registry), config.settings.inputs, lambda digest: [])
-    return Fingerprints(config, registry, specs), {spec.name: spec for spec in specs}
+    complete = {spec.name: with_slots(spec, specs, config, registry) for spec in specs}
+    return Fingerprints(config.settings.seed, registry), complete
 
 
 def fingerprint(stage="sft", inputs=FED, registry=None, **run):
@@ -190,6 +191,5 @@ def test_folder_digest_covers_names_and_bytes_but_not_hidden_files(tmp_path):
 def test_a_slot_that_nothing_fills():
     config = make_run(NOWHERE)
     selected = {name: choice for name, choice in config.selected.items() if name != "model"}
-    fingerprints, specs = make_fingerprints(replace(config, selected=selected))
     with pytest.raises(ConfigError, match=r"stage 'sft'.* uses the slot 'model', but nothing fills it"):
-        fingerprints.of(specs["sft"], FED)
+        make_fingerprints(replace(config, selected=selected))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from alignpipe.api import Selected
-from alignpipe.choices import all_selected, entries, plain, revision_of
-from alignpipe.config.model import RunConfig
+from alignpipe.choices import entries, plain, revision_of
 from alignpipe.digests import data_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan.specs import BASE, StageSpec
-from alignpipe.registry import Registered, Registry
+from alignpipe.plan.specs import StageSpec
+from alignpipe.registry import Registry
 from alignpipe.store import Fingerprint
 
 KEY_SCHEMA = 1
@@ -24,10 +23,9 @@ class Fingerprints:
     data files, a hub revision, the digest of a local checkpoint). It is called here only, and once a run.
     """
 
-    def __init__(self, run: RunConfig, registry: Registry, specs: Sequence[StageSpec]) -> None:
-        self._run = run
+    def __init__(self, seed: int, registry: Registry) -> None:
+        self._seed = seed
         self._registry = registry
-        self._specs = {spec.name: spec for spec in specs}
         self._revisions: dict[int, dict[str, str]] = {}
 
     def of(self, spec: StageSpec, inputs: Mapping[str, str]) -> Fingerprint:
@@ -36,40 +34,11 @@ class Fingerprints:
             "schema": KEY_SCHEMA,
             "stage": spec.name,  # objects are stored by stage, so ppo and ppo_2 share none
             "component": self._describe(spec.selected, spec.name),
-            "seed": self._run.settings.seed,
-            "uses": {slot: self._describe(choice, slot) for slot, choice in self.slots(spec).items()},
+            "seed": self._seed,
+            "uses": {slot: self._describe(choice, slot) for slot, choice in spec.slots.items()},
             "inputs": dict(inputs),
-            "distributions": {
-                entry.distribution: entry.version for entry in self.components(spec) if not entry.built_in
-            },
+            "distributions": {entry.distribution: entry.version for entry in spec.components if not entry.built_in},
         }
-
-    def slots(self, spec: StageSpec) -> dict[str, Selected]:
-        """The choices in the slots the stage reads: those it uses, and the model if the base model feeds a port.
-
-        Raises `ConfigError` for one that nothing fills.
-        """
-        slots = [*spec.uses, *(["model"] if BASE in spec.sources.values() else [])]
-        for slot in slots:
-            if slot not in self._run.selected:
-                raise ConfigError(
-                    f"stage {spec.name!r} ({spec.registered}) uses the slot {slot!r}, but nothing fills it"
-                )
-        return {slot: self._run.selected[slot] for slot in slots}
-
-    def components(self, spec: StageSpec) -> tuple[Registered, ...]:
-        """Every component whose code takes part in the stage: its own, nested ones, those of the slots it uses.
-
-        A reward is not only an artifact: whoever is given one runs its code. So is a dataset's gold reward, which comes
-        with the plugin that made the data and is read by reports.
-        """
-        chosen = [spec.selected, *self.slots(spec).values()]
-        for source in spec.sources.values():
-            upstream = self._specs.get(source.name) if source.origin == "stage" else None
-            if upstream and (upstream.makes == "reward" or (upstream.makes, spec.makes) == ("dataset", "report")):
-                chosen.append(upstream.selected)
-        found = {(entry.group, entry.name): entry for choice in chosen for entry in all_selected(choice)}
-        return tuple(self._registry.get(group, name) for group, name in found)
 
     def _describe(self, selected: Selected, where: str) -> dict[str, Any]:
         component = self._registry.get(selected.group, selected.name).component

@@ -15,7 +15,7 @@ from alignpipe.plan.code import code_hashes, compare_code
 from alignpipe.plan.differences import why_missing
 from alignpipe.plan.keys import Fingerprints, key_of
 from alignpipe.plan.ports import resolve_ports
-from alignpipe.plan.specs import Source, StageSpec, stage_specs
+from alignpipe.plan.specs import Source, StageSpec, stage_specs, with_slots
 from alignpipe.registry import Registry
 from alignpipe.store import Fingerprint, Store
 
@@ -68,10 +68,9 @@ class Planner:
     def __init__(self, run: RunConfig, registry: Registry, store: Store) -> None:
         self.run = run
         self.store = store
-        self.specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
-        self._fingerprints = Fingerprints(run, registry, self.specs)
-        self.components = self._fingerprints.components
-        """Every component whose code takes part in a stage."""
+        specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
+        self.specs = tuple(with_slots(spec, specs, run, registry) for spec in specs)
+        self._fingerprints = Fingerprints(run.settings.seed, registry)
         self._checkpoints: dict[str, str] = {}
         # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
         # config has the same name, and so enters the same unfinished run of the trackers again.
@@ -88,7 +87,7 @@ class Planner:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
         inputs = {port: self._artifact(source, made) for port, source in spec.sources.items()}
         fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
-        key, code = key_of(fingerprint), code_hashes(self.components(spec))
+        key, code = key_of(fingerprint), code_hashes(spec.components)
         decision = Decision(spec, "run", (), key, fingerprint, inputs, self._slots(spec, inputs), code)
         stored = self.store.lookup(spec.name, key)
         if stored is None:
@@ -96,7 +95,7 @@ class Planner:
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
         setting = self.run.settings.code_change
-        changed, what_to_do = compare_code(stored.code, code, setting, self.components(spec))
+        changed, what_to_do = compare_code(stored.code, code, setting, spec.components)
         changed = f"the code of {changed} changed since {stored.created}"
         if what_to_do is CodeChange.rerun:
             return self._miss(decision, (f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)",))
@@ -114,8 +113,8 @@ class Planner:
         unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
         if unfinished is None:
             return replace(decision, why=why)
-        components = self.components(decision.spec)
-        changed, what_to_do = compare_code(unfinished.code, decision.code, self.run.settings.code_change, components)
+        setting, components = self.run.settings.code_change, decision.spec.components
+        changed, what_to_do = compare_code(unfinished.code, decision.code, setting, components)
         if what_to_do is CodeChange.rerun:
             reason = f"an unfinished attempt is not resumed: the code of {changed} changed since"
             return replace(decision, why=(*why, reason), restart=True)
@@ -129,10 +128,10 @@ class Planner:
         )
 
     def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
-        """What the stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
+        """What the stage may read of the config: its slots, and the choice behind every reward it is given."""
         rewards = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
         given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}
-        return {**self._fingerprints.slots(spec), **given}
+        return {**spec.slots, **given}
 
     def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
         if source.origin == "stage":

@@ -1,14 +1,15 @@
-"""The stages of a run: what fills each, what it needs, makes and reads, and what feeds it."""
+"""The stages of a run, as far as they are known before it: what fills and feeds each, what it makes and reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from alignpipe.api import Kind, Port, Selected
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunConfig
+from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, Registry
 
 REWARD_PORTS: Mapping[str, Port] = {
@@ -34,10 +35,9 @@ BASE = Source("base", "base")
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of the run: what fills it, its ports, what it makes, the other slots it reads, what feeds its ports.
+    """One stage of the run: what fills it, its ports, what it makes, and the other slots it uses.
 
-    A reward made of others has their ports and slots too. `sources` is filled by `plan/ports.py`; a port that stays
-    empty is missing there.
+    A reward made of others has their ports and slots too.
     """
 
     name: str
@@ -47,10 +47,15 @@ class StageSpec:
     makes: Kind
     uses: tuple[str, ...]
     sources: Mapping[str, Source] = field(default_factory=dict)
+    """What feeds its ports, empty ones left out; see `plan/ports.py`."""
+    slots: Mapping[str, Selected] = field(default_factory=dict)
+    """The choices in the slots it reads: those it uses, and the model if the base model feeds a port."""
+    components: tuple[Registered, ...] = ()
+    """Every component whose code takes part: its own, nested ones, those of the slots it reads, rewards it is given."""
 
 
 def stage_specs(run: RunConfig, registry: Registry) -> tuple[StageSpec, ...]:
-    """The run's stages in order, their sources not yet known."""
+    """The run's stages in order, before their ports are resolved."""
     return tuple(_spec(name, run.selected[name], registry) for name in run.settings.stages)
 
 
@@ -67,3 +72,24 @@ def _spec(name: str, selected: Selected, registry: Registry) -> StageSpec:
             needs = {**member.needs, **needs}
             uses += member.uses
     return StageSpec(name, selected, registered, needs, "reward", tuple(dict.fromkeys(uses)))
+
+
+def with_slots(spec: StageSpec, specs: Sequence[StageSpec], run: RunConfig, registry: Registry) -> StageSpec:
+    """A stage whose sources are known, one of `specs`, with its slots and components.
+
+    Raises `ConfigError` for a slot that nothing fills.
+    """
+    names = [*spec.uses, *(["model"] if BASE in spec.sources.values() else [])]
+    for slot in names:
+        if slot not in run.selected:
+            raise ConfigError(f"stage {spec.name!r} ({spec.registered}) uses the slot {slot!r}, but nothing fills it")
+    slots = {slot: run.selected[slot] for slot in names}
+    chosen = [spec.selected, *slots.values()]
+    # A reward is not only an artifact: whoever is given one runs its code. So is a dataset's gold reward, which comes
+    # with the plugin that made the data and is read by reports.
+    for maker in specs:
+        given = maker.makes == "reward" or (maker.makes, spec.makes) == ("dataset", "report")
+        if given and Source("stage", maker.name) in spec.sources.values():
+            chosen.append(maker.selected)
+    found = dict.fromkeys((entry.group, entry.name) for choice in chosen for entry in all_selected(choice))
+    return replace(spec, slots=slots, components=tuple(registry.get(group, name) for group, name in found))

@@ -50,7 +50,7 @@ def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
         sweep=run.sweep,
         components={
             spec.name: ", ".join(
-                str(entry) for entry in planner.components(spec) if entry.component.group == spec.selected.group
+                str(entry) for entry in spec.components if entry.component.group == spec.selected.group
             )
             for spec in planner.specs
         },

@@ -47,7 +47,7 @@ class RunFiles:
 class StageLog:
     """The metrics and timings of one stage while it runs.
 
-    What an earlier attempt logged is kept up to the step the stage resumes at, and dropped if it starts from the beginning.
+    What an earlier attempt logged is kept up to the step at which the stage resumes, all dropped if it does not resume.
     """
 
     def __init__(self, stage: str, work: Path, run_files: RunFiles, log: LogCallback, observe: LogCallback) -> None:

@@ -18,7 +18,7 @@ def check_requirements(planner: Planner, process: Process = ALONE) -> None:
     method `check_machine` of its config.
     """
     settings = planner.run.settings
-    found = {str(entry): entry for spec in planner.specs for entry in planner.components(spec)}
+    found = {str(entry): entry for spec in planner.specs for entry in spec.components}
     wanting = [name for name, entry in found.items() if "gpu" in entry.component.requires]
     if wanting and (device := prepare_device(settings, process)) == "cpu":
         raise ConfigError(
