@@ -1,4 +1,4 @@
-"""Component configs as trees: the one way to walk through dataclasses, mappings and lists, and the choices in them."""
+"""Walks through component configs: dataclasses, mappings and lists, and the choices nested in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def all_selected(value: Any) -> list[Selected]:
 
 
 def revision_of(config: Any) -> dict[str, str]:
-    """What a config says of the state of what lies outside it (`revision()`: hashes of files); {} if nothing."""
+    """The state of what a config refers to outside itself (`revision()`: hashes of files); {} if nothing."""
     ask = getattr(config, "revision", None)
     return {str(name): str(state) for name, state in ask().items()} if callable(ask) else {}
 

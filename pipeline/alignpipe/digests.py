@@ -1,4 +1,4 @@
-"""Digests: the one way bytes and plain data are hashed, so that equal content has one name everywhere."""
+"""Digests: how bytes and plain data are hashed, everywhere the same way."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """Plain data as the one JSON text that stands for it: sorted keys, no spaces.
+    """Plain data as its one canonical JSON text: sorted keys, no spaces.
 
-    Raises `ValueError` for NaN and infinities, which have no place in a key.
+    Raises `ValueError` for NaN and infinities, which cannot be part of a key.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 

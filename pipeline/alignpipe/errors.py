@@ -1,6 +1,6 @@
 """Every error a user can cause, as one tree; the command line prints these as one message, without a traceback.
 
-And what messages are made of: a suggestion for a misspelt name, the gist of somebody else's error.
+Also two helpers for messages: a suggestion for a misspelt name, the first line of another error.
 """
 
 from __future__ import annotations

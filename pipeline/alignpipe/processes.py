@@ -1,4 +1,4 @@
-"""Which of a run's processes this one is, as torchrun or `accelerate launch` tell it through the environment."""
+"""Which of a run's processes this one is, from the environment variables of torchrun or `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """One process among those of a launch; rank 0 leads the run, the others help it in the stages that train."""
 
     rank: int = 0
@@ -26,13 +26,17 @@ class Place:
         return f"process {self.rank} of {self.world_size}"
 
 
-def this_process(environ: Mapping[str, str] = os.environ) -> Place:
-    """This process's place; a process that nobody launched with others is alone."""
+ALONE = Process()
+"""A process that nobody launched with others."""
+
+
+def this_process(environ: Mapping[str, str] = os.environ) -> Process:
+    """Which process this is."""
     size = _number(environ, "WORLD_SIZE", 1)
     if size <= 1 or "RANK" not in environ:
-        return Place()
+        return ALONE
     rank = _number(environ, "RANK", 0)
-    return Place(rank, size, _number(environ, "LOCAL_RANK", rank), _number(environ, "LOCAL_WORLD_SIZE", size))
+    return Process(rank, size, _number(environ, "LOCAL_RANK", rank), _number(environ, "LOCAL_WORLD_SIZE", size))
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

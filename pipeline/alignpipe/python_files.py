@@ -1,4 +1,4 @@
-"""Finding the function that a path such as `my.py:score` names, without running its file."""
+"""Finds the function that a path such as `my.py:score` names, without running its file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Located:
         return {"function": self.function, "sha256": hashlib.sha256(self.source).hexdigest()}
 
 
-def locate(path: str, key: str) -> Located:
+def find_function(path: str, key: str) -> Located:
     """The function of `file.py:function`, or the only one of `file.py` (the one called `score`, if there are more).
 
     `key` says in messages where the path was given.
@@ -38,8 +38,8 @@ def locate(path: str, key: str) -> Located:
     where, name = split(path)
     file = Path(where).expanduser()
     if not file.is_file():
-        told = "is a folder" if file.is_dir() else "there is no such file"
-        raise ConfigError(f"{key}={path}: {file.absolute()}: {told}; write file.py:function")
+        problem = "is a folder" if file.is_dir() else "there is no such file"
+        raise ConfigError(f"{key}={path}: {file.absolute()}: {problem}; write file.py:function")
     try:
         source = file.read_bytes()
     except OSError as error:
@@ -56,7 +56,7 @@ def split(path: str) -> tuple[str, str]:
 def name_in(source: bytes, at: str, name: str = "") -> str:
     """The name of the function that is meant, `name` being the one that is asked for, and `at` where.
 
-    Raises `ConfigError` as `locate` does.
+    Raises `ConfigError` as `find_function` does.
     """
     try:
         tree = ast.parse(source)

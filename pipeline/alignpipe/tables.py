@@ -25,8 +25,8 @@ def show_table(
         out.write(f"{title}\n")
     for row in (headers, *rows):
         cells = [
-            cell.rjust(width) if figures and place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if figures and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         out.write("  ".join(cells).rstrip() + "\n")
 
@@ -47,8 +47,8 @@ def _rich(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, fig
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, header in enumerate(headers):
-        table.add_column(header, overflow="fold", justify="right" if figures and place else "left")
+    for column, header in enumerate(headers):
+        table.add_column(header, overflow="fold", justify="right" if figures and column else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: a default such as [a] is no markup
     Console(file=out).print(table)

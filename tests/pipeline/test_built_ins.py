@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from alignpipe.api import ENTRY_POINT_GROUP
-from alignpipe.config.nodes import component_node
+from alignpipe.config.convert import component_node
 from alignpipe.registry import Registered, Registry, load_factory
 from support.distributions import ROOT, InstallFakePlugin, RunCommand
 

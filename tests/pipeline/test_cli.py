@@ -189,6 +189,19 @@ def test_plugins_list_shows_broken_and_ambiguous_ones(
     assert "ALIGNPIPE_STRICT_PLUGINS is set" in only_line(strict.stderr)
 
 
+def test_plugins_show_says_that_a_plugin_only_observes(
+    alignpipe_command: RunCommand, install_fake_plugin: InstallFakePlugin
+) -> None:
+    source = """
+        from alignpipe.api import hookimpl
+        @hookimpl
+        def alignpipe_run_started(info): ...
+        """
+    install_fake_plugin("watcher", {"watch": "watcher.plugin"}, {"watcher/plugin.py": source}, "0.1")
+    shown = alignpipe_command("plugins", "show", "watcher:watch", ALIGNPIPE_PLUGINS="fakes,watcher")
+    assert shown.stdout == "plugin 'watch' of watcher 0.1 is loaded and offers no options\n"
+
+
 def test_plugins_show_tells_the_keys(alignpipe_command: RunCommand) -> None:
     shown = alignpipe_command("plugins", "show", "reward/acme").stdout
     rows = [line.split() for line in shown.splitlines()]

@@ -11,29 +11,29 @@ import pytest
 from alignpipe.api import Component, Port, Selected
 from alignpipe.digests import canonical_json, folder_digest, listing_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan.keys import Explainer, key_of
+from alignpipe.plan.keys import Fingerprints, key_of
 from alignpipe.plan.ports import resolve_ports
-from alignpipe.plan.specs import stage_specs
+from alignpipe.plan.specs import stage_specs, with_slots
 from support.fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
 NOWHERE = Path("/nowhere")
 FED = {"dataset": "data " + "a" * 64}
 
 
-def make_explainer(config, registry=None):
+def make_fingerprints(config, registry=None):
     registry = registry or make_registry()
-    specs = stage_specs(config, registry)
-    sources = resolve_ports(specs, config.settings.inputs, lambda digest: [])
-    return Explainer(config, registry, specs, sources), {spec.name: spec for spec in specs}
+    specs = resolve_ports(stage_specs(config, registry), config.settings.inputs, lambda digest: [])
+    complete = {spec.name: with_slots(spec, specs, config, registry) for spec in specs}
+    return Fingerprints(config.settings.seed, registry), complete
 
 
-def explain(stage="sft", inputs=FED, registry=None, **run):
-    explainer, specs = make_explainer(make_run(NOWHERE, **run), registry)
-    return explainer.explain(specs[stage], inputs)
+def fingerprint(stage="sft", inputs=FED, registry=None, **run):
+    fingerprints, specs = make_fingerprints(make_run(NOWHERE, **run), registry)
+    return fingerprints.of(specs[stage], inputs)
 
 
 def key(stage="sft", inputs=FED, **run):
-    return key_of(explain(stage, inputs, **run))
+    return key_of(fingerprint(stage, inputs, **run))
 
 
 def test_a_key_does_not_change_from_one_version_to_the_next():
@@ -48,7 +48,7 @@ def test_a_key_does_not_change_from_one_version_to_the_next():
             "distributions": {"fake-stages": "1.0"},
         }
     )
-    assert canonical_json(explain("data", {})) == expected
+    assert canonical_json(fingerprint("data", {})) == expected
 
 
 def test_what_changes_a_key():
@@ -78,12 +78,12 @@ def test_alignpipes_own_version_is_not_keyed():
         return key(registry=make_registry(distribution="alignpipe", version=version))
 
     assert at("1.0") == at("1.1")
-    assert explain(registry=make_registry(distribution="alignpipe", version="1.0"))["distributions"] == {}
+    assert fingerprint(registry=make_registry(distribution="alignpipe", version="1.0"))["distributions"] == {}
 
 
 def test_nested_components_enter_with_their_versions():
     nested = PpoConfig(judge={"polite": Selected("eval", "fake", DataConfig(rows=7))})
-    described = explain("ppo", {}, ppo=nested)["component"]["config"]["judge"]["polite"]
+    described = fingerprint("ppo", {}, ppo=nested)["component"]["config"]["judge"]["polite"]
     assert described == {"group": "eval", "name": "fake", "version": 1, "config": {"rows": 7}}
     other = PpoConfig(judge={"polite": Selected("eval", "fake", DataConfig(rows=8))})
     assert key("ppo", {}, ppo=nested) != key("ppo", {}, ppo=other)
@@ -94,8 +94,8 @@ def test_the_base_model_brings_the_model_slot_in():
     merge = Component("merge", "fake", SftConfig, "support.fake_run:Train", "m", needs=needs, makes="policy")
     registry = make_registry(components=(*COMPONENTS, merge))
     run = {"registry": registry, "extra": {"merge": Selected("merge", "fake", SftConfig())}}
-    assert explain("merge", {}, stages=["data", "sft", "merge"], **run)["uses"] == {}
-    assert explain("merge", {}, stages=["data", "merge"], **run)["uses"]["model"]["config"] == {"size": 8}
+    assert fingerprint("merge", {}, stages=["data", "sft", "merge"], **run)["uses"] == {}
+    assert fingerprint("merge", {}, stages=["data", "merge"], **run)["uses"]["model"]["config"] == {"size": 8}
 
 
 def test_who_is_given_a_reward_depends_on_the_rewards_distribution():
@@ -104,22 +104,22 @@ def test_who_is_given_a_reward_depends_on_the_rewards_distribution():
     acme = replace(registry.get("reward", "fake"), distribution="acme-reward", version="0.3")
     registry._offers["reward"]["fake"] = [acme]
     stages = ["data", "sft", "reward", "ppo"]
-    assert explain("ppo", {}, registry=registry, stages=stages)["distributions"] == {"acme-reward": "0.3"}
-    assert explain("sft", {}, registry=registry, stages=stages)["distributions"] == {}
+    assert fingerprint("ppo", {}, registry=registry, stages=stages)["distributions"] == {"acme-reward": "0.3"}
+    assert fingerprint("sft", {}, registry=registry, stages=stages)["distributions"] == {}
 
 
 def test_a_revision_is_asked_for_once_and_enters_the_key(tmp_path):
     file = tmp_path / "rows.txt"
     file.write_text("one")
     before = key("data", {}, data=DataConfig(path=str(file)))
-    described = explain("data", {}, data=DataConfig(path=str(file)))["component"]
+    described = fingerprint("data", {}, data=DataConfig(path=str(file)))["component"]
     assert described["revision"] == {"file": "one"}
     assert described["config"] == {"rows": 3}, "the path itself is not keyed"
     file.write_text("two")
     assert key("data", {}, data=DataConfig(path=str(file))) != before
 
 
-def test_revisions_are_remembered_by_one_explainer():
+def test_revisions_are_remembered_for_one_run():
     asked = []
 
     @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def test_revisions_are_remembered_by_one_explainer():
             asked.append(1)
             return {"a": "b"}
 
-    explainer, specs = make_explainer(make_run(NOWHERE, data=Asked()))
-    assert explainer.explain(specs["data"], {}) == explainer.explain(specs["data"], {})
+    fingerprints, specs = make_fingerprints(make_run(NOWHERE, data=Asked()))
+    assert fingerprints.of(specs["data"], {}) == fingerprints.of(specs["data"], {})
     assert len(asked) == 1
 
 
@@ -153,7 +153,7 @@ def odd(**values):
 
 
 def test_typed_values_as_plain_data():
-    config = explain("data", {}, **odd())["component"]["config"]
+    config = fingerprint("data", {}, **odd())["component"]["config"]
     assert config == {
         "colour": "red",
         "folder": "a/b",
@@ -191,6 +191,5 @@ def test_folder_digest_covers_names_and_bytes_but_not_hidden_files(tmp_path):
 def test_a_slot_that_nothing_fills():
     config = make_run(NOWHERE)
     selected = {name: choice for name, choice in config.selected.items() if name != "model"}
-    explainer, specs = make_explainer(replace(config, selected=selected))
     with pytest.raises(ConfigError, match=r"stage 'sft'.* uses the slot 'model', but nothing fills it"):
-        explainer.explain(specs["sft"], FED)
+        make_fingerprints(replace(config, selected=selected))

@@ -29,7 +29,7 @@ def network(monkeypatch):
     monkeypatch.setattr(store_locks, "WAIT_NOTICE_SECONDS", 0.02)
     monkeypatch.setattr(Lease, "poll", 0.02)
     monkeypatch.setattr(leases, "_LONGEST_STEP", 0.05)  # a busy machine that stops all of us is no death
-    monkeypatch.setattr(leases, "_place", lambda: "")
+    monkeypatch.setattr(leases, "_pid_namespace", lambda: "")
 
 
 @pytest.fixture

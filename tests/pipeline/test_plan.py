@@ -33,7 +33,7 @@ def ports(stages, inputs=None, find=lambda digest: [], **extra):
     run = make_run(Path("/nowhere"), stages=stages, extra={**PPO_2, **extra})
     specs = stage_specs(run, make_registry())
     resolved = resolve_ports(specs, inputs or {}, find)
-    return {stage: {port: str(source) for port, source in sources.items()} for stage, sources in resolved.items()}
+    return {spec.name: {port: str(source) for port, source in spec.sources.items()} for spec in resolved}
 
 
 def test_default_chain():
@@ -304,4 +304,4 @@ def test_a_port_that_names_a_stage_of_its_own_kind_only(tmp_path):
     )
     run = make_run(tmp_path, stages=["data", "sft", "merge"], extra={"merge": Selected("merge", "fake", EvalConfig())})
     planner = Planner(run, make_registry(components=(*COMPONENTS, merged)), Store(tmp_path / "store"))
-    assert str(planner.sources["merge"]["policy"]) == "sft"
+    assert str(planner.specs[2].sources["policy"]) == "sft"

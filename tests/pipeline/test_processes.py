@@ -14,7 +14,7 @@ from alignpipe.api import Selected
 from alignpipe.cli import app
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError, ProcessError
-from alignpipe.processes import Place, this_process
+from alignpipe.processes import Process, this_process
 from alignpipe.runner import execute, following
 from alignpipe.runner.devices import check_machine_settings, prepare_device
 from alignpipe.runner.following import follow
@@ -27,23 +27,23 @@ TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 
 @pytest.mark.parametrize(
-    ("environ", "place"),
+    ("environ", "process"),
     [
-        ({}, Place()),
-        ({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}, Place()),
-        ({"WORLD_SIZE": "4"}, Place()),
-        ({"RANK": "1", "WORLD_SIZE": "many"}, Place()),
-        (TORCHRUN, Place(3, 4, 1, 2)),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 1, 2)),
+        ({}, Process()),
+        ({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}, Process()),
+        ({"WORLD_SIZE": "4"}, Process()),
+        ({"RANK": "1", "WORLD_SIZE": "many"}, Process()),
+        (TORCHRUN, Process(3, 4, 1, 2)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Process(1, 2, 1, 2)),
     ],
 )
-def test_the_launcher_says_who_this_is(environ: dict[str, str], place: Place) -> None:
-    assert this_process(environ) == place
+def test_the_launcher_says_who_this_is(environ: dict[str, str], process: Process) -> None:
+    assert this_process(environ) == process
 
 
 def test_rank_0_leads() -> None:
-    assert [Place(rank, 2).follows for rank in range(2)] == [False, True]
-    assert str(Place(1, 2)) == "process 1 of 2"
+    assert [Process(rank, 2).follows for rank in range(2)] == [False, True]
+    assert str(Process(1, 2)) == "process 1 of 2"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_rank_0_leads() -> None:
 def test_each_process_takes_its_own_gpu(monkeypatch: Any, device: str, gpus: int, expected: str) -> None:
     cuda = SimpleNamespace(is_available=lambda: gpus > 0, device_count=lambda: gpus)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    assert prepare_device(RunSettings(device=device), Place(1, 2, 1, 2)) == expected
+    assert prepare_device(RunSettings(device=device), Process(1, 2, 1, 2)) == expected
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
@@ -61,19 +61,19 @@ def test_too_few_gpus(monkeypatch: Any, device: str) -> None:
     cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     with pytest.raises(ConfigError, match="2 processes on this machine, torch sees 1 CUDA devices; start as many"):
-        prepare_device(RunSettings(device=device), Place(1, 2, 1, 2))
+        prepare_device(RunSettings(device=device), Process(1, 2, 1, 2))
 
 
 def test_one_device_for_all_is_refused() -> None:
-    check_machine_settings(RunSettings(device="cuda:1"), Place())
+    check_machine_settings(RunSettings(device="cuda:1"), Process())
     with pytest.raises(ConfigError, match="device=cuda:1 with 2 processes"):
-        check_machine_settings(RunSettings(device="cuda:1"), Place(0, 2))
+        check_machine_settings(RunSettings(device="cuda:1"), Process(0, 2))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_sweep_is_refused(monkeypatch: Any, rank: int, flag: str) -> None:
-    monkeypatch.setattr(app, "this_process", lambda: Place(rank, 2))
+    monkeypatch.setattr(app, "this_process", lambda: Process(rank, 2))
     with pytest.raises(ConfigError, match=r"-m starts its jobs in one process, and there are 2: leave out torchrun"):
         app.run([flag, "seed=0,1"])
 
@@ -105,7 +105,7 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.ended = follow(self.run_config, make_registry(components=CREW_COMPONENTS), Place(1, 2, 1, 2))
+            self.ended = follow(self.run_config, make_registry(components=CREW_COMPONENTS), Process(1, 2, 1, 2))
         except Exception as error:
             self.ended = error
 
@@ -197,7 +197,7 @@ def test_silence_ends_a_follower(tmp_path: Path, monkeypatch: Any) -> None:
     use_memory(monkeypatch)
     monkeypatch.setattr("alignpipe.runner.following._LONGEST_STAGE", 0.05)
     with pytest.raises(ProcessError, match="process 1 of 2 has heard nothing from process 0"):
-        follow(pair_run(tmp_path), make_registry(components=CREW_COMPONENTS), Place(1, 2))
+        follow(pair_run(tmp_path), make_registry(components=CREW_COMPONENTS), Process(1, 2))
 
 
 def test_who_is_asked_to_stop_waits_a_little_longer_for_rank_0(monkeypatch: Any) -> None:

@@ -19,7 +19,7 @@ from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, ConfigError, PluginError, StoreError
 from alignpipe.runner import execute
 from alignpipe.runner.context import Builder
-from alignpipe.runner.recording import RunFiles, StageLog, facts_of, news, read_lines
+from alignpipe.runner.recording import RunFiles, StageLog, logged_values, new_values, read_lines
 from alignpipe.store import Store
 from support import fake_run
 from support.fake_run import (
@@ -378,10 +378,10 @@ def test_a_tracker_that_opens_another_run_is_told_everything(tmp_path, monkeypat
 
 def test_what_differs_from_an_earlier_attempt_is_told_again(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"stage": "sft", "step": 1, "sft/a": 1.5, "sft/b": "nan"}\n{"stage"')
-    known = facts_of([tmp_path, tmp_path / "gone"])
-    assert news("sft", {"a": 1.5, "b": float("nan"), "c": 1.5}, 1, known) == {"c": 1.5}
-    assert news("sft", {"a": 2.5, "b": 1.5}, 1, known) == {"a": 2.5, "b": 1.5}
-    assert news("sft", {"a": 1.5}, 2, known) == {"a": 1.5}
+    known = logged_values([tmp_path, tmp_path / "gone"])
+    assert new_values("sft", {"a": 1.5, "b": float("nan"), "c": 1.5}, 1, known) == {"c": 1.5}
+    assert new_values("sft", {"a": 2.5, "b": 1.5}, 1, known) == {"a": 2.5, "b": 1.5}
+    assert new_values("sft", {"a": 1.5}, 2, known) == {"a": 1.5}
 
 
 @pytest.mark.parametrize("fails", ["start", "log", "artifact", "summary", "finish"])

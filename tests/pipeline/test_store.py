@@ -49,7 +49,7 @@ def fill(store, key=KEY, files=None, stage="sft"):
 def made(store):
     return {
         "kind": "policy",
-        "explained": {"stage": "sft", "seed": 0},
+        "fingerprint": {"stage": "sft", "seed": 0},
         "code": {"alignpipe": "c0de"},
         "run_key": "r" * 64,
         "folder": store.root.parent,
@@ -58,13 +58,13 @@ def made(store):
 
 
 def publish(store, key=KEY, files=None, stage="sft"):
-    return store.publish(stage, key, fill(store, key, files, stage), **made(store))
+    return store.publish(fill(store, key, files, stage), **made(store))
 
 
 def test_published_object(store):
-    assert store.stored("sft", KEY) is None
+    assert store.lookup("sft", KEY) is None
     artifact = publish(store)
-    stored = store.stored("sft", KEY)
+    stored = store.lookup("sft", KEY)
     assert (stored.artifact, stored.problem, stored.code) == (artifact, None, {"alignpipe": "c0de"})
     obj = artifact.folder.parent
     assert {path.name for path in obj.iterdir()} == {"payload", "manifest.json", "records"}
@@ -79,7 +79,7 @@ def test_published_object(store):
         assert stat.S_IMODE((artifact.folder / entry["path"]).stat().st_mode) == 0o444
     assert not (store.root / "work" / f"sft-{KEY}").exists()
     assert store.find(artifact.digest[:5]) == [artifact]
-    assert [explained["seed"] for _, explained in store.explained("sft")] == [0]
+    assert [fingerprint["seed"] for _, fingerprint in store.fingerprints("sft")] == [0]
 
 
 def test_the_digest_covers_the_payload_only(store):
@@ -88,8 +88,8 @@ def test_the_digest_covers_the_payload_only(store):
     assert first == second, "the same bytes under another key are the same object"
     records = first.folder.parent / "records"
     assert {path.name for path in records.iterdir()} == {KEY, OTHER_KEY}
-    assert store.stored("sft", KEY).problem is None
-    assert store.stored("sft", OTHER_KEY).problem is None
+    assert store.lookup("sft", KEY).problem is None
+    assert store.lookup("sft", OTHER_KEY).problem is None
     assert publish(store, OTHER_KEY, {"model.bin": "other"}).digest != first.digest
 
 
@@ -101,11 +101,11 @@ def test_publishing_a_key_again_replaces_its_records(store):
 def test_an_empty_payload_or_a_link_is_refused(store, tmp_path):
     work = opened(store, "sft", KEY, {})
     with pytest.raises(StoreError, match="'sft' ended without writing anything"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
     work = fill(store)
     (work.payload / "link").symlink_to(tmp_path)
     with pytest.raises(StoreError, match="an artifact must hold real files"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_an_empty_payload_or_a_link_is_refused(store, tmp_path):
 )
 def test_the_cheap_check_finds(store, damage, problem):
     damage(publish(store).folder.parent)
-    assert problem in store.stored("sft", KEY).problem
+    assert problem in store.lookup("sft", KEY).problem
 
 
 def _write(path, text):
@@ -131,7 +131,7 @@ def test_a_flipped_byte_is_found_by_the_deep_check_only(store, capsys):
     artifact = publish(store)
     assert store_main(["verify", "--outputs", str(store.root.parent)]) == 0
     _write(artifact.folder / "model.bin", "weighTs")
-    assert store.stored("sft", KEY).problem is None
+    assert store.lookup("sft", KEY).problem is None
     assert "content of model.bin changed" in problem_of(artifact.folder.parent, deep=True)
     assert store_main(["verify", "--outputs", str(store.root.parent)]) == 1
     assert "1 objects, 1 damaged" in capsys.readouterr().out
@@ -141,8 +141,8 @@ def test_an_object_that_only_lost_a_record_is_not_thrown_away(store):
     artifact = publish(store)
     publish(store, OTHER_KEY)
     (artifact.folder.parent / "records" / KEY / "record.json").unlink()
-    store.discard_damaged(store.stored("sft", KEY).artifact)
-    assert store.stored("sft", OTHER_KEY).problem is None
+    store.discard_damaged(store.lookup("sft", KEY).artifact)
+    assert store.lookup("sft", OTHER_KEY).problem is None
     (artifact.folder / "model.bin").unlink()
     store.discard_damaged(artifact)
     assert not artifact.folder.exists()
@@ -192,9 +192,9 @@ def test_a_full_disk_publishes_nothing(store, monkeypatch, fails):
     else:
         monkeypatch.setattr(objects, fails, full)
     with pytest.raises(StoreError, match=r"no space left on the disk while publishing the result of stage 'sft'"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
     assert list(store.objects()) == []
-    assert store.stored("sft", KEY) is None
+    assert store.lookup("sft", KEY) is None
     monkeypatch.undo()
     assert publish(store).digest, "with room again it goes through"
 
@@ -212,9 +212,9 @@ def test_a_full_disk_while_the_index_is_written_leaves_no_entry(store, monkeypat
 
     monkeypatch.setattr(store_files.os, "fsync", full_at_the_end)
     with pytest.raises(StoreError, match="no space left"):
-        store.publish("sft", KEY, work, **made(store))
+        store.publish(work, **made(store))
     monkeypatch.undo()
-    assert store.stored("sft", KEY) is None
+    assert store.lookup("sft", KEY) is None
     assert list((store.root / "index" / "sft").iterdir()) == [], "no half-written file either"
     assert publish(store).digest
 
@@ -381,7 +381,7 @@ def test_gc_spares_what_runs_and_pins_need(store, tmp_path):
     assert fresh.folder.exists()
     assert [entry.path.name for entry in remove(store, planned)] == [unused.digest]
     assert not unused.folder.exists()
-    assert "is no longer in the store" in store.stored("sft", "3" * 64).problem, "the index line stays"
+    assert "is no longer in the store" in store.lookup("sft", "3" * 64).problem, "the index line stays"
     unpin(store, pinned.digest)
     run_folder.rmdir()
     assert {entry.path.name for entry in removals(store, days=7)} == {used.digest, pinned.digest}
@@ -434,8 +434,8 @@ def test_store_commands(store, capsys):
         with pytest.raises(StoreError, match=r"there is no store .*elsewhere/store; --outputs names"):
             store_main([command, "--outputs", "elsewhere"])
     listing = shown("ls")
-    assert listing.startswith("stage      digest")
-    assert f"sft        {artifact.digest[:12]}  policy" in listing
+    assert listing.startswith("stage  digest")
+    assert f"sft    {artifact.digest[:12]}  policy" in listing
     assert "unfinished" in listing
     assert "1 folders, " in shown("gc")
     assert "within the last hour" not in shown("gc")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from alignpipe.cli.sweeps import Sweep, told_at_its_end
+from alignpipe.cli.sweeps import SweepCallback, sweep_report
 
 
-def begin(folder: Path) -> Sweep:
-    sweep = Sweep()
+def begin(folder: Path) -> SweepCallback:
+    sweep = SweepCallback()
     sweep.on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
     return sweep
 
@@ -35,7 +35,7 @@ def stages(**statuses: str) -> dict[str, object]:
 def test_a_line_a_job_and_the_file(tmp_path, capsys):
     figures = {"eval/gold/win_rate": 0.875, "ppo/objective/kl": 9.0, "eval/kl": 2.5, "data/rows": 8}
     ended = {"ppo": {"status": "failed", "error": "TrainingError: NaN"}}
-    with told_at_its_end():
+    with sweep_report():
         begin(tmp_path)
         job(tmp_path, "10", "seed=2", "ppo.lr=1", status="failed", stages={**stages(data="ran"), **ended})
         job(tmp_path, "9", "seed=1", "ppo.lr=1", stages=stages(ppo="ran", eval="cached"), metrics=figures)
@@ -58,7 +58,7 @@ def test_a_line_a_job_and_the_file(tmp_path, capsys):
 
 def test_the_last_stage_that_has_a_figure_counts(tmp_path, capsys):
     metrics = {"eval/kl": 1.0, "eval_2/kl": 2.0, "sft/eval_loss": 3.0, "reward/heldout/accuracy": None}
-    with told_at_its_end():
+    with sweep_report():
         begin(tmp_path)
         job(tmp_path, "0", "seed=1", stages=stages(sft="ran", eval="ran", eval_2="ran"), metrics=metrics)
     assert "0    seed=1     finished  2.000  3.000" in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_what_an_earlier_sweep_left_in_the_folder_is_not_counted(tmp_path):
 
 def test_an_error_passes_and_no_job_means_no_table(tmp_path, capsys):
     def fail():
-        with told_at_its_end():
+        with sweep_report():
             begin(tmp_path / "one")
             job(tmp_path / "one", "0", "seed=1", status="interrupted")
             raise ValueError("mine")
@@ -85,7 +85,7 @@ def test_an_error_passes_and_no_job_means_no_table(tmp_path, capsys):
         fail()
     assert "0    seed=1     interrupted" in capsys.readouterr().out
     for _ in range(2):  # no sweep at all, and one that ended before its first job
-        with told_at_its_end():
+        with sweep_report():
             pass
         assert capsys.readouterr().out == ""
         begin(tmp_path / "two")
@@ -94,7 +94,7 @@ def test_an_error_passes_and_no_job_means_no_table(tmp_path, capsys):
 
 def test_a_file_that_cannot_be_written_does_not_hide_how_the_sweep_ended(tmp_path, capsys):
     (tmp_path / "sweep.json").mkdir()
-    with told_at_its_end():
+    with sweep_report():
         begin(tmp_path)
         job(tmp_path, "0", "seed=1", status="finished")
     told = capsys.readouterr()

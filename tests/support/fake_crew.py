@@ -11,7 +11,7 @@ from typing import Any
 
 from alignpipe.api import Artifact, Component
 from alignpipe.errors import ProcessError, StageInterrupted
-from alignpipe.processes import Place
+from alignpipe.processes import Process
 from alignpipe.runner.messages import Messages
 from support.fake_run import COMPONENTS, SFT_PORTS
 
@@ -85,9 +85,9 @@ def use_memory(monkeypatch: Any) -> MemoryStore:
     """Let both sides meet in memory; this thread is rank 0 of 2."""
     store = MemoryStore()
     for module in ("leading", "following"):
-        monkeypatch.setattr(f"alignpipe.runner.{module}.connect", lambda place: Messages(store))
+        monkeypatch.setattr(f"alignpipe.runner.{module}.connect", lambda process: Messages(store))
         monkeypatch.setattr(f"alignpipe.runner.{module}.disconnect", lambda: None)
     # alignpipe.runner has a function of the module's name
-    monkeypatch.setattr(sys.modules["alignpipe.runner.execute"], "this_process", lambda: Place(0, 2, 0, 2))
+    monkeypatch.setattr(sys.modules["alignpipe.runner.execute"], "this_process", lambda: Process(0, 2, 0, 2))
     monkeypatch.setattr("alignpipe.runner.following._AFTER_FAILURE", 0.5)
     return store

@@ -16,9 +16,8 @@ from alignpipe.api import Reward, Selected
 from alignpipe.config.checks import check_complete
 from alignpipe.config.convert import choice_of
 from alignpipe.config.model import RunSettings
-from alignpipe.config.paths import conf_dir
 from alignpipe.config.run import run_settings
-from alignpipe.config.source import register
+from alignpipe.config.source import conf_dir, register
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label

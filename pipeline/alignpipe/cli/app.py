@@ -14,10 +14,9 @@ from omegaconf import DictConfig
 
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
-from alignpipe.cli.sweeps import told_at_its_end
-from alignpipe.config.paths import conf_dir
+from alignpipe.cli.sweeps import sweep_report
 from alignpipe.config.run import run_config
-from alignpipe.config.source import TOLD_OF_SWEEPS, register
+from alignpipe.config.source import SWEEP_CALLBACK, conf_dir, register
 from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
 from alignpipe.registry import registry
@@ -27,18 +26,18 @@ _NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 def run(argv: list[str]) -> int:
-    """Run the pipeline: one job, or with `-m` a sweep, of which a table tells at the end.
+    """Run the pipeline: one job, or with `-m` a sweep, with a table of its jobs at the end.
 
     Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
     """
-    place = this_process()
-    if place.world_size > 1 and {"-m", "--multirun"} & set(argv):
+    process = this_process()
+    if process.world_size > 1 and {"-m", "--multirun"} & set(argv):
         raise ConfigError(
-            f"-m starts its jobs in one process, and there are {place.world_size}: leave out torchrun (a sweep's "
+            f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (a sweep's "
             "launcher can start jobs side by side), or launch one run at a time"
         )
-    with told_at_its_end():
-        _hydra_main(run_job, [*argv, *_NO_FOLDER] if place.follows else argv)
+    with sweep_report():
+        _hydra_main(run_job, [*argv, *_NO_FOLDER] if process.follows else argv)
     return 0
 
 
@@ -87,26 +86,26 @@ def plan_job(cfg: DictConfig) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Take back the folder that Hydra made for a run that ended before it began: bad input leaves nothing behind."""
+    """Remove the folder that Hydra made for a run that failed before it began: bad input leaves nothing behind."""
     if (folder / "summary.json").exists():
         return
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         (folder / ".hydra" / name).unlink(missing_ok=True)
-    runs = [folder.parent] if folder.parent.name == "runs" else []
-    above = runs + [parent for parent in folder.parents if Path.cwd() in parent.parents and parent not in runs]
-    for place in (folder / ".hydra", folder, *above):
-        if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
+    above = list(folder.parents)
+    ours = [path for path in above if Path.cwd() in path.parents or (path == above[0] and path.name == "runs")]
+    for path in (folder / ".hydra", folder, *ours):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
-    """Hydra's own command line over our config, with the plugins as config source."""
+    """Run Hydra's own command line over our config, with the plugins as config source."""
     register()
     register_help()
-    # Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that it builds without leave.
+    # Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that are not on its whitelist.
     is_1_3 = hydra.__version__.startswith("1.3")
-    asked: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": TOLD_OF_SWEEPS}
-    application = hydra.main(config_path=str(conf_dir()), config_name="config", **asked)(task)
+    options: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
+    application = hydra.main(config_path=str(conf_dir()), config_name="config", **options)(task)
     before = sys.argv
     # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
     sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in argv)]

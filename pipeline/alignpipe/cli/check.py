@@ -64,12 +64,12 @@ def _keeps_contract(chosen: Chosen, data: Data | None) -> bool:
         for outcome in ("failed", "skipped")
     }
     if outcomes["failed"]:
-        told = f"does not keep the contract: {outcomes['failed']}"
+        result = f"does not keep the contract: {outcomes['failed']}"
     elif outcomes["skipped"]:
-        told = f"keeps the contract as far as it was tried; skipped: {outcomes['skipped']}"
+        result = f"keeps the contract as far as it was tried; skipped: {outcomes['skipped']}"
     else:
-        told = "keeps the contract"
-    sys.stdout.write(f"\nreward/{chosen.selected.name} {told}\n\n")
+        result = "keeps the contract"
+    sys.stdout.write(f"\nreward/{chosen.selected.name} {result}\n\n")
     return not outcomes["failed"]
 
 
@@ -106,6 +106,6 @@ def rewards_named(what: str, known: Registry) -> list[Registered]:
         )
     if not rewards:
         names = {*known.options("reward"), *(plugin.distribution for plugin in known.plugins)}
-        told = "it brings no reward" if plugins else f"nothing of this name is installed{did_you_mean(what, names)}"
-        raise ConfigError(f"plugins check {what}: {told}; see 'alignpipe plugins list'")
+        problem = "it brings no reward" if plugins else f"nothing of this name is installed{did_you_mean(what, names)}"
+        raise ConfigError(f"plugins check {what}: {problem}; see 'alignpipe plugins list'")
     return [known.get("reward", entry.component.name) for entry in rewards]

@@ -12,23 +12,18 @@ from itertools import pairwise
 class Command:
     """A subcommand. `target` is `module:function`, called with the words after the command; it returns the exit status.
 
-    `words` gives what may stand at the next position, for the words typed so far.
+    `words` gives what may come next after the words typed so far; without it overrides follow, which Hydra completes.
     """
 
     name: str
     target: str
-    words: Callable[[Sequence[str]], Sequence[str]]
+    words: Callable[[Sequence[str]], Sequence[str]] | None = None
 
     def run(self, argv: list[str]) -> int:
         """Import the command's module, which may be heavy, and run it."""
         module, _, function = self.target.partition(":")
         status: int = getattr(importlib.import_module(module), function)(argv)
         return status
-
-
-def _plan_words(typed: Sequence[str]) -> Sequence[str]:
-    """Nothing of its own: after `plan` come overrides, which Hydra completes."""
-    return ()
 
 
 def _plugins_words(typed: Sequence[str]) -> Sequence[str]:
@@ -78,7 +73,7 @@ def _store_words(typed: Sequence[str]) -> Sequence[str]:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("plan", "alignpipe.cli.app:plan", _plan_words),
+        Command("plan", "alignpipe.cli.app:plan"),
         Command("plugins", "alignpipe.cli.plugins:main", _plugins_words),
         Command("score", "alignpipe.cli.score:main", _score_words),
         Command("store", "alignpipe.cli.store:main", _store_words),

@@ -17,8 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.cli.commands import COMMANDS, is_override
-from alignpipe.cli.overrides import override_words
-from alignpipe.cli.values import value_words
+from alignpipe.cli.suggestions import override_words, value_words
 from alignpipe.errors import AlignpipeError
 
 _NAME_KEY = re.compile(r"\.name=$")
@@ -54,12 +53,13 @@ def _words(line: str, argv: list[str]) -> list[str]:
     """All candidates for the last word of `line`; the shell function picks those that fit what was typed."""
     typed = line.split()[1:]
     current = "" if line.endswith(" ") or not typed else typed.pop()
-    if typed and typed[0] in COMMANDS and typed[0] != "plan":
+    words = COMMANDS[typed[0]].words if typed and typed[0] in COMMANDS else None
+    if words is not None:
         run = _as_run(typed)
         given = override_words(run, current)
         if run and not given and current.startswith(_TAKEN):
             given = _key_words(run, current, argv)
-        return given or _fitting(COMMANDS[typed[0]].words(typed[1:]), current)
+        return given or _fitting(words(typed[1:]), current)
     own = [] if typed else _fitting(list(COMMANDS), current)
     run = typed[1:] if typed[:1] == ["plan"] else typed
     return own + (override_words(run, current) or _key_words(run, current, argv))
@@ -78,7 +78,7 @@ def _as_run(typed: Sequence[str]) -> list[str]:
 
 
 def _key_words(typed: Sequence[str], current: str, argv: list[str]) -> list[str]:
-    """Keys, options, and behind `key=` the values that its type names, or else the one that stands there now."""
+    """Keys, options, and behind `key=` the values that its type names, or else the current value."""
     values = value_words(current, lambda word: _hydra_words(typed, word, argv))
     return values or [word for word in _hydra_words(typed, current, argv) if not _NAME_KEY.search(word)]
 

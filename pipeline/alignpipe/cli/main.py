@@ -15,14 +15,14 @@ from alignpipe.processes import this_process
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _AFTER_RANK_0 = 3.0
-"""Seconds that rank 0 has to tell an error which every process of a launch meets; the launcher then ends the others."""
+"""Seconds that rank 0 has to report an error that all processes of a launch meet; the launcher then ends the others."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 is success, 1 an error that was told in one message, 130 and 143 an interruption. Anything else that goes wrong
-    is a bug and is raised. With `HYDRA_FULL_ERROR=1` every error is raised.
+    0 is success, 1 a reported error, 130 and 143 an interruption. Anything else that goes wrong is a bug and is
+    raised. With `HYDRA_FULL_ERROR=1` every error is raised.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if this_process().follows:  # rank 0 talks to the user
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _guarded(arguments: list[str]) -> int:
-    """The command behind the boundary where errors become messages."""
+    """Run the command behind the boundary where errors become messages."""
     wants_traceback = os.environ.get(_FULL_ERROR) == "1"
     os.environ[_FULL_ERROR] = "1"  # Hydra then raises instead of printing: there is one place that prints errors
     try:
@@ -47,13 +47,13 @@ def _guarded(arguments: list[str]) -> int:
     except SystemExit:
         raise
     except BaseException as failure:  # `RunFailed` is one, and cannot be named before Hydra is imported
-        return _tell(failure, wants_traceback)
+        return _report(failure, wants_traceback)
     finally:
         if not wants_traceback:
             del os.environ[_FULL_ERROR]
 
 
-def _tell(failure: BaseException, wants_traceback: bool) -> int:
+def _report(failure: BaseException, wants_traceback: bool) -> int:
     """Report an error in one message; raise what is a bug, or everything if the user wants to see it."""
     from alignpipe.cli.report import RunFailed, message_of, report
 

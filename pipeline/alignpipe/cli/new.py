@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignpipe.authoring.package import check_name, neighbours, render, undocumented, write
-from alignpipe.python_files import locate
+from alignpipe.python_files import find_function
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, help="where to write it (default: a folder of its name, here)")
     arguments = parser.parse_args(list(argv))
     check_name(arguments.name)
-    source = locate(arguments.source, "--from") if arguments.source else None
+    source = find_function(arguments.source, "--from") if arguments.source else None
     folder: Path = arguments.folder or Path(arguments.name)
     contents = render(arguments.name, source)
     write(folder, contents)

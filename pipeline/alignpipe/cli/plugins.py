@@ -97,7 +97,7 @@ def show(what: str, known: Registry) -> None:
     if len(offers) > 1 and slash:
         sys.stdout.write(f"{what} is AMBIGUOUS: block one of these distributions with ALIGNPIPE_BLOCK_PLUGINS\n")
     if not offers and plugin is not None:
-        _show_absent(plugin)
+        _show_plugin(plugin)
 
 
 def _show_distribution(plugins: Sequence[Plugin]) -> None:
@@ -112,12 +112,12 @@ def _show_distribution(plugins: Sequence[Plugin]) -> None:
     sys.stdout.write("\n'alignpipe plugins show GROUP/OPTION' shows the keys of one\n")
 
 
-def _show_absent(plugin: Plugin) -> None:
-    sys.stdout.write(f"{plugin} is {plugin.state}: {plugin.reason}\n")
+def _show_plugin(plugin: Plugin) -> None:
+    """Why a plugin offers no options."""
+    reason = "is loaded and offers no options" if plugin.state == "ok" else f"is {plugin.state}: {plugin.reason}"
+    sys.stdout.write(f"{plugin} {reason}\n")
     if plugin.traceback:
         sys.stdout.write(f"\n{plugin.traceback}")
-    if plugin.components == () and plugin.state == "ok":
-        sys.stdout.write("it offers no components\n")
 
 
 def _show_option(offer: Registered) -> None:
@@ -155,8 +155,8 @@ def _columns(offer: Registered) -> list[tuple[str, str]]:
     columns = made.columns or getattr(made.target, "columns", ())
     if not isinstance(columns, Mapping | list | tuple):  # a property, which knows it once the reward is built
         return []
-    told = [f"{name} (such as {columns[name]!r:.60})" if isinstance(columns, Mapping) else name for name in columns]
-    return [("reads columns", ", ".join(told) or "-")]
+    shown = [f"{name} (such as {columns[name]!r:.60})" if isinstance(columns, Mapping) else name for name in columns]
+    return [("reads columns", ", ".join(shown) or "-")]
 
 
 def _port(port: Port) -> str:

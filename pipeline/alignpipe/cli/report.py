@@ -54,9 +54,9 @@ def message_of(error: BaseException) -> str | None:
         return _composition(error)
     if isinstance(error, OmegaConfBaseException):
         return _omegaconf(error)
-    place = getattr(error, "problem_mark", None)
-    if place is not None:
-        return f"{place.name}:{place.line + 1}: this is no YAML: {getattr(error, 'problem', error)}"
+    mark = getattr(error, "problem_mark", None)  # PyYAML's: where in the file
+    if mark is not None:
+        return f"{mark.name}:{mark.line + 1}: this is no YAML: {getattr(error, 'problem', error)}"
     if isinstance(error, ValueError) and _raised_by_hydra(error):
         hint = "; a stage is left out with stages=[...], W&B with tracker=[]" if "NoneType" in str(error) else ""
         return f"the overrides cannot be used: {error}{hint}"

@@ -12,8 +12,10 @@ from alignpipe.store import Store
 from alignpipe.store.cleaning import pin, pinned, removals, remove, spared, unpin
 from alignpipe.store.files import folder_bytes, read_json
 from alignpipe.store.objects import problem_of
+from alignpipe.tables import show_table
 
-_DIGEST_DIGITS = 12
+_DIGITS = 12
+"""As much of a digest or key as is shown."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,20 +53,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ls(store: Store, arguments: argparse.Namespace) -> int:
     pins = pinned(store)
-    objects, unfinished = list(store.objects()), sorted((store.root / "work").glob("*"))
-    _print(f"{'stage':<10} {'digest':<{_DIGEST_DIGITS}}  {'kind':<10} {'size':>9}  made")
-    for obj in objects:
-        manifest = read_json(obj / "manifest.json") or {}
+    rows = []
+    for obj in store.objects():
+        kind = (read_json(obj / "manifest.json") or {}).get("kind", "damaged")
         records = [read_json(path) or {} for path in sorted(obj.glob("records/*/record.json"))]
         created = max((str(record.get("created", "")) for record in records), default="")
-        mark = "  pinned" if obj.name in pins else ""
-        _print(
-            f"{obj.parent.name:<10} {obj.name[:_DIGEST_DIGITS]}  {manifest.get('kind', 'damaged'):<10} "
-            f"{_size(folder_bytes(obj / 'payload')):>9}  {created}{mark}"
-        )
-    for work in unfinished:
+        size = _size(folder_bytes(obj / "payload"))
+        rows.append((obj.parent.name, obj.name[:_DIGITS], kind, size, created, "pinned" if obj.name in pins else ""))
+    for work in sorted((store.root / "work").glob("*")):
         stage, _, key = work.name.rpartition("-")
-        _print(f"{stage:<10} {key[:_DIGEST_DIGITS]}  {'unfinished':<10} {_size(folder_bytes(work)):>9}")
+        rows.append((stage, key[:_DIGITS], "unfinished", _size(folder_bytes(work)), "", ""))
+    show_table(("stage", "digest", "kind", "size", "made", ""), rows)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What became of a sweep: at its end one line a job, and sweep.json beside Hydra's multirun.yaml.
+"""The report of a sweep: a table with one line a job, and sweep.json beside Hydra's multirun.yaml.
 
 Everything is read from the jobs' folders, so that it works with every launcher that shares a file system with us.
 """
@@ -31,20 +31,20 @@ _WATCHED: Mapping[str, Sequence[str]] = {
 _COLUMNS = 4
 
 
-class Sweep(Callback):
-    """Is told by Hydra, in the process that starts the jobs, where a sweep's folders will lie.
+class SweepCallback(Callback):
+    """Called by Hydra in the process that starts the jobs, before the first one.
 
-    Hydra tells of the end only if no job failed, so `told_at_its_end` looks for itself.
+    Hydra calls back at the end too, but only if no job failed; so `sweep_report` does the rest.
     """
 
-    begun: Sweep | None = None
-    """The sweep that goes on in this process."""
+    current: SweepCallback | None = None
+    """The sweep that this process is running."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Remember the folder, and what an earlier sweep left in it."""
         self.folder = Path(str(config.hydra.sweep.dir)).absolute()
         self._before = self._ends()
-        Sweep.begun = self
+        SweepCallback.current = self
 
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs that were begun, in their order, as they are written to sweep.json."""
@@ -77,12 +77,12 @@ class Sweep(Callback):
 
 
 @contextmanager
-def told_at_its_end() -> Iterator[None]:
-    """Show what became of the sweep that the block runs, if it runs one, however it ends."""
+def sweep_report() -> Iterator[None]:
+    """Print the table of the sweep that the block runs, if it runs one, and write sweep.json, however it ends."""
     try:
         yield
     finally:
-        sweep, Sweep.begun = Sweep.begun, None
+        sweep, SweepCallback.current = SweepCallback.current, None
         jobs = sweep.jobs() if sweep is not None else []
         if sweep is not None and jobs:
             _show(sweep.folder, jobs)

@@ -1,4 +1,4 @@
-"""What must hold of a composed config before any work: known keys, nothing missing, nothing that changes by itself."""
+"""Checks of a composed config: known keys, stages and options; nothing missing; nothing that changes by itself."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignpipe.api import SLOTS
 from alignpipe.choices import is_keyed
-from alignpipe.config.convert import registered_of
+from alignpipe.config.convert import children, is_typed, registered_of
 from alignpipe.config.model import RunSettings
-from alignpipe.config.nodes import children, is_typed
 from alignpipe.errors import ConfigError, did_you_mean
-from alignpipe.registry import Registered, Registry
+from alignpipe.registry import Registry
 
 NOT_STAGES = ("model", "tracker", "rollout")
 """The slots that stages use and that are no stages themselves."""
@@ -62,16 +61,12 @@ def check_scale(choices: Mapping[str, str | None], folders: Sequence[Path]) -> N
         )
 
 
-def stage_components(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> dict[str, Registered]:
-    """The component of every stage of the run.
-
-    Raises `ConfigError` for an empty list, a stage named twice, one without a component, and one that is no stage.
-    """
+def check_stages(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> None:
+    """Raise `ConfigError` for an empty list, a stage named twice, one without a component, and one that is no stage."""
     if not stages:
         raise ConfigError("stages is empty: name at least one, for example stages=[data,sft]")
-    found: dict[str, Registered] = {}
-    for stage in stages:
-        if stage in found:
+    for position, stage in enumerate(stages):
+        if stage in stages[:position]:
             raise ConfigError(
                 f"stages names {stage!r} twice; a second one needs its own name: +{stage}@{stage}_2=<option>"
             )
@@ -82,8 +77,6 @@ def stage_components(cfg: DictConfig, stages: Sequence[str], registry: Registry)
         component = registered.component
         if component.group in NOT_STAGES or (component.makes is None and component.group != "reward"):
             raise ConfigError(f"stages names {stage!r}, but {registered} is no stage: it makes no artifact")
-        found[stage] = registered
-    return found
 
 
 def _no_component(stage: str, cfg: DictConfig, registry: Registry) -> str:
@@ -96,6 +89,49 @@ def _no_component(stage: str, cfg: DictConfig, registry: Registry) -> str:
         return f"stages names {stage!r}, but nothing fills it: add +{base}@{stage}=<{'|'.join(registry.options(base))}>"
     known = [str(key) for key in cfg if is_typed(cfg._get_node(key))]
     return f"stages names {stage!r}, which is not in the config{did_you_mean(stage, [*known, *groups])}"
+
+
+def slot_nodes(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> dict[str, DictConfig]:
+    """The nodes of the run's stages and of all other slots, trackers aside.
+
+    A stage slot that this run does not reach (`stages=[data,sft]`) may be unfinished; it is then left out.
+    """
+    slots: dict[str, DictConfig] = {}
+    for key in [*stages, *SLOTS, *registry.groups()]:
+        node = _node(cfg, key)
+        if node is None or key == "tracker" or key in slots:
+            continue
+        if not is_typed(node):
+            options = "|".join(registry.options(key))
+            raise ConfigError(f"{key}: choose an option with {key}=<{options}>; it cannot be set key by key")
+        component = registered_of(node, key, registry).component
+        is_stage = component.makes is not None or component.group == "reward"
+        if is_stage and key not in stages and missing_keys(key, node):
+            continue
+        slots[key] = node
+    return slots
+
+
+def tracker_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The nodes of the trackers, by their full keys."""
+    node = _node(cfg, "tracker")
+    if node is None:
+        return {}
+    if not isinstance(node, DictConfig):
+        raise ConfigError("tracker: choose trackers with tracker=[<option>,...]")
+    trackers: dict[str, DictConfig] = {}
+    for name in map(str, node):
+        child = node._get_node(name)
+        if not is_typed(child):
+            raise ConfigError(f"tracker.{name}: {name} is not chosen as a tracker; use tracker=[...,{name}]")
+        trackers[f"tracker.{name}"] = child
+    return trackers
+
+
+def _node(cfg: DictConfig, key: str) -> Any:
+    """The node under a key, unresolved; None if it is missing or null."""
+    node = cfg._get_node(key) if key in cfg else None
+    return None if isinstance(node, DictConfig) and node._is_none() else node
 
 
 def check_complete(nodes: dict[str, Any]) -> None:

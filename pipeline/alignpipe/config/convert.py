@@ -1,19 +1,74 @@
-"""From composed nodes to plain typed data: real dataclass instances, nested components as `Selected` records."""
+"""Between config dataclasses and OmegaConf nodes: typed nodes to compose with, then real dataclass instances again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, get_origin
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeGuard, get_origin
 
-from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
 from alignpipe.choices import plain
-from alignpipe.config.nodes import NAME, children, component_node, is_typed
-from alignpipe.errors import AlignpipeError, ConfigError, did_you_mean
+from alignpipe.config.model import RunSettings
+from alignpipe.errors import AlignpipeError, ConfigError, PluginError, did_you_mean
 from alignpipe.registry import Registered, Registry
+
+NAME = "name"
+"""The key of a component's node that holds the option's name."""
+
+
+def component_node(registered: Registered) -> DictConfig:
+    """A component's config as a typed node with its option's name in it, so that a dumped config says what built it.
+
+    Raises `PluginError` if OmegaConf cannot take the dataclass.
+    """
+    config = registered.component.config
+    try:
+        node: DictConfig = OmegaConf.structured(config)
+    except (OmegaConfBaseException, TypeError, ValueError, NameError) as error:
+        reason = " ".join(str(error).split())
+        raise PluginError(f"{registered}: OmegaConf cannot take its config {config.__name__}: {reason}") from error
+    _loosen(node)
+    with open_dict(node):
+        node[NAME] = registered.component.name
+    return node
+
+
+def settings_node() -> DictConfig:
+    """The run settings as an untyped dictionary of typed values: the root of the config must take slots beside them."""
+    typed = OmegaConf.structured(RunSettings)
+    _loosen(typed)
+    node = OmegaConf.create({})
+    for key in typed:
+        node[key] = typed._get_node(key)
+    return node
+
+
+def is_typed(node: Any) -> TypeGuard[DictConfig]:
+    """Whether a node was made from a dataclass."""
+    return isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node))
+
+
+def children(node: Container) -> Iterator[tuple[str, Any]]:
+    """(key, child node) of a container, nothing resolved; none if it is missing, None or an interpolation."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    if isinstance(node, DictConfig):
+        yield from ((str(key), node._get_node(key)) for key in list(node))
+    elif isinstance(node, ListConfig):
+        yield from ((str(index), node._get_node(index)) for index in range(len(node)))
+
+
+def _loosen(node: Container) -> None:
+    """Let overrides in: frozen dataclasses come out read-only, and `dict` fields take new keys without a `+`."""
+    node._set_flag("readonly", None)
+    if isinstance(node, DictConfig) and not is_typed(node):
+        node._set_flag("struct", False)
+    for _, child in children(node):
+        if OmegaConf.is_config(child):
+            _loosen(child)
 
 
 def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
@@ -31,7 +86,7 @@ def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
 
 
 def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
-    """The choice that a component's node stands for; `key` is where it stands in the config.
+    """The choice that a component's node holds; `key` is its key in the config.
 
     Raises `ConfigError` for a key the component does not have and for values that its dataclass refuses.
     """
@@ -42,7 +97,7 @@ def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
 
 
 def from_plain(config: Mapping[str, Any], registered: Registered, registry: Registry) -> Any:
-    """An instance of a component's dataclass from plain data, as it lies in an artifact.
+    """An instance of a component's dataclass from plain data, as an artifact holds it.
 
     Raises `ConfigError` for keys and values the dataclass does not take (an artifact of another version).
     """

@@ -54,8 +54,8 @@ class RunConfig:
     """One job's configuration.
 
     A slot is a config group; a stage instance such as `ppo_2` is filled from one. `selected` maps every slot and every
-    stage instance to its choice, trackers aside; `trackers` maps tracker
-    names to theirs. `resolved` is the whole composed config as plain data. `outputs` and `folder` are absolute.
+    stage instance to its choice, `trackers` every tracker's name. `resolved` is the whole composed config as plain
+    data. `outputs` and `folder` are absolute.
     """
 
     settings: RunSettings

@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignpipe.api import SLOTS
 from alignpipe.config.checks import (
     check_complete,
     check_keys,
     check_scale,
     check_stable,
-    missing_keys,
-    stage_components,
+    check_stages,
+    slot_nodes,
+    tracker_nodes,
 )
-from alignpipe.config.convert import choice_of, registered_of, resolved_data
+from alignpipe.config.convert import choice_of, resolved_data
 from alignpipe.config.model import RunConfig, RunSettings
-from alignpipe.config.nodes import is_typed
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registry
 
@@ -36,10 +34,10 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
     sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
     check_scale(hydra.runtime.choices, sources)
     settings = run_settings(cfg, registry)
-    stages = stage_components(cfg, settings.stages, registry)
+    check_stages(cfg, settings.stages, registry)
 
-    slots = _slots(cfg, stages, registry)
-    trackers = _trackers(cfg)
+    slots = slot_nodes(cfg, settings.stages, registry)
+    trackers = tracker_nodes(cfg)
     check_complete({**slots, **trackers})
     check_stable(slots)  # or keys would differ from run to run
 
@@ -81,42 +79,3 @@ def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
         raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2**63 - 1 is wanted")
     check_keys(cfg, settings.stages, registry)
     return settings
-
-
-def _slots(cfg: DictConfig, stages: dict[str, Any], registry: Registry) -> dict[str, DictConfig]:
-    """The nodes of the run's stages and of all other slots, trackers aside.
-
-    A stage slot that this run does not reach (`stages=[data,sft]`) may be unfinished; it is then left out.
-    """
-    slots: dict[str, DictConfig] = {}
-    for key in [*stages, *SLOTS, *registry.groups()]:
-        if key == "tracker" or key in slots or key not in cfg:
-            continue
-        node = cfg._get_node(key)
-        if node is None or (isinstance(node, DictConfig) and node._is_none()):
-            continue
-        if not is_typed(node):
-            options = "|".join(registry.options(key))
-            raise ConfigError(f"{key}: choose an option with {key}=<{options}>; it cannot be set key by key")
-        component = registered_of(node, key, registry).component
-        is_stage = component.makes is not None or component.group == "reward"
-        if is_stage and key not in stages and missing_keys(key, node):
-            continue
-        slots[key] = node
-    return slots
-
-
-def _trackers(cfg: DictConfig) -> dict[str, DictConfig]:
-    """The nodes of the trackers, by their full keys."""
-    node = cfg._get_node("tracker") if "tracker" in cfg else None
-    if node is None or (isinstance(node, DictConfig) and node._is_none()):
-        return {}
-    if not isinstance(node, DictConfig):
-        raise ConfigError("tracker: choose trackers with tracker=[<option>,...]")
-    trackers: dict[str, DictConfig] = {}
-    for name in map(str, node):
-        child = node._get_node(name)
-        if not is_typed(child):
-            raise ConfigError(f"tracker.{name}: {name} is not chosen as a tracker; use tracker=[...,{name}]")
-        trackers[f"tracker.{name}"] = child
-    return trackers

@@ -1,12 +1,13 @@
-"""The `plugins://` config source: every option of every plugin becomes a typed option of a Hydra config group.
+"""Where Hydra finds configs: the YAML tree, and `plugins://`, which makes every plugin's option a typed config option.
 
-It is registered in this process only, so that no other Hydra application of the environment sees our plugins; workers
-of a launcher import this module by name and build their own registry.
+That source is registered in this process only, so that no other Hydra application of the environment sees our plugins;
+workers of a launcher import this module by name and build their own registry.
 """
 
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -16,16 +17,18 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+import alignpipe
 from alignpipe.api import SLOTS
-from alignpipe.config.nodes import component_node, settings_node
-from alignpipe.errors import AlignpipeError, PluginError
+from alignpipe.config.convert import component_node, settings_node
+from alignpipe.errors import AlignpipeError, ConfigError, PluginError
 from alignpipe.registry import registry
 
 SETTINGS = "run_settings"
 """The config that holds the run settings; `config.yaml` begins with it."""
 CALLBACKS = "hydra/callbacks/alignpipe"
-"""The config that makes Hydra tell `cli/sweeps.py` of a sweep; a class is named here because no YAML may name one."""
-TOLD_OF_SWEEPS = "alignpipe.cli.sweeps.Sweep"
+"""The config that registers our Hydra callback for sweeps."""
+SWEEP_CALLBACK = "alignpipe.cli.sweeps.SweepCallback"
+"""The callback's class: named here, because no YAML may name code to run."""
 
 
 class OptionError(PluginError, ConfigCompositionException):
@@ -53,7 +56,7 @@ class PluginConfigSource(ConfigSource):
         if path == SETTINGS:
             return ConfigResult("alignpipe", "plugins://", settings_node(), {"package": "_global_"})
         if path == CALLBACKS:
-            node = OmegaConf.create({"sweep": {"_target_": TOLD_OF_SWEEPS}})
+            node = OmegaConf.create({"sweep": {"_target_": SWEEP_CALLBACK}})
             return ConfigResult("alignpipe", "plugins://", node, {"package": "hydra.callbacks"})
         group, _, name = path.partition("/")
         try:
@@ -61,7 +64,7 @@ class PluginConfigSource(ConfigSource):
             node = component_node(registered)
         except AlignpipeError as error:
             raise OptionError(str(error)) from error
-        # Several trackers run side by side, so each has a place of its own.
+        # Several trackers run side by side, so each has a key of its own.
         package = f"tracker.{name}" if group == "tracker" else None
         return ConfigResult(registered.provider, "plugins://", node, {"package": package})
 
@@ -100,6 +103,20 @@ def register() -> None:
     plugins = Plugins.instance()
     for plugin in (PluginConfigSource, PluginSearchPath):
         plugins.register(plugin)
+
+
+def conf_dir() -> Path:
+    """The absolute folder of `config.yaml`: in a wheel `alignpipe/conf`, in an editable install `conf/`.
+
+    Raises `ConfigError` if neither is there.
+    """
+    package = Path(alignpipe.__file__).resolve().parent
+    candidates = (package / "conf", package.parents[1] / "conf")
+    for folder in candidates:
+        if (folder / "config.yaml").is_file():
+            return folder
+    tried = " nor ".join(map(str, candidates))
+    raise ConfigError(f"config.yaml is neither in {tried}; install alignpipe again")
 
 
 def _clean(config_path: str) -> str:

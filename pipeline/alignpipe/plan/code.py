@@ -30,22 +30,26 @@ def code_hashes(components: Iterable[Registered]) -> dict[str, str]:
     return hashes
 
 
-def changed_parts(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of the parts whose code is not what it was."""
-    return tuple(sorted(name for name in {*then, *now} if then.get(name) != now.get(name)))
+def compare_code(
+    then: Mapping[str, str], now: Mapping[str, str], setting: CodeChange, components: Iterable[Registered]
+) -> tuple[str, CodeChange]:
+    """The names of the parts whose code is not what it was, and what to do about it: never `auto`.
 
-
-def must_rerun(setting: CodeChange, changed: Iterable[str], components: Iterable[Registered]) -> bool:
-    """Whether changed code means running again: under `auto`, if one of the changed parts is not a released install."""
-    if setting is not CodeChange.auto:
-        return setting is CodeChange.rerun
-    folders = {f"{entry.component.group}/{entry.component.name}": entry.folder for entry in components}
-    folders[_CORE_NAME] = _core_root()
-    return any(not _released(folders.get(name)) for name in changed)
+    Under `auto` a changed part that is not a released install means `rerun`, any other `warn`.
+    """
+    changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    if not changed:
+        return "", CodeChange.ignore
+    if setting is CodeChange.auto:
+        folders = {f"{entry.component.group}/{entry.component.name}": entry.folder for entry in components}
+        folders[_CORE_NAME] = _core_root()
+        released = all(_released(folders.get(name)) for name in changed)
+        setting = CodeChange.warn if released else CodeChange.rerun
+    return ", ".join(changed), setting
 
 
 def _released(folder: Path | None) -> bool:
-    """Whether a folder lies where pip puts released packages; editable installs stay in their source tree."""
+    """Whether a folder is where pip puts released packages; editable installs stay in their source tree."""
     homes = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return folder is None or any(folder.resolve().is_relative_to(Path(home).resolve()) for home in homes)
 
@@ -55,7 +59,7 @@ def _core_root() -> Path:
 
 
 def _component_files(registered: Registered) -> tuple[Path, ...]:
-    """The component's folder, or the one module it consists of when that lies bare among others' modules."""
+    """The component's package folder; of one that is no package, the modules it consists of."""
     folder = registered.folder
     if folder is None or not folder.is_dir():
         return ()

@@ -6,26 +6,26 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from alignpipe.store import Explained
+from alignpipe.store import Fingerprint
 
 _SHOWN = 4
 
 
-def why_missing(known: Iterable[tuple[str, Explained]], explained: Explained) -> tuple[str, ...]:
+def why_missing(known: Iterable[tuple[str, Fingerprint]], fingerprint: Fingerprint) -> tuple[str, ...]:
     """The differences to the nearest of the keys the store knows for the stage, given with their times."""
     candidates = list(known)
     if not candidates:
         return ("nothing is stored for this stage yet",)
-    when, nearest = min(candidates, key=lambda candidate: len(_changed(candidate[1], explained)))
-    lines = differences(nearest, explained)
+    when, nearest = min(candidates, key=lambda candidate: len(_changed(candidate[1], fingerprint)))
+    lines = differences(nearest, fingerprint)
     if not lines:
         return (f"its result of {when} is no longer in the store",)
     more = len(lines) - _SHOWN
     return (f"differs from the result of {when}:", *lines[:_SHOWN], *([f"and {more} more"] if more > 0 else []))
 
 
-def differences(before: Explained, now: Explained) -> list[str]:
-    """What differs between two explained keys, as lines `ppo.kl_coef: 0.05 -> 0.1`.
+def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """What differs between two fingerprints, as lines `ppo.kl_coef: 0.05 -> 0.1`.
 
     Another option is one line, whatever their keys are; so are inputs that come from the same stages as before.
     """
@@ -45,7 +45,7 @@ def differences(before: Explained, now: Explained) -> list[str]:
     return [*lines, *([f"new result of {', '.join(sorted(renewed))}"] if renewed else [])]
 
 
-def _changed(before: Explained, now: Explained) -> dict[str, tuple[Any, Any]]:
+def _changed(before: Fingerprint, now: Fingerprint) -> dict[str, tuple[Any, Any]]:
     """(before, now) of every value that differs, by its dotted name."""
     old, new = _flat(before), _flat(now)
     pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in sorted({*old, *new})}

@@ -11,14 +11,13 @@ from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import CodeChange, RunConfig
 from alignpipe.digests import data_digest, folder_digest
 from alignpipe.errors import ConfigError
-from alignpipe.plan.code import changed_parts, code_hashes, must_rerun
+from alignpipe.plan.code import code_hashes, compare_code
 from alignpipe.plan.differences import why_missing
-from alignpipe.plan.keys import Explainer, key_of
+from alignpipe.plan.keys import Fingerprints, key_of
 from alignpipe.plan.ports import resolve_ports
-from alignpipe.plan.sources import Source
-from alignpipe.plan.specs import StageSpec, stage_specs
-from alignpipe.registry import Registered, Registry
-from alignpipe.store import Explained, Store
+from alignpipe.plan.specs import Source, StageSpec, stage_specs, with_slots
+from alignpipe.registry import Registry
+from alignpipe.store import Fingerprint, Store
 
 Action = Literal["hit", "resume", "run", "unknown"]
 
@@ -27,7 +26,7 @@ Action = Literal["hit", "resume", "run", "unknown"]
 class Decision:
     """What is to be done with one stage.
 
-    `key`, `explained`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
+    `key`, `fingerprint`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
     `restart` comes with `run` only: what an earlier attempt left (of other code) must not be resumed, and is thrown
     away. `warning` is a line for the user.
     """
@@ -36,7 +35,7 @@ class Decision:
     action: Action
     why: tuple[str, ...]
     key: str = ""
-    explained: Explained = field(default_factory=dict)
+    fingerprint: Fingerprint = field(default_factory=dict)
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     slots: Mapping[str, Selected] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +53,11 @@ class Decision:
             return "resume" if self.step is None else f"resume at step {self.step}"
         return self.action
 
+    @property
+    def reason(self) -> str:
+        """`why` on one line; its first part may be a heading (`differs from the result of ...:`)."""
+        return "; ".join(self.why).replace(":; ", ": ")
+
 
 class Planner:
     """Decides stage by stage; the plan that is shown and the real run ask the same question.
@@ -64,56 +68,44 @@ class Planner:
     def __init__(self, run: RunConfig, registry: Registry, store: Store) -> None:
         self.run = run
         self.store = store
-        self.specs = stage_specs(run, registry)
-        self.sources = resolve_ports(self.specs, run.settings.inputs, store.find)
-        self._explainer = Explainer(run, registry, self.specs, self.sources)
+        specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
+        self.specs = tuple(with_slots(spec, specs, run, registry) for spec in specs)
+        self._fingerprints = Fingerprints(run.settings.seed, registry)
         self._checkpoints: dict[str, str] = {}
         # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
         # config has the same name, and so enters the same unfinished run of the trackers again.
-        symbolic = [
-            self._explainer.explain(spec, {port: str(source) for port, source in self.sources[spec.name].items()})
+        keys = [
+            key_of(self._fingerprints.of(spec, {port: str(source) for port, source in spec.sources.items()}))
             for spec in self.specs
         ]
-        self.run_key = data_digest({"stages": [key_of(entry) for entry in symbolic], "sweep": run.sweep})
-
-    def components(self, spec: StageSpec) -> tuple[Registered, ...]:
-        """Every component whose code takes part in a stage."""
-        return self._explainer.components(spec)
+        self.run_key = data_digest({"stages": keys, "sweep": run.sweep})
 
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""
-        waiting = sorted(
-            {source.name for source in self.sources[spec.name].values() if source.origin == "stage"} - set(made)
-        )
+        waiting = sorted({source.name for source in spec.sources.values() if source.origin == "stage"} - set(made))
         if waiting:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
-        inputs = {port: self._artifact(source, made) for port, source in self.sources[spec.name].items()}
-        fed = {port: _fed(artifact) for port, artifact in inputs.items()}
-        explained = self._explainer.explain(spec, fed)
-        key = key_of(explained)
-        components = self.components(spec)
-        code = code_hashes(components)
-        decision = Decision(
-            spec, action="run", why=(), key=key, explained=explained, inputs=inputs, slots=self._readable(spec, inputs),
-            code=code,
-        )  # fmt: skip
-        stored = self.store.stored(spec.name, key)
+        inputs = {port: self._artifact(source, made) for port, source in spec.sources.items()}
+        fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
+        key, code = key_of(fingerprint), code_hashes(spec.components)
+        decision = Decision(spec, "run", (), key, fingerprint, inputs, self._slots(spec, inputs), code)
+        stored = self.store.lookup(spec.name, key)
         if stored is None:
-            return self._miss(decision, why_missing(self.store.explained(spec.name), explained))
+            return self._miss(decision, why_missing(self.store.fingerprints(spec.name), fingerprint))
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
-        changed = changed_parts(stored.code, code)
         setting = self.run.settings.code_change
-        told = f"the code of {', '.join(changed)} changed since {stored.created}"
-        if changed and must_rerun(setting, changed, components):
-            return self._miss(decision, (f"{told} (code_change={setting.name}; code_change=ignore would reuse it)",))
-        warning = f"{told}; its stored result is used all the same (code_change=rerun computes it again)"
+        changed, what_to_do = compare_code(stored.code, code, setting, spec.components)
+        changed = f"the code of {changed} changed since {stored.created}"
+        if what_to_do is CodeChange.rerun:
+            return self._miss(decision, (f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)",))
+        warning = f"{changed}; its stored result is used all the same (code_change=rerun computes it again)"
         return replace(
             decision,
             action="hit",
             why=(f"made {stored.created} by {stored.by}",),
             artifact=stored.artifact,
-            warning=warning if changed and setting is not CodeChange.ignore else None,
+            warning=warning if what_to_do is CodeChange.warn else None,
         )
 
     def _miss(self, decision: Decision, why: tuple[str, ...]) -> Decision:
@@ -121,25 +113,25 @@ class Planner:
         unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
         if unfinished is None:
             return replace(decision, why=why)
-        changed = changed_parts(unfinished.code, decision.code)
-        components = self.components(decision.spec)
-        if changed and must_rerun(self.run.settings.code_change, changed, components):
-            told = f"an unfinished attempt is not resumed: the code of {', '.join(changed)} changed since"
-            return replace(decision, why=(*why, told), restart=True)
-        warning = f"the attempt it goes on with was made by other code of {', '.join(changed)}"
+        setting, components = self.run.settings.code_change, decision.spec.components
+        changed, what_to_do = compare_code(unfinished.code, decision.code, setting, components)
+        if what_to_do is CodeChange.rerun:
+            reason = f"an unfinished attempt is not resumed: the code of {changed} changed since"
+            return replace(decision, why=(*why, reason), restart=True)
+        warning = f"the attempt it goes on with was made by other code of {changed}"
         return replace(
             decision,
             action="resume",
             step=unfinished.step,
             why=("an earlier attempt did not finish",),
-            warning=warning if changed and self.run.settings.code_change is not CodeChange.ignore else None,
+            warning=warning if what_to_do is CodeChange.warn else None,
         )
 
-    def _readable(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
-        """What the stage may read of the config: the slots it uses, and the choice behind every reward it is given."""
-        given = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
-        rewards = {stage: choice for stage, choice in self.run.selected.items() if stage in given}
-        return {**self._explainer.slots(spec), **rewards}
+    def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
+        """What the stage may read of the config: its slots, and the choice behind every reward it is given."""
+        rewards = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
+        given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}
+        return {**spec.slots, **given}
 
     def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
         if source.origin == "stage":
@@ -169,6 +161,6 @@ def make_plan(planner: Planner) -> list[Decision]:
     return decisions
 
 
-def _fed(artifact: Artifact) -> str:
-    """What feeds a port, as the key sees it: who made it (reports name it) and its digest."""
+def _identity(artifact: Artifact) -> str:
+    """An input as the key holds it: who made it (reports name it) and its digest."""
     return "base" if artifact.stage == "base" else f"{artifact.stage} {artifact.digest}"

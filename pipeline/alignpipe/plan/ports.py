@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from alignpipe.api import Port
 from alignpipe.errors import ConfigError, did_you_mean
-from alignpipe.plan.sources import BASE, FindStored, Source, named_source
-from alignpipe.plan.specs import StageSpec
+from alignpipe.plan.sources import FindStored, named_source
+from alignpipe.plan.specs import BASE, Source, StageSpec
 
 
 def resolve_ports(
-    specs: Sequence[StageSpec],
-    inputs: Mapping[str, Mapping[str, str]],
-    find: FindStored,
-) -> dict[str, dict[str, Source]]:
-    """The source of every port of every stage, by stage and port; ports that stay empty are missing.
+    specs: Sequence[StageSpec], inputs: Mapping[str, Mapping[str, str]], find: FindStored
+) -> tuple[StageSpec, ...]:
+    """The stages with the source of every port.
 
     Raises `ConfigError` naming `inputs.<stage>.<port>` if there is no such stage or port, if a required port has no
     source, or if a named source does not exist, runs later, or makes another kind.
@@ -26,49 +25,32 @@ def resolve_ports(
             raise ConfigError(
                 f"inputs.{stage}: {stage!r} is not in stages=[{','.join(stages)}]{did_you_mean(stage, stages)}"
             )
-    resolved: dict[str, dict[str, Source]] = {}
-    for position, spec in enumerate(specs):
+    resolved: list[StageSpec] = []
+    for spec in specs:
         given = inputs.get(spec.name, {})
-        for port in given:
-            if port not in spec.needs:
+        for name in given:
+            if name not in spec.needs:
                 raise ConfigError(
-                    f"inputs.{spec.name}.{port}: {spec.registered} has no port {port!r}"
-                    f"{did_you_mean(port, spec.needs)} (there are: {', '.join(spec.needs) or 'none'})"
+                    f"inputs.{spec.name}.{name}: {spec.registered} has no port {name!r}"
+                    f"{did_you_mean(name, spec.needs)} (there are: {', '.join(spec.needs) or 'none'})"
                 )
-        resolved[spec.name] = _stage_ports(spec, given, specs, position, resolved, find)
-    return resolved
+        sources: dict[str, Source] = {}
+        for name in sorted(spec.needs, key=lambda name: name != "policy"):  # first, since other defaults look at it
+            port, label = spec.needs[name], f"inputs.{spec.name}.{name}"
+            if name in given:
+                source = named_source(given[name], port, label, stages, resolved, find)
+            else:
+                source = _default(port, resolved, sources.get("policy"))
+            if source is not None:
+                sources[name] = source
+            elif port.required:
+                raise ConfigError(_no_source(label, port, name in given))
+        resolved.append(replace(spec, sources=sources))
+    return tuple(resolved)
 
 
-def _stage_ports(
-    spec: StageSpec,
-    given: Mapping[str, str],
-    specs: Sequence[StageSpec],
-    position: int,
-    resolved: Mapping[str, Mapping[str, Source]],
-    find: FindStored,
-) -> dict[str, Source]:
-    """The ports of one stage; `policy` comes first because the defaults of others look at it.
-
-    `resolved` holds the stages before this one.
-    """
-    sources: dict[str, Source] = {}
-    for port_name in sorted(spec.needs, key=lambda name: name != "policy"):
-        port, label = spec.needs[port_name], f"inputs.{spec.name}.{port_name}"
-        if port_name in given:
-            source = named_source(given[port_name], port, label, specs, position, find)
-        else:
-            source = _default(port, specs[:position], resolved, sources.get("policy"))
-        if source is not None:
-            sources[port_name] = source
-        elif port.required:
-            raise ConfigError(_no_source(label, port, port_name in given))
-    return sources
-
-
-def _default(
-    port: Port, earlier: Sequence[StageSpec], resolved: Mapping[str, Mapping[str, Source]], policy: Source | None
-) -> Source | None:
-    """The source a port has when the config names none."""
+def _default(port: Port, earlier: Sequence[StageSpec], policy: Source | None) -> Source | None:
+    """The source a port has when the config names none; `policy` is what feeds the stage's own `policy` port."""
     makers = [spec for spec in earlier if spec.makes == port.kind]
     if port.default == "none":
         return None
@@ -77,14 +59,14 @@ def _default(
     if port.default == "policy":
         return policy
     if port.default == "first":
-        source = _first_policy(makers, resolved)
-        return None if source == policy else source  # a policy compared with itself tells nothing
+        first = _first_policy(makers)
+        return None if first == policy else first  # a policy compared with itself tells nothing
     if makers:
         return Source("stage", makers[-1].name)
     return BASE if port.default == "nearest_or_base" else None
 
 
-def _first_policy(makers: Sequence[StageSpec], resolved: Mapping[str, Mapping[str, Source]]) -> Source | None:
+def _first_policy(makers: Sequence[StageSpec]) -> Source | None:
     """The first policy of the run: that of the first stage that makes one, or the base model which that stage improved.
 
     A stage whose policy port is by default the base model (sft) is there to make a first policy of it; one that only
@@ -95,7 +77,7 @@ def _first_policy(makers: Sequence[StageSpec], resolved: Mapping[str, Mapping[st
         return None
     first = makers[0]
     port = first.needs.get("policy")
-    improves_base = port is not None and port.default != "base" and resolved[first.name].get("policy") == BASE
+    improves_base = port is not None and port.default != "base" and first.sources.get("policy") == BASE
     return BASE if improves_base else Source("stage", first.name)
 
 

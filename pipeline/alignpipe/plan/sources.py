@@ -1,38 +1,22 @@
-"""What can feed a port, and what `inputs.<stage>.<port>` may say: a stage, base, none, store:<digest>, a folder."""
+"""What `inputs.<stage>.<port>` may say: a stage, base, none, store:<digest>, a checkpoint folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from alignpipe.api import Artifact, Kind, Port
 from alignpipe.errors import ConfigError
-from alignpipe.plan.specs import StageSpec
+from alignpipe.plan.specs import BASE, Source, StageSpec
 
 FindStored = Callable[[str], Sequence[Artifact]]
 """The stored artifacts whose digest begins with a text."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """What feeds a port: an earlier stage's name, the base model, a stored object's digest or a checkpoint folder."""
-
-    origin: Literal["stage", "base", "store", "checkpoint"]
-    name: str
-
-    def __str__(self) -> str:
-        return f"store:{self.name[:12]}" if self.origin == "store" else self.name
-
-
-BASE = Source("base", "base")
-
-
 def named_source(
-    value: str, port: Port, label: str, specs: Sequence[StageSpec], position: int, find: FindStored
+    value: str, port: Port, label: str, stages: Sequence[str], earlier: Sequence[StageSpec], find: FindStored
 ) -> Source | None:
-    """The source that the config names for a port of the stage at `position`; None for `none`.
+    """The source that the config names for a port of the stage after the `earlier` ones; None for `none`.
 
     Raises `ConfigError` with `label`, the key that names it.
     """
@@ -43,19 +27,19 @@ def named_source(
         return BASE
     if value.startswith("store:"):
         return _stored(value.removeprefix("store:"), port, label, find)
-    names = [spec.name for spec in specs]
-    if value in names:
-        if names.index(value) >= position:
+    if value in stages:
+        maker = next((spec for spec in earlier if spec.name == value), None)
+        if maker is None:
             raise ConfigError(
-                f"{label}={value}: stage {value!r} does not run before {specs[position].name!r} "
-                f"(stages={names}); move it to the front or name an earlier one"
+                f"{label}={value}: stage {value!r} does not run before {stages[len(earlier)]!r} "
+                f"(stages={stages}); move it to the front or name an earlier one"
             )
-        _check_kind(label, f"stage {value!r}", specs[names.index(value)].makes, port.kind)
+        _check_kind(label, f"stage {value!r}", maker.makes, port.kind)
         return Source("stage", value)
     folder = Path(value).expanduser().absolute()
     if not folder.is_dir():
         raise ConfigError(
-            f"{label}={value}: there is neither a stage {value!r} in this run (stages={names}) nor a folder "
+            f"{label}={value}: there is neither a stage {value!r} in this run (stages={stages}) nor a folder "
             f"{folder}; allowed are an earlier stage, base, none, store:<digest> or a checkpoint folder"
         )
     if not (folder / "config.json").is_file():

@@ -121,10 +121,15 @@ def _plugin(
         Registered(component, entry_point.name, distribution, version, folder) for component in components
     )
     plugin = record("ok", seconds=seconds, components=registered)
-    for note in [note for component in components for note in _newer(component, plugin)]:
-        if strict:
-            raise PluginError(f"{note} ({STRICT} is set)")
-        warn(note)
+    for component in components:
+        if component.api[1] > API_VERSION[1]:
+            note = (
+                f"{component.group}/{component.name} ({plugin}) was written for plugin API {_dotted(component.api)}, "
+                f"this alignpipe has {_dotted(API_VERSION)}; update alignpipe if it misbehaves"
+            )
+            if strict:
+                raise PluginError(f"{note} ({STRICT} is set)")
+            warn(note)
     return plugin
 
 
@@ -156,13 +161,13 @@ def _unique(entry_points: Iterable[EntryPoint]) -> list[tuple[str, str, EntryPoi
     found = []
     for entry_point in entry_points:
         dist = entry_point.dist
-        place = str(getattr(dist, "_path", dist))
-        if place not in identities:  # each asking reads and parses the distribution's metadata
+        location = str(getattr(dist, "_path", dist))
+        if location not in identities:  # each asking reads and parses the distribution's metadata
             metadata = dist.metadata if dist is not None else {"Name": "unknown", "Version": ""}
-            identities[place] = (normalise(metadata["Name"]), metadata["Version"])
-        name, version = identities[place]
-        # Distribution objects of one folder are made anew per query, so the folder is what tells two copies apart.
-        if owners.setdefault(name, place) == place:
+            identities[location] = (normalise(metadata["Name"]), metadata["Version"])
+        name, version = identities[location]
+        # Distribution objects of one folder are made anew per query, so only the folder distinguishes two copies.
+        if owners.setdefault(name, location) == location:
             found.append((name, version, entry_point))
     return sorted(found, key=lambda item: (item[0] != BUILT_IN, item[0], item[2].name, item[2].value))
 
@@ -188,7 +193,7 @@ def _blocked(distribution: str, name: str, environ: Mapping[str, str]) -> str:
 
 
 def _check_names(candidates: Sequence[tuple[str, str, EntryPoint]], environ: Mapping[str, str], warn: Warn) -> None:
-    """Warn about names in the lists that no installed plugin bears: a misspelt block would block nothing."""
+    """Warn about names in the lists that no installed plugin has: a misspelt block would block nothing."""
     known = {distribution for distribution, _, _ in candidates}
     known |= {f"{distribution}:{entry_point.name}" for distribution, _, entry_point in candidates}
     for variable in (ALLOW, BLOCK):
@@ -241,16 +246,6 @@ def _checked(offered: Iterable[Any]) -> list[Component]:
             )
         components.append(component)
     return components
-
-
-def _newer(component: Component, plugin: Plugin) -> list[str]:
-    """A note if the component was written for a newer minor version than ours."""
-    if component.api[1] <= API_VERSION[1]:
-        return []
-    return [
-        f"{component.group}/{component.name} ({plugin}) was written for plugin API {_dotted(component.api)}, "
-        f"this alignpipe has {_dotted(API_VERSION)}; update alignpipe if it misbehaves"
-    ]
 
 
 def _dotted(api: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""The registry: every option of every slot, who brought it, and what to say when one cannot be had."""
+"""The registry: every option of every slot, who brought it, and the error when one cannot be used."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from alignpipe.registry.loader import BLOCK, Plugin, Warn, installed_entry_point
 from alignpipe.registry.registered import Registered
 
 
-class Registry:
-    """Looks up components; filled once, never changed.
+def _warn(message: str) -> None:
+    if not this_process().follows:  # one of several processes speaks for all
+        sys.stderr.write(f"alignpipe: warning: {message}\n")
 
-    `plugins` are all entry points that were found, with their state: ok, broken or blocked; `hook` calls the lifecycle
-    hooks.
-    """
+
+class Registry:
+    """Looks up components; filled once, never changed."""
 
     def __init__(self, plugins: Sequence[Plugin], manager: pluggy.PluginManager) -> None:
         self.plugins = tuple(plugins)
+        """All entry points that were found, with their state: ok, broken or blocked."""
         self.manager = manager
+        self.hook: Any = manager.hook
+        """Calls the lifecycle hooks: `registry.hook.alignpipe_run_started(info=...)`."""
         self._offers: dict[str, dict[str, list[Registered]]] = {}
         for plugin in self.plugins:
             for registered in plugin.components:
@@ -39,27 +43,17 @@ class Registry:
     def load(
         cls,
         entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
-        environ: Mapping[str, str] | None = None,
-        warn: Warn | None = None,
+        environ: Mapping[str, str] = os.environ,
+        warn: Warn = _warn,
     ) -> Registry:
-        """Load the plugins; without arguments those installed, under this process's environment, warning on stderr.
+        """Load the plugins, by default those installed.
 
         Raises `PluginError` for a broken plugin if `ALIGNPIPE_STRICT_PLUGINS` is set.
         """
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(HookSpecs)
-        plugins = load_plugins(
-            installed_entry_points() if entry_points is None else entry_points,
-            manager,
-            os.environ if environ is None else environ,
-            _warn if warn is None else warn,
-        )
-        return cls(plugins, manager)
-
-    @property
-    def hook(self) -> Any:
-        """The caller of the lifecycle hooks: `registry.hook.alignpipe_run_started(info=...)`."""
-        return self.manager.hook
+        points = installed_entry_points() if entry_points is None else entry_points
+        return cls(load_plugins(points, manager, environ, warn), manager)
 
     def groups(self) -> list[str]:
         """The groups that some plugin offers an option of, sorted."""
@@ -70,7 +64,7 @@ class Registry:
         return sorted(self._offers.get(group, {}))
 
     def offers(self, group: str, name: str) -> Sequence[Registered]:
-        """Everybody who offers this option; more than one makes it ambiguous."""
+        """All who offer this option; more than one makes it ambiguous."""
         return tuple(self._offers.get(group, {}).get(name, ()))
 
     def get(self, group: str, name: str) -> Registered:
@@ -100,10 +94,9 @@ class Registry:
         return next((plugin for plugin in self.plugins if plugin.state != "ok" and plugin.name in names), None)
 
     def of_node(self, config_type: type[Any] | None, name: str) -> Registered:
-        """The component that a config node was made from: its dataclass and the option name it bears.
+        """The component that a config node was made from, by its dataclass and the option name in it.
 
-        The node's place in the config does not say its group: `ppo_2` may hold any option. So no two groups may share a
-        dataclass.
+        The node's key does not tell its group: `ppo_2` may hold any option. So no two groups may share a dataclass.
 
         Raises `ConfigError` if there is none, `PluginError` if it is ambiguous.
         """
@@ -124,18 +117,13 @@ class Registry:
 
 
 def _ambiguous(offers: Sequence[Registered]) -> str:
-    """Names everybody who offers an option, and how to keep one of them out: a third party rather than a built-in."""
+    """Names all who offer an option, and how to block one of them: a third party rather than a built-in."""
     component = offers[0].component
     who = " and ".join(f"{offer.provider} (plugin {offer.plugin!r})" for offer in offers)
     last = offers[-1]
     same = all(offer.distribution == last.distribution for offer in offers)
     block = f"{last.distribution}:{last.plugin}" if same else last.distribution
     return f"{component.group}={component.name} is offered by {who}; block one of them, for example {BLOCK}={block}"
-
-
-def _warn(message: str) -> None:
-    if not this_process().follows:  # one of several processes speaks for all
-        sys.stderr.write(f"alignpipe: warning: {message}\n")
 
 
 @functools.cache

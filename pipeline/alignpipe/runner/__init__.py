@@ -1,4 +1,4 @@
-"""The runner: takes the plan's decisions to their end, stage by stage, and says at every step what goes on."""
+"""The runner: carries out the plan stage by stage, and records and shows what happens."""
 
 from alignpipe.runner.execute import execute
 from alignpipe.runner.planning import show_plan

@@ -96,7 +96,7 @@ class RunningStage(Builder):
 
     def say(self, message: str) -> None:
         """Tell the user one line."""
-        self._job.terminal.say(f"{self.stage:<8} {message}")
+        self._job.say(self.stage, message)
 
     def alert(self, title: str, text: str, level: Level = "warn") -> None:
         """Call for attention, on the terminal and in the trackers."""

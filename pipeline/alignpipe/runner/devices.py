@@ -7,12 +7,12 @@ import re
 
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError
-from alignpipe.processes import Place
+from alignpipe.processes import ALONE, Process
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
-def check_machine_settings(settings: RunSettings, place: Place | None = None) -> None:
+def check_machine_settings(settings: RunSettings, process: Process = ALONE) -> None:
     """Raise `ConfigError` for a device or a number of threads or lanes that cannot be meant; imports nothing."""
     if not _DEVICE.fullmatch(settings.device):
         raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda, cuda:<n> and mps")
@@ -20,14 +20,14 @@ def check_machine_settings(settings: RunSettings, place: Place | None = None) ->
         raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
     if settings.lanes is not None and settings.lanes < 1:
         raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
-    if place is not None and place.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
+    if process.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(
-            f"device={settings.device} with {place.world_size} processes: allowed are auto, cpu and cuda; each process "
-            "takes the GPU of its local rank"
+            f"device={settings.device} with {process.world_size} processes: allowed are auto, cpu and cuda; each "
+            "process takes the GPU of its local rank"
         )
 
 
-def prepare_device(settings: RunSettings, place: Place | None = None) -> str:
+def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
     """The torch device string to use, with torch's threads set; imports torch unless the device is plain `cpu`.
 
     Of several processes each gets the GPU of its local rank.
@@ -42,8 +42,8 @@ def prepare_device(settings: RunSettings, place: Place | None = None) -> str:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     count = torch.cuda.device_count()
-    if place is not None and place.world_size > 1:
-        return _own_gpu(settings.device, place, count)
+    if process.world_size > 1:
+        return _own_gpu(settings.device, process, count)
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = settings.device.partition(":")
@@ -54,16 +54,16 @@ def prepare_device(settings: RunSettings, place: Place | None = None) -> str:
     return settings.device
 
 
-def _own_gpu(device: str, place: Place, count: int) -> str:
+def _own_gpu(device: str, process: Process, count: int) -> str:
     """The GPU of one of several processes; `count` are on this machine."""
     if device == "cpu" or (device == "auto" and count == 0):
         return "cpu"
-    if count < place.local_world_size:
+    if count < process.local_world_size:
         raise ConfigError(
-            f"device={device}: {place.local_world_size} processes on this machine, torch sees {count} CUDA devices; "
+            f"device={device}: {process.local_world_size} processes on this machine, torch sees {count} CUDA devices; "
             "start as many processes as there are GPUs, or use device=cpu"
         )
-    return f"cuda:{place.local_rank}"
+    return f"cuda:{process.local_rank}"
 
 
 def share_cores() -> None:

@@ -1,4 +1,4 @@
-"""One run from its plan to its summary: the loop over the stages, and every way in which it can end."""
+"""One run from its plan to its summary: the loop over the stages, and all the ways it can end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
 from alignpipe.runner.job import Job, run_info
 from alignpipe.runner.leading import Crew, leading
-from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import final_report, say_how_to_resume
 from alignpipe.runner.requirements import check_device, check_requirements
@@ -27,36 +26,29 @@ from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
 from alignpipe.runner.summary import StageResult, Summary
 from alignpipe.runner.terminal import Terminal
-from alignpipe.runner.trackers import Trackers
+from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import RunRecords, Store
 from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.runs import RunRecord
 
 
 def execute(run: RunConfig, registry: Registry) -> int:
-    """Run all stages; gives the exit code: 0, or 130 / 143 after an interruption.
+    """Run all stages and return the exit code: 0, or 130 / 143 after an interruption.
 
     Of several processes rank 0 does so, and the others help it.
 
     Raises `ConfigError` and the like before any work if the run cannot be as it is configured, later whatever a stage
     raised; summary.json is written in that case too.
     """
-    place = this_process()
-    check_machine_settings(run.settings, place)
-    if place.follows:
-        return follow(run, registry, place)
-    with leading(place) as crew:
-        return _lead(run, registry, crew)
-
-
-def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
-    """The run, from opening its folder to its summary."""
+    process = this_process()
+    check_machine_settings(run.settings, process)
+    if process.follows:
+        return follow(run, registry, process)
     terminal = Terminal()
-    store = Store(run.outputs / "store")
-    with StopSignals() as signals:
+    with leading(process) as crew, StopSignals() as signals:
         try:
-            code = _attempt(run, registry, crew, store, terminal, signals)
-        except StageInterrupted as stop:  # nothing has begun: a run's own stages end inside
+            code = _attempt(run, registry, crew, terminal, signals)
+        except StageInterrupted as stop:  # before the first stage: `_run_stages` catches it from then on
             terminal.say(f"interrupted ({stop})")
             code = signals.exit_code
         if code:
@@ -64,20 +56,18 @@ def _lead(run: RunConfig, registry: Registry, crew: Crew) -> int:
     return code
 
 
-def _attempt(
-    run: RunConfig, registry: Registry, crew: Crew, store: Store, terminal: Terminal, signals: StopSignals
-) -> int:
+def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal, signals: StopSignals) -> int:
     """One attempt at the run: what must hold before any work, then the stages."""
+    store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
     if any(decision.action != "hit" for decision in make_plan(planner)):  # what is stored needs no particular machine
-        check_requirements(planner, run.settings, crew.place)
-        check_device(run.settings, crew.place)
+        check_requirements(planner, crew.process)
+        check_device(run.settings, crew.process)
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
     with storing("opening the run's folder", run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-    records = RunRecords(store.layout)
-    with records.attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
+    with RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
         info = run_info(run, planner, record)
         try:
             record.note_trackers(trackers.start(info))
@@ -94,11 +84,11 @@ def _attempt(
 
 
 def _run_stages(job: Job, record: RunRecord) -> int:
-    """The stages in order; whatever happens, the run is brought to an end that can be read from its summary."""
+    """Run the stages in order; however that ends, the summary says so."""
     results = {spec.name: StageResult() for spec in job.planner.specs}
     summary = Summary(job.planner.run_key, record.attempt, results)
     made: dict[str, Artifact] = {}
-    job.observers.tell("alignpipe_run_started", info=job.info)
+    job.observers.notify("alignpipe_run_started", info=job.info)
     try:
         for spec in job.planner.specs:
             if job.signals.requested():
@@ -129,7 +119,7 @@ def _end(
     job.trackers.summary(summary.metrics)
     lines = job.trackers.finish(status)
     record.end(status)
-    job.observers.tell("alignpipe_run_finished", info=job.info, summary=summary.plain())
+    job.observers.notify("alignpipe_run_finished", info=job.info, summary=summary.plain())
     if made is not None:
         final_report(job.run, summary, made, sys.stdout)
     for line in lines:

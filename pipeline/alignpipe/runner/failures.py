@@ -5,40 +5,44 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from alignpipe.errors import AlignpipeError, StoreError
+from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
 from alignpipe.plan import Decision
 from alignpipe.runner.job import Job
 from alignpipe.store.files import storage_error
 
 
 @contextmanager
-def one_sentence_errors(job: Job, stage: str) -> Iterator[None]:
-    """Turn a full disk and a plugin's `sys.exit()` in the block into errors of one sentence."""
+def recording_failure(job: Job, decision: Decision) -> Iterator[None]:
+    """Leave the block's error for the processes that wait for this key; an interruption is none: they go on from there.
+
+    A full disk and a plugin's `sys.exit()` become errors of one sentence.
+    """
+    stage = decision.spec.name
     try:
         yield
-    except SystemExit as error:  # must not end the process, and a sweep with it, as if all were well
-        raise AlignpipeError(
-            f"the code of stage {stage!r} called sys.exit({error.code!r}); raise an error instead"
-        ) from error
-    except AlignpipeError:
+    except (StageInterrupted, KeyboardInterrupt):
         raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = error
-        elif "No space left on device" in str(error):  # a library's error, which says so only in words
-            full = OSError(errno.ENOSPC, str(error))
-        else:
+    except BaseException as original:
+        error = _in_words(original, stage, job.store.root)
+        try:
+            job.store.work(stage, decision.key).note_failure(f"{type(error).__name__}: {error}")
+        except StoreError as second:  # only the reason is shown: the error that ends the run says what to do
+            job.say(stage, f"its failure could not be recorded: {second.__cause__ or second}")
+        if error is original:
             raise
-        raise storage_error(full, "running a stage", job.store.root) from error
+        raise error from original
 
 
-def record_failure(job: Job, decision: Decision, error: BaseException) -> None:
-    """Leave the error for the processes that wait for this key.
-
-    Where that fails too (a full disk), only the reason is shown: the error that ends the run says what to do.
-    """
-    try:
-        job.store.work(decision.spec.name, decision.key).note_failure(f"{type(error).__name__}: {error}")
-    except StoreError as second:
-        job.terminal.say(f"{decision.spec.name:<8} its failure could not be recorded: {second.__cause__ or second}")
+def _in_words(error: BaseException, stage: str, store: Path) -> BaseException:
+    """The error to raise instead of a full disk's or `sys.exit()`'s; any other stays as it is."""
+    if isinstance(error, SystemExit):  # must not end the process, and a sweep with it, as if all were well
+        return AlignpipeError(f"the code of stage {stage!r} called sys.exit({error.code!r}); raise an error instead")
+    if isinstance(error, AlignpipeError) or not isinstance(error, Exception):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return storage_error(error, "running a stage", store)
+    if "No space left on device" in str(error):  # a library's error, which says so only in words
+        return storage_error(OSError(errno.ENOSPC, str(error)), "running a stage", store)
+    return error

@@ -14,7 +14,7 @@ from typing import Any
 from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ProcessError, StageInterrupted
-from alignpipe.processes import Place
+from alignpipe.processes import Process
 from alignpipe.registry import Registry
 from alignpipe.runner.context import SilentStage, build_stage
 from alignpipe.runner.devices import prepare_device
@@ -27,7 +27,7 @@ _LONGEST_STAGE = 24 * 3600.0
 _AFTER_SIGNAL = 20.0
 """Seconds after this process was asked to stop: launchers kill after 30."""
 _AFTER_FAILURE = 5.0
-"""Seconds in which rank 0 fails too if the reason is one for all; then it tells the user, and nobody else need."""
+"""Seconds in which rank 0 fails too if the cause is common to all; it then reports the error, and only it."""
 
 
 class HelpingStage(SilentStage):
@@ -38,43 +38,43 @@ class HelpingStage(SilentStage):
         message: Mapping[str, Any],
         run: RunConfig,
         registry: Registry,
-        place: Place,
+        process: Process,
         payload: Path,
         stop_requested: Callable[[], bool],
     ) -> None:
-        super().__init__(registry, run.settings, prepare_device(run.settings, place))
+        super().__init__(registry, run.settings, prepare_device(run.settings, process))
         self.stage: str = message["stage"]
         self.payload = payload
         self.work = Path(message["work"])
         self.slots: Mapping[str, Selected] = {slot: run.selected[slot] for slot in message["slots"]}
         self.scoring = run.settings.scoring
-        self.rank = place.rank
-        self.world_size = place.world_size
+        self.rank = process.rank
+        self.world_size = process.world_size
         self.stop_requested = stop_requested
 
     say = SilentStage._drop
 
 
-def follow(run: RunConfig, registry: Registry, place: Place) -> int:
+def follow(run: RunConfig, registry: Registry, process: Process) -> int:
     """Take part in what rank 0 asks for until it ends the run; gives the exit code 0 then, however the run ended.
 
     Raises `ProcessError` if rank 0 is gone, and what a stage raised if rank 0 did not end with the same.
     """
-    messages = connect(place)
+    messages = connect(process)
     with StopSignals(silent=True) as signals:
         while True:
             message = messages.next(_patience(signals))
             if message is None:
                 raise ProcessError(
-                    f"{place} has heard nothing from process 0, which leads the run, and ends; what was saved is kept: "
-                    "give the same command again"
+                    f"{process} has heard nothing from process 0, which leads the run, and ends; what was saved is "
+                    "kept: give the same command again"
                 )
             if message["do"] == "end":
                 if message["well"]:
                     disconnect()
                 return 0
             if message["do"] == "stage":
-                _help(message, run, registry, place, messages, signals)
+                _help(message, run, registry, process, messages, signals)
 
 
 def _patience(signals: StopSignals) -> Callable[[], float]:
@@ -91,11 +91,11 @@ def _help(
     message: Mapping[str, Any],
     run: RunConfig,
     registry: Registry,
-    place: Place,
+    process: Process,
     messages: Messages,
     signals: StopSignals,
 ) -> None:
-    """Take part in one stage; an error is raised if rank 0 goes on without it, and waits for this process in vain."""
+    """Take part in one stage; its error is raised only if rank 0 does not fail too, but waits for this process."""
     stage = message["stage"]
     inputs = {
         port: Artifact(entry["kind"], entry["stage"], Path(entry["folder"]), entry["digest"])
@@ -104,12 +104,12 @@ def _help(
     selected = run.selected[stage]
     try:
         with tempfile.TemporaryDirectory(prefix="alignpipe-") as scratch:
-            ctx = HelpingStage(message, run, registry, place, Path(scratch), signals.requested)
+            ctx = HelpingStage(message, run, registry, process, Path(scratch), signals.requested)
             build_stage(selected, registry.get(selected.group, selected.name), ctx).run(inputs, ctx)
     except StageInterrupted:
         return  # rank 0 is interrupted too, and saves
     except Exception as error:
         if not isinstance(error, ProcessError):
-            messages.note_failure(f"{place} failed in stage {stage!r}: {type(error).__name__}: {error}")
+            messages.note_failure(f"{process} failed in stage {stage!r}: {type(error).__name__}: {error}")
         if messages.next(lambda: _AFTER_FAILURE) is None:
             raise

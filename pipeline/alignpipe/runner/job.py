@@ -1,4 +1,4 @@
-"""What the stages of one run share, and what plugins are told of the run."""
+"""What the stages of one run share, and the run as plugins see it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from dataclasses import dataclass
 
 from alignpipe.api import RunInfo
 from alignpipe.config.model import RunConfig
-from alignpipe.plan import Planner, StageSpec
+from alignpipe.plan import Planner
 from alignpipe.registry import Registry
 from alignpipe.runner.leading import Crew
-from alignpipe.runner.observers import Observers
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.terminal import Terminal
-from alignpipe.runner.trackers import Trackers
+from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import Store
 from alignpipe.store.runs import RunRecord
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is going on; see the classes of its parts."""
+    """A run while it goes on; see the classes of its parts."""
 
     run: RunConfig
     registry: Registry
@@ -34,9 +33,13 @@ class Job:
     signals: StopSignals
     crew: Crew
 
+    def say(self, stage: str, line: str) -> None:
+        """Show one line about a stage."""
+        self.terminal.say(f"{stage:<8} {line}")
+
 
 def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
-    """The run as trackers and observers hear of it."""
+    """The run as trackers and observers see it."""
     return RunInfo(
         run_key=planner.run_key,
         attempt=record.attempt,
@@ -45,13 +48,12 @@ def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
         overrides=run.overrides,
         stages=tuple(spec.name for spec in planner.specs),
         sweep=run.sweep,
-        components={spec.name: _offered(planner, spec) for spec in planner.specs},
+        components={
+            spec.name: ", ".join(
+                str(entry) for entry in spec.components if entry.component.group == spec.selected.group
+            )
+            for spec in planner.specs
+        },
         tracker_ids=dict(record.tracker_ids),
         earlier=record.earlier,
     )
-
-
-def _offered(planner: Planner, spec: StageSpec) -> str:
-    """Who offers what fills a stage, with versions; of a mix of rewards each of them."""
-    group = spec.selected.group
-    return ", ".join(str(entry) for entry in planner.components(spec) if entry.component.group == group)

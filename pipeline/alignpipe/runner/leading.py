@@ -8,20 +8,20 @@ from pathlib import Path
 
 from alignpipe.errors import ProcessError
 from alignpipe.plan import Decision
-from alignpipe.processes import Place
+from alignpipe.processes import Process
 from alignpipe.runner.messages import Messages, connect
 
 
 class Crew:
     """The other processes; of a run of one process there are none."""
 
-    def __init__(self, place: Place, messages: Messages | None = None) -> None:
-        self.place = place
+    def __init__(self, process: Process, messages: Messages | None = None) -> None:
+        self.process = process
         self._messages = messages
 
     def size(self, decision: Decision) -> int:
         """How many processes run this stage together."""
-        return self.place.world_size if decision.spec.registered.component.parallel else 1
+        return self.process.world_size if decision.spec.registered.component.parallel else 1
 
     @contextmanager
     def taking_part(self, decision: Decision, work: Path) -> Iterator[None]:
@@ -43,16 +43,16 @@ class Crew:
         try:
             yield
         except ProcessError as error:
-            told = self._messages.failure()
-            if told is None:
+            reason = self._messages.failure()
+            if reason is None:
                 raise
-            raise ProcessError(told) from error
+            raise ProcessError(reason) from error
         finally:
             with suppress(ProcessError):  # without the launcher's store the others end by themselves
                 self._messages.post({"do": "stage_over"})
 
     def dismiss(self, *, well: bool) -> None:
-        """Tell the others that the run is over; `well` says that no process is left behind in the middle of a stage."""
+        """Tell the others that the run is over; `well` means that no process is still in the middle of a stage."""
         if self._messages is None:
             return
         self._messages.post({"do": "end", "well": well})
@@ -69,9 +69,9 @@ def disconnect() -> None:
 
 
 @contextmanager
-def leading(place: Place) -> Iterator[Crew]:
+def leading(process: Process) -> Iterator[Crew]:
     """The crew of a run, dismissed at its end, whatever that is."""
-    crew = Crew(place, connect(place) if place.world_size > 1 else None)
+    crew = Crew(process, connect(process) if process.world_size > 1 else None)
     try:
         yield crew
     except BaseException:

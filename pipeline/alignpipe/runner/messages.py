@@ -1,4 +1,4 @@
-"""What rank 0 tells the other processes of a launch: numbered messages in the key-value store of the launcher."""
+"""Messages from rank 0 to the other processes of a launch, numbered, in the launcher's key-value store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from alignpipe.errors import ProcessError, first_line
-from alignpipe.processes import Place
+from alignpipe.processes import Process
 from alignpipe.runner.devices import share_cores
 
 _POLL_SECONDS = 0.1
@@ -28,7 +28,7 @@ class Messages:
         self._number = 0
 
     def post(self, message: Mapping[str, Any]) -> None:
-        """Tell all others; only rank 0 does."""
+        """Send a message to all others; only rank 0 does."""
         with _reaching():
             self._store.set(f"message/{self._number}", json.dumps(message))
         self._number += 1
@@ -50,10 +50,10 @@ class Messages:
                 return None
             time.sleep(_POLL_SECONDS)
 
-    def note_failure(self, told: str) -> None:
-        """Leave for rank 0 why this process cannot go on."""
+    def note_failure(self, reason: str) -> None:
+        """Record for rank 0 why this process failed."""
         with _reaching():
-            self._store.set(_FAILURE, told)
+            self._store.set(_FAILURE, reason)
 
     def failure(self) -> str | None:
         """What a failing process left."""
@@ -61,7 +61,7 @@ class Messages:
             return self._store.get(_FAILURE).decode() if self._store.check([_FAILURE]) else None
 
 
-def connect(place: Place) -> Messages:
+def connect(process: Process) -> Messages:
     """Open the launcher's store.
 
     Raises `ProcessError` if there is none: the variables of torchrun are set, but nobody answers.
@@ -71,7 +71,7 @@ def connect(place: Place) -> Messages:
     from torch.distributed.rendezvous import rendezvous
 
     with _reaching():
-        store, _, _ = next(rendezvous("env://", place.rank, place.world_size))
+        store, _, _ = next(rendezvous("env://", process.rank, process.world_size))
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Messages(PrefixStore(f"alignpipe/{restart}", store))
 

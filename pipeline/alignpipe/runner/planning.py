@@ -23,12 +23,12 @@ def show_plan(run: RunConfig, registry: Registry) -> None:
     planner = Planner(run, registry, Store(run.outputs / "store"))
     decisions = make_plan(planner)
     if any(decision.action != "hit" for decision in decisions):
-        check_requirements(planner, run.settings)
+        check_requirements(planner)
     width = max(len(decision.spec.name) for decision in decisions)
     lines = [f"run {planner.run_key[:12]}, store {run.outputs / 'store'}"]
     for decision in decisions:
         name = decision.spec.name
-        fed = ", ".join(f"{port}={source}" for port, source in planner.sources[name].items())
+        fed = ", ".join(f"{port}={source}" for port, source in decision.spec.sources.items())
         lines.append(f"{name:<{width}}  {decision.headline:<{_WIDTH}}{fed}")
         lines += [f"{'':<{width}}    {line}" for line in decision.why]
         if decision.warning:

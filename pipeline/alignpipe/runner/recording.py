@@ -1,4 +1,4 @@
-"""What a run logs: one line a step in the stage's work folder and in the run's folder, and on to the trackers."""
+"""The metrics a run logs: written to the stage's work folder and the run's folder, and passed on to the trackers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.layout import METRICS, TIMINGS
 
-Log = Callable[[str, Mapping[str, float], int], None]
+LogCallback = Callable[[str, Mapping[str, float], int], None]
 """Called with (stage, metrics without the stage's prefix, step)."""
 
 
 class RunFiles:
     """The run folder's metrics.jsonl and timings.jsonl, and the last value of every metric.
 
-    An attempt writes both anew: what earlier attempts logged is replayed from the store.
+    An attempt writes both from the start: what earlier attempts logged is replayed from the store.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class RunFiles:
             self.last.update({key: float(value) for key, value in _values(line)})
 
     def rewind(self, stage: str, step: int) -> None:
-        """Take back what this run wrote of a stage after `step`."""
+        """Drop what this run wrote of a stage after `step`."""
         for name in (METRICS, TIMINGS):
             path = self._folder / name
             lines = read_lines(path)
@@ -47,16 +47,17 @@ class RunFiles:
 class StageLog:
     """The metrics and timings of one stage while it runs.
 
-    What an earlier attempt logged is kept up to the step the stage resumes at, and dropped if it starts anew.
+    What an earlier attempt logged is kept up to the step at which the stage resumes, all dropped if it does not resume.
     """
 
-    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: Log, observe: Log) -> None:
+    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: LogCallback, observe: LogCallback) -> None:
         self._stage = stage
         self._work = work
         self._run_files = run_files
         self._log = log
         self._observe = observe
-        self._settled = False
+        self._truncated = False
+        """Whether what an earlier attempt left was cut off at the step where this one begins."""
         self._last = 0
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -71,9 +72,9 @@ class StageLog:
         self._write(TIMINGS, timings, step)
 
     def rewind(self, step: int) -> None:
-        """Keep what was logged up to `step`, and show it to this run as if it had just been logged."""
-        first = not self._settled
-        self._settle(step)
+        """Keep what was logged up to `step`, and replay it into this run as if it had just been logged."""
+        first = not self._truncated
+        self._truncate(step)
         if first:
             replay(self._stage, self._work, self._run_files, self._log)
         else:
@@ -81,19 +82,20 @@ class StageLog:
 
     def close(self) -> None:
         """Drop what an earlier attempt left, if this one logged nothing and resumed nowhere."""
-        if not self._settled:
-            self._settle(None)
+        if not self._truncated:
+            self._truncate(None)
 
     def _write(self, name: str, values: Mapping[str, float], step: int) -> None:
-        if not self._settled:
-            self._settle(None)
+        if not self._truncated:
+            self._truncate(None)
         line = {"stage": self._stage, "step": step}
         line.update({f"{self._stage}/{key}": _number(value) for key, value in values.items()})
         _append(self._work / name, line)
         self._run_files.append(name, line)
         self._log(self._stage, values, step)
 
-    def _settle(self, step: int | None) -> None:
+    def _truncate(self, step: int | None) -> None:
+        """Drop what was logged after `step`; without a step, everything."""
         for name in (METRICS, TIMINGS):
             path = self._work / name
             kept = [line for line in read_lines(path) if step is not None and line["step"] <= step]
@@ -101,11 +103,11 @@ class StageLog:
                 write_lines(path, kept)
             if name == METRICS and kept:
                 self._last = kept[-1]["step"]
-        self._settled = True
+        self._truncated = True
 
 
-def replay(stage: str, folder: Path, run_files: RunFiles, log: Log) -> None:
-    """Show the recorded metrics and timings of a stage to this run's files, and step by step to its trackers."""
+def replay(stage: str, folder: Path, run_files: RunFiles, log: LogCallback) -> None:
+    """Copy the recorded metrics and timings of a stage to this run's files, and step by step to its trackers."""
     lines = []
     for name in (METRICS, TIMINGS):
         for line in read_lines(folder / name):
@@ -116,19 +118,19 @@ def replay(stage: str, folder: Path, run_files: RunFiles, log: Log) -> None:
         log(stage, values, line["step"])
 
 
-Fact = tuple[str, int, float | int | str]
-"""What was logged: full name, step, value as it lies in the file."""
+Logged = tuple[str, int, float | int | str]
+"""One logged value: full name, step, value as it is written in the file."""
 
 
-def facts_of(folders: Iterable[Path]) -> set[Fact]:
-    """Everything that lies in the files of run folders; none for a folder that is gone."""
+def logged_values(folders: Iterable[Path]) -> set[Logged]:
+    """Everything in the files of run folders; nothing for a folder that is gone."""
     files = (folder / name for folder in folders for name in (METRICS, TIMINGS))
     lines = (line for file in files for line in read_lines(file))
     return {(key, line["step"], value) for line in lines for key, value in _values(line)}
 
 
-def news(stage: str, metrics: Mapping[str, float], step: int, known: Set[Fact]) -> dict[str, float]:
-    """The metrics without those that are known already, with the same value at the same step."""
+def new_values(stage: str, metrics: Mapping[str, float], step: int, known: Set[Logged]) -> dict[str, float]:
+    """The metrics without those that are in `known` with the same value at the same step."""
     return {name: value for name, value in metrics.items() if (f"{stage}/{name}", step, _number(value)) not in known}
 
 

@@ -1,4 +1,4 @@
-"""What a run says at its end: the comparison, three sample pairs, where things lie, what to try next; how to resume."""
+"""What a run prints at its end: the comparison, sample pairs, paths, what to try next; or how to resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXT = 300
 
 
 def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact], out: TextIO) -> None:
-    """Print the tables, the samples and the places on `out`."""
+    """Print the tables, the samples and the paths on `out`."""
     report = _last_report(made)
     if report is not None:
         columns = ["", *(str(column) for column in report["columns"])]
@@ -31,8 +31,8 @@ def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact],
     rows = [[name, result.status, f"{result.seconds:.1f}"] for name, result in summary.stages.items()]
     show_table(["stage", "status", "seconds"], rows, figures=True, out=out)
     out.write("\n")
-    for label, place in _places(run, made):
-        out.write(f"{label:<12}{place}\n")
+    for label, path in _paths(run, made):
+        out.write(f"{label:<12}{path}\n")
     out.write(f"{'next':<12}{_next_command(run)}\n")
     out.flush()
 
@@ -55,15 +55,15 @@ def _show_samples(out: TextIO, report: Mapping[str, Any]) -> None:
         out.write("\n")
 
 
-def _places(run: RunConfig, made: Mapping[str, Artifact]) -> list[tuple[str, Path]]:
-    places = [("run folder", run.folder)]
+def _paths(run: RunConfig, made: Mapping[str, Artifact]) -> list[tuple[str, Path]]:
+    paths = [("run folder", run.folder)]
     policies = [artifact for artifact in made.values() if artifact.kind == "policy"]
     if policies:
-        places.append(("policy", policies[-1].folder))
+        paths.append(("policy", policies[-1].folder))
     for artifact in made.values():
         if artifact.kind == "report":
-            places += [("samples", path) for path in sorted(artifact.folder.glob("samples*"))]
-    return places
+            paths += [("samples", path) for path in sorted(artifact.folder.glob("samples*"))]
+    return paths
 
 
 def _next_command(run: RunConfig) -> str:
@@ -84,6 +84,6 @@ def say_how_to_resume(job: Job, stop: BaseException) -> None:
         job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
         return
     job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
-    place = job.crew.place
-    launcher = [] if place.world_size == 1 else ["torchrun", f"--nproc-per-node={place.local_world_size}", "-m"]
+    process = job.crew.process
+    launcher = [] if process.world_size == 1 else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
     job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.overrides])}")

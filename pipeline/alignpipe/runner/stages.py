@@ -1,16 +1,16 @@
-"""One stage of a run: reuse its stored result, or work on it under its lock and publish."""
+"""One stage of a run: reuse its stored result, or run it under its lock and publish."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from alignpipe.api import Artifact
 from alignpipe.errors import AlignpipeError, StageInterrupted
 from alignpipe.plan import Decision, StageSpec
 from alignpipe.runner.context import RunningStage, build_stage
 from alignpipe.runner.devices import prepare_device
-from alignpipe.runner.failures import one_sentence_errors, record_failure
+from alignpipe.runner.failures import recording_failure
 from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
@@ -18,7 +18,7 @@ from alignpipe.store.locks import HeldLock
 
 
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
-    """Get the artifact of one stage, and fill in `result` on the way, also when it fails.
+    """Get the artifact of one stage, and fill in `result`, also when that fails.
 
     Raises what the stage raised; a full disk and `sys.exit()` become errors of one sentence.
     """
@@ -29,26 +29,26 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
         result.status = "failed"
         result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
-        result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
-            job.observers.tell("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
+            job.observers.notify("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
         raise
-    result.seconds = round(time.perf_counter() - began, 3)
+    finally:
+        result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
     job.trackers.artifact(artifact)
     cached = result.status == "cached"
-    job.observers.tell("alignpipe_stage_finished", info=job.info, stage=spec.name, artifact=artifact, cached=cached)
+    job.observers.notify("alignpipe_stage_finished", info=job.info, stage=spec.name, artifact=artifact, cached=cached)
     return artifact
 
 
 def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
     """Decide, wait for the key's lock, and decide again: whoever held the lock may have published the result.
 
-    Or failed: then this run fails with it, rather than to repeat hours of work only to fail alike.
+    Or failed: then this run fails with it, rather than repeat hours of work only to fail the same way.
     """
     decision = job.planner.decide(spec, made)
     result.key = decision.key
-    if decision.artifact is not None:  # a hit
+    if decision.artifact is not None:
         return _reuse(job, decision, decision.artifact, result)
     waiting_since = time.time()
     owner = str(job.run.folder)
@@ -59,45 +59,36 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         failure = job.store.work(spec.name, decision.key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
-        try:
-            with one_sentence_errors(job, spec.name):
-                return _compute(job, decision, lock, result)
-        except (StageInterrupted, KeyboardInterrupt):
-            raise  # no failure: whoever waits for the key goes on from here
-        except BaseException as error:
-            record_failure(job, decision, error)
-            raise
+        with recording_failure(job, decision):
+            return _compute(job, decision, lock, result)
 
 
 def _reuse(job: Job, decision: Decision, artifact: Artifact, result: StageResult) -> Artifact:
-    """Take a stored result, and show this run what was logged when it was made."""
+    """Take a stored result, and replay into this run what was logged when it was made."""
     stage = decision.spec.name
-    _warn(job, decision)
-    records = job.store.use(artifact, decision.key)
-    replay(stage, records, job.files, job.trackers.log)
+    if decision.warning:
+        job.say(stage, f"warning: {decision.warning}")
+    replay(stage, job.store.use(artifact, decision.key), job.files, job.trackers.log)
     result.status = "cached"
-    job.terminal.say(f"{stage:<8} cached: {_sentence(decision.why)}")
+    job.say(stage, f"cached: {decision.reason}")
     return artifact
 
 
 def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
     """Run the stage and publish what it made."""
-    spec = decision.spec
-    job.terminal.say(f"{spec.name:<8} {decision.headline}: {_sentence(decision.why)}")
-    _warn(job, decision)
+    spec, stage = decision.spec, decision.spec.name
+    job.say(stage, f"{decision.headline}: {decision.reason}")
+    if decision.warning:
+        job.say(stage, f"warning: {decision.warning}")
     if decision.damaged is not None:
         job.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
-    device = prepare_device(job.run.settings, job.crew.place)
-    job.observers.tell("alignpipe_stage_started", info=job.info, stage=spec.name)
-    work = job.store.work(spec.name, decision.key)
+    device = prepare_device(job.run.settings, job.crew.process)
+    job.observers.notify("alignpipe_stage_started", info=job.info, stage=stage)
+    work = job.store.work(stage, decision.key)
     work.prepare(decision.code, decision.restart)
-
-    def observe(stage: str, metrics: Mapping[str, float], step: int) -> None:
-        job.observers.tell("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
-
-    log = StageLog(spec.name, work.path, job.files, job.trackers.log, observe)
-    with job.terminal.bar(spec.name) as bar:
+    log = StageLog(stage, work.path, job.files, job.trackers.log, job.observers.log)
+    with job.terminal.bar(stage) as bar:
         ctx = RunningStage(job, decision, work, device, log, bar)
         with job.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
@@ -105,27 +96,14 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = job.store.publish(
-        spec.name,
-        decision.key,
         work,
         kind=spec.makes,
-        explained=decision.explained,
+        fingerprint=decision.fingerprint,
         code=decision.code,
         run_key=job.planner.run_key,
         folder=job.run.folder,
         seconds=seconds,
     )
     result.status = "resumed" if decision.action == "resume" else "ran"
-    figures = f"  {bar.figures}" if bar.figures else ""
-    job.terminal.say(f"{spec.name:<8} done in {seconds:.1f} s{figures}")
+    job.say(stage, f"done in {seconds:.1f} s{f'  {bar.figures}' if bar.figures else ''}")
     return artifact
-
-
-def _warn(job: Job, decision: Decision) -> None:
-    if decision.warning:
-        job.terminal.say(f"{decision.spec.name:<8} warning: {decision.warning}")
-
-
-def _sentence(why: Sequence[str]) -> str:
-    """The reasons on one line; the first may be a heading (`differs from the result of ...:`)."""
-    return "; ".join(why).replace(":; ", ": ")

@@ -48,6 +48,6 @@ class Summary:
         }
 
     def write(self, folder: Path) -> None:
-        """Write summary.json, wholly or not at all."""
+        """Write summary.json, all of it or nothing."""
         with storing("writing summary.json", folder):
             write_json(folder / "summary.json", self.plain())

@@ -1,4 +1,4 @@
-"""All trackers of a run as one; a tracker that raises is reported once and switched off."""
+"""The trackers and the observers of a run; one that raises is reported once and switched off."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from alignpipe.api import AlertingTracker, Artifact, BuildContext, RunInfo, Selected, Tracker
 from alignpipe.api.tracking import Level, Status
 from alignpipe.errors import ConfigError
-from alignpipe.runner.recording import Fact, facts_of, news
+from alignpipe.runner.recording import Logged, logged_values, new_values
 
 
 class Trackers:
-    """Passes what the run logs to every tracker; nothing a tracker does can end or change a run once it started."""
+    """Passes what the run logs to every tracker; no tracker can end or change a run that has started."""
 
     def __init__(self, selected: Mapping[str, Selected], ctx: BuildContext, say: Callable[[str], None]) -> None:
         """Build the trackers.
@@ -21,26 +21,26 @@ class Trackers:
         """
         self._say = say
         self._active: dict[str, Tracker] = {}
-        self._known: dict[str, set[Fact]] = {}
+        self._known: dict[str, set[Logged]] = {}
         for name, choice in selected.items():
             tracker = self._guard(name, ctx.build, choice)
             if tracker is not None:
                 self._active[name] = tracker
 
     def start(self, info: RunInfo) -> dict[str, str]:
-        """Open the run everywhere; gives the trackers' own run ids.
+        """Open the run in every tracker; returns their own run ids.
 
         Raises `ConfigError` before any work if a tracker cannot be used as it is configured.
         """
         ids = {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
         again = [name for name, run_id in ids.items() if info.tracker_ids.get(name) == run_id]
-        self._known = {name: facts_of(info.earlier.get(name, ())) for name in again}
+        self._known = {name: logged_values(info.earlier.get(name, ())) for name in again}
         return ids
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step of one stage; a run that goes on is not told what it knows."""
+        """Record the metrics of one step of one stage, leaving out what a tracker got from an earlier attempt."""
         for name, tracker in list(self._active.items()):
-            if fresh := news(stage, metrics, step, self._known.get(name, set())):
+            if fresh := new_values(stage, metrics, step, self._known.get(name, set())):
                 self._guard(name, tracker.log, stage, fresh, step)
 
     def alert(self, title: str, text: str, level: Level) -> None:
@@ -50,7 +50,7 @@ class Trackers:
                 self._guard(name, tracker.alert, title, text, level)
 
     def artifact(self, artifact: Artifact) -> None:
-        """Tell of a published or reused artifact."""
+        """Pass on a published or reused artifact."""
         self._each("artifact", artifact)
 
     def summary(self, values: Mapping[str, float]) -> None:
@@ -58,11 +58,11 @@ class Trackers:
         self._each("summary", values)
 
     def finish(self, status: Status) -> list[str]:
-        """Close the run everywhere; gives the lines the trackers have for the user."""
+        """Close the run in every tracker; returns the lines they have for the user."""
         return [line for _, line in self._each("finish", status) if line]
 
     def _each(self, method: str, *arguments: Any) -> list[tuple[str, Any]]:
-        """Call a method of every tracker that is on; gives what each returned."""
+        """Call a method of every tracker that is on; returns what each returned."""
         active = list(self._active.items())
         return [(name, self._guard(name, getattr(tracker, method), *arguments)) for name, tracker in active]
 
@@ -74,6 +74,32 @@ class Trackers:
             raise
         except (Exception, SystemExit) as error:
             self._active.pop(name, None)
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            self._say(f"tracker {name} is switched off, the run goes on without it: {told}")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self._say(f"tracker {name} is switched off, the run goes on without it: {reason}")
             return None
+
+
+class Observers:
+    """Calls the lifecycle hooks of the plugins one by one, so that none can stop the others or the run."""
+
+    def __init__(self, hook: Any, say: Callable[[str], None]) -> None:
+        self._hook = hook
+        self._say = say
+        self._off: set[str] = set()
+
+    def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
+        """Pass on the metrics of one step of one stage."""
+        self.notify("alignpipe_metrics_logged", stage=stage, metrics=metrics, step=step)
+
+    def notify(self, name: str, **arguments: Any) -> None:
+        """Call one hook of every observer that is still on; an implementation takes the arguments it names."""
+        for implementation in reversed(getattr(self._hook, name).get_hookimpls()):
+            plugin = implementation.plugin_name
+            if plugin in self._off:
+                continue
+            try:
+                implementation.function(*(arguments[argument] for argument in implementation.argnames))
+            except (Exception, SystemExit) as error:
+                self._off.add(plugin)
+                reason = f"its {name} raised {type(error).__name__}: {error}"
+                self._say(f"plugin {plugin} is not told of this run any more: {reason}")

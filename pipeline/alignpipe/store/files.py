@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, fsync, and OS errors told as one sentence."""
+"""Files that are complete or absent: atomic writes, fsync, and OS errors in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where everything in a store lies.
+"""The folders and files of a store.
 
 index/<stage>/<key>.json               input key -> output digest, when, by whom, what went into it
 objects/<stage>/<digest>/payload/      the artifact: read-only, the digest covers it and nothing else

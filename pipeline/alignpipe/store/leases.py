@@ -59,7 +59,7 @@ class Lease:
         return True
 
     def _make(self) -> bool:
-        """Make the claim `_mine`; gives whether nobody was quicker."""
+        """Create the claim `_mine`; returns False if another process was quicker."""
         path = self._claim(self._mine)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -104,7 +104,7 @@ class Lease:
         except FileNotFoundError:  # an old list of the folder: there is a newer one
             return False
         claim = _parsed(content)
-        here = claim.get("place") == _place() != ""
+        here = claim.get("place") == _pid_namespace() != ""
         if claim.get("free") or (here and not _runs(claim.get("pid"))):
             return True
         if self._seen != (number, content):
@@ -125,7 +125,7 @@ class Lease:
         return self._folder / f"{number:08d}"
 
     def _content(self, beat: int) -> bytes:
-        return _padded({"place": _place(), "pid": os.getpid(), "beat": beat})
+        return _padded({"place": _pid_namespace(), "pid": os.getpid(), "beat": beat})
 
 
 def _rewrite(path: Path, content: bytes) -> None:
@@ -147,8 +147,8 @@ def _parsed(content: bytes) -> dict[str, object]:
     return claim if isinstance(claim, dict) else {}
 
 
-def _place() -> str:
-    """Where a process id means one process: this machine since it booted, and the container; "" if that is unknown."""
+def _pid_namespace() -> str:
+    """Where a process id is unique: this machine since it booted, and the container; "" if that is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()[:64]} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -157,7 +157,7 @@ def _place() -> str:
 
 
 def _runs(pid: object) -> bool:
-    """Whether a process of this place is there."""
+    """Whether a process of this machine and container is there."""
     try:
         os.kill(int(str(pid)), 0)
     except ProcessLookupError:

@@ -26,7 +26,7 @@ _NETWORK_FILE_SYSTEMS = {
 
 
 class _SystemLock:
-    """An OS lock, which ends with its process: it cannot be lost, and whoever has it lives."""
+    """An OS lock, which ends with its process: it cannot be lost, and its holder is alive."""
 
     poll = 0.2
     holder_lives = True
@@ -75,12 +75,12 @@ def holding(
     stop_requested: Callable[[], bool] = lambda: False,
     what: str = "",
 ) -> Iterator[HeldLock]:
-    """Hold the lock at `path`, waiting for it if need be and telling now and then who has it.
+    """Hold the lock at `path`, waiting for it if need be and saying now and then who holds it.
 
-    `owner` is what waiting processes are told of us. Raises `StageInterrupted` if a stop is requested while waiting.
+    `owner` is what waiting processes show of this one. Raises `StageInterrupted` if a stop is requested while waiting.
     """
     lock = _lock(path)
-    _take(lock, path, say, stop_requested, what, wait_for_the_living=True)
+    _take(lock, path, say, stop_requested, what, wait_for_live_holder=True)
     with _noted(lock, path, owner) as held:
         yield held
 
@@ -93,13 +93,13 @@ def holding_if_free(
     stop_requested: Callable[[], bool] = lambda: False,
     what: str = "",
 ) -> Iterator[HeldLock | None]:
-    """Hold the lock at `path` unless somebody who lives has it: gives it, or None.
+    """Hold the lock at `path` unless a live process holds it: yields the lock, or None.
 
     On a network file system that takes time to find out: `holding_if_free` returns when the holder is seen to renew its
     claim, or takes the lock once it has run out. Raises `StageInterrupted` if a stop is requested while waiting.
     """
     lock = _lock(path)
-    if not _take(lock, path, say, stop_requested, what, wait_for_the_living=False):
+    if not _take(lock, path, say, stop_requested, what, wait_for_live_holder=False):
         yield None
         return
     with _noted(lock, path, owner) as held:
@@ -149,12 +149,12 @@ def _take(
     stop_requested: Callable[[], bool],
     what: str,
     *,
-    wait_for_the_living: bool,
+    wait_for_live_holder: bool,
 ) -> bool:
-    """Take the lock, waiting for its holder, or only until that one is known to live; gives whether it is held now."""
+    """Take the lock, waiting for its holder, or only until that is known to be alive; returns whether it was taken."""
     began, notice = time.monotonic(), WAIT_NOTICE_SECONDS
     while not _try(lock, path):
-        if lock.holder_lives and not wait_for_the_living:
+        if lock.holder_lives and not wait_for_live_holder:
             return False
         if stop_requested():
             raise StageInterrupted(f"stopped while waiting for {what or path.stem}")
@@ -172,7 +172,7 @@ def _try(lock: Lease | _SystemLock, path: Path) -> bool:
 
 
 def _doing(lock: Lease | _SystemLock) -> str:
-    """What is known of a lock's holder."""
+    """What is known about a lock's holder."""
     if lock.holder_lives:
         return "is at work on it"
     return f"has it and may have been killed; its lock runs out if it is not renewed for {_LEASE_SECONDS:.0f} s"

@@ -1,4 +1,4 @@
-"""Published objects: building one, checking one cheaply or deeply, and moving a damaged one away."""
+"""Published objects: building one, checking one, moving a damaged one away."""
 
 from __future__ import annotations
 
@@ -39,16 +39,15 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
     return {"schema": _SCHEMA, "stage": stage, "kind": kind, "digest": listing_digest(files), "files": listed}
 
 
-def place_object(
-    layout: Layout, work: Path, key: str, manifest: Mapping[str, Any], record: Mapping[str, Any]
-) -> Artifact:
+def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record: Mapping[str, Any]) -> Artifact:
     """Turn a work folder's payload into an object; if the same object is there already, only add the key's records.
 
-    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename shows it. One
-    that comes before the key points to the object leaves an object without a key, which the next attempt finds here.
+    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename publishes it.
+    After a kill before the key points to the object, the next attempt finds the object here.
     """
-    stage, digest = manifest["stage"], manifest["digest"]
+    stage, digest, key = manifest["stage"], manifest["digest"], record["key"]
     target = layout.object(stage, digest)
+    artifact = Artifact(manifest["kind"], stage, target / "payload", digest)
     staging = work / "object"
     if staging.exists():
         shutil.rmtree(staging)
@@ -67,30 +66,21 @@ def place_object(
             (staging / "payload" / entry["path"]).chmod(_READ_ONLY)
         write_json(staging / "manifest.json", manifest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _rename_unless_there(staging, target):
+        try:
+            staging.rename(target)
+        except OSError:
+            if not target.exists():  # else another process has published the same object meanwhile
+                raise
+        else:
             sync(target.parent)
-            return Artifact(manifest["kind"], stage, target / "payload", digest)
-    _add_records(records, records_folder(target, key))
-    return Artifact(manifest["kind"], stage, target / "payload", digest)
-
-
-def _rename_unless_there(source: Path, target: Path) -> bool:
-    """Rename a folder; False if another process published the same object meanwhile."""
-    try:
-        source.rename(target)
-    except OSError:
-        if target.exists():
-            return False
-        raise
-    return True
-
-
-def _add_records(records: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    records.rename(target)
-    sync(target.parent)
+            return artifact
+    known = records_folder(target, key)
+    known.parent.mkdir(exist_ok=True)
+    if known.exists():
+        shutil.rmtree(known)
+    records.rename(known)
+    sync(known.parent)
+    return artifact
 
 
 def problem_of(obj: Path, deep: bool = False) -> str | None:

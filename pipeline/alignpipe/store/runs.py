@@ -1,4 +1,4 @@
-"""Run records: which attempts a run had, where they lie, and the trackers' ids, so that the same command goes on."""
+"""Run records: a run's attempts, their folders and the trackers' ids, so that the same command resumes the run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from alignpipe.store.locks import HeldLock, holder, holding_if_free
 
 @dataclass
 class RunRecord:
-    """One attempt of a run, kept on disk while it goes on."""
+    """One attempt of a run, kept up to date on disk."""
 
     path: Path
     run_key: str
     attempt: int
     tracker_ids: dict[str, str]
     _lock: HeldLock | None
-    """None where another process is at work on the same run: the record on disk is that one's."""
+    """None if another process is running the same run: the record on disk is that one's."""
     _attempts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -86,7 +86,7 @@ class RunRecords:
     ) -> Iterator[RunRecord]:
         """Begin an attempt: the next one of a run that did not finish, else the first of a new run.
 
-        While another process is at work on the same run, its record stays that one's, and this is a run of its own.
+        If another process is running the same run, the record stays that one's, and this attempt is not recorded.
         Raises `StageInterrupted` if a stop is requested while it is not yet known whether the other one lives.
         """
         path = self._layout.run(run_key)
@@ -116,7 +116,7 @@ class RunRecords:
                 yield record
             except BaseException:
                 if attempts[-1]["status"] == "running":  # it ended before it could say how
-                    with suppress(StoreError):  # what ended it is told
+                    with suppress(StoreError):  # what ended it is reported
                         record.end("failed")
                 raise
 

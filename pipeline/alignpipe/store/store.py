@@ -25,13 +25,13 @@ _COMPARED_KEYS = 200
 """How many known keys of a stage, newest first, a miss is compared with."""
 
 
-Explained = dict[str, Any]
-"""What went into a key, as plain data."""
+Fingerprint = dict[str, Any]
+"""What a key is the digest of, as plain data; files hold it under `explained`."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What lies under a key: the artifact and how it came about; `problem` says why it cannot be used."""
+    """What is stored under a key: the artifact and how it was made; `problem` says why it cannot be used."""
 
     artifact: Artifact
     created: str
@@ -49,23 +49,22 @@ class Store:
 
     # --- what the plan asks; nothing here writes ---
 
-    def stored(self, stage: str, key: str) -> Stored | None:
+    def lookup(self, stage: str, key: str) -> Stored | None:
         """The result under a key, cheaply checked; None if the key is unknown."""
         entry = read_json(self.layout.index(stage, key))
         if not isinstance(entry, dict):
             return None
         obj = self.layout.object(stage, entry["digest"])
         artifact = Artifact(entry["kind"], stage, obj / "payload", entry["digest"])
-        problem = (
-            problem_of(obj) if obj.exists() else f"its result of {_shown(entry['created'])} is no longer in the store"
-        )
+        created = _shown(entry["created"])
         record = read_json(records_folder(obj, key) / "record.json")
-        if problem is None and not isinstance(record, dict):
+        problem = problem_of(obj) if obj.exists() else f"its result of {created} is no longer in the store"
+        if problem is None and record is None:
             problem = f"the stored object {obj.name[:12]} has lost the record of this key"
-        return Stored(artifact, _shown(entry["created"]), entry["folder"], (record or {}).get("code", {}), problem)
+        return Stored(artifact, created, entry["folder"], (record or {}).get("code", {}), problem)
 
-    def explained(self, stage: str) -> Iterator[tuple[str, Explained]]:
-        """(when, what went into it) of the keys known for a stage, newest first."""
+    def fingerprints(self, stage: str) -> Iterator[tuple[str, Fingerprint]]:
+        """(when it was made, its fingerprint) of the keys known for a stage, newest first."""
         folder = self.layout.index(stage, "").parent
         paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in islice(paths, _COMPARED_KEYS):
@@ -87,7 +86,7 @@ class Store:
     def lock(
         self, stage: str, key: str, owner: str, say: Callable[[str], None], stop_requested: Callable[[], bool]
     ) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of a key, telling who has it while waiting."""
+        """Hold the lock of a key; while waiting, say who holds it."""
         return holding(self.layout.lock(f"{stage}-{key}"), owner, say, stop_requested, f"stage {stage}")
 
     def use(self, artifact: Artifact, key: str) -> Path:
@@ -103,29 +102,24 @@ class Store:
 
     def publish(
         self,
-        stage: str,
-        key: str,
         work: WorkFolder,
         *,
         kind: Kind,
-        explained: Explained,
+        fingerprint: Fingerprint,
         code: Mapping[str, str],
         run_key: str,
         folder: Path,
         seconds: float,
     ) -> Artifact:
-        """Publish a work folder's payload under its digest and point the key to it: wholly, or not at all.
+        """Publish a work folder's payload under its digest, record the rest beside it, and point the key to it.
 
-        What comes by keyword is recorded beside it: what its key says, the code, the run and its folder, how long the
-        stage took.
-
-        Raises `StoreError` if the disk is full or not writable; the work folder stays as it is then.
+        Raises `StoreError` if the disk is full or not writable; nothing is published then.
         """
-        with storing(f"publishing the result of stage {stage!r}", work.path):
-            manifest = make_manifest(work.payload, stage, kind)
+        with storing(f"publishing the result of stage {work.stage!r}", work.path):
+            manifest = make_manifest(work.payload, work.stage, kind)
             record = {
                 "schema": 1,
-                "key": key,
+                "key": work.key,
                 "digest": manifest["digest"],
                 "kind": kind,
                 "created": now_text(),
@@ -135,10 +129,11 @@ class Store:
                 "alignpipe": alignpipe.__version__,
                 "seconds": round(seconds, 3),
                 "code": dict(code),
-                "explained": explained,
+                "explained": fingerprint,
             }
-            artifact = place_object(self.layout, work.path, key, manifest, record)
-            write_json(self.layout.index(stage, key), {name: value for name, value in record.items() if name != "code"})
+            artifact = place_object(self.layout, work.path, manifest, record)
+            del record["code"]
+            write_json(self.layout.index(work.stage, work.key), record)
             shutil.rmtree(work.path)
         return artifact
 

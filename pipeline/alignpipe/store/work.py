@@ -30,8 +30,9 @@ class WorkFolder:
         """The stage's own folder, for checkpoints."""
         self._attempt = self.path / "attempt.json"
         self._failure = self.path / "failure.json"
+        self.stage = stage
+        self.key = key
         self._layout = layout
-        self._stage = stage
 
     def unfinished(self) -> Unfinished | None:
         """The earlier attempt, if it left any state to resume from: a finished checkpoint, or files of its own kind."""
@@ -42,13 +43,13 @@ class WorkFolder:
         return Unfinished(step, (read_json(self._attempt) or {}).get("code", {}))
 
     def _last_step(self) -> int | None:
-        """The step of the newest checkpoint: checkpoints lie in `checkpoints/step-<n>` of a stage's own folder."""
+        """The step of the newest checkpoint; stages keep them in `checkpoints/step-<n>` of their own folder."""
         names = (path.name.removeprefix("step-") for path in (self.state / "checkpoints").glob("step-*"))
         return max((int(name) for name in names if name.isdigit()), default=None)
 
     def prepare(self, code: Mapping[str, str], restart: bool) -> None:
         """Make the folder ready for an attempt; `restart` throws away what an earlier one left."""
-        with storing(f"preparing the work folder of stage {self._stage!r}", self.path):
+        with storing(f"preparing the work folder of stage {self.stage!r}", self.path):
             if restart and self.path.exists():
                 to_trash(self._layout, self.path)
             empty_folder(self.payload)
@@ -58,7 +59,7 @@ class WorkFolder:
 
     def note_failure(self, error: str) -> None:
         """Leave the error for the processes that wait for the key."""
-        with storing(f"recording the failure of stage {self._stage!r}", self.path):
+        with storing(f"recording the failure of stage {self.stage!r}", self.path):
             write_json(self._failure, {"error": error, "at": now_text(), "host": socket.gethostname()})
 
     def failure_since(self, moment: float) -> str | None:

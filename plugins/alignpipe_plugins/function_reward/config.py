@@ -35,6 +35,6 @@ class FunctionConfig:
 
         Raises `ConfigError` for a file or a function that is not there.
         """
-        from alignpipe.python_files import locate
+        from alignpipe.python_files import find_function
 
-        return locate(self.path, "reward.path").revision()
+        return find_function(self.path, "reward.path").revision()

@@ -13,7 +13,7 @@ from alignpipe.api import BuildContext, Reward, Sample
 from alignpipe.api.rewards import Answer
 from alignpipe.errors import AlignpipeError, RewardError
 from alignpipe.functions import FunctionReward
-from alignpipe.python_files import Located, locate, name_in, split
+from alignpipe.python_files import Located, find_function, name_in, split
 from alignpipe.rewards import Columns, RewardPlugin
 from alignpipe_plugins.function_reward.config import FunctionConfig
 
@@ -61,7 +61,7 @@ class FileReward:
 
     def _ready(self) -> Reward:
         if self._reward is None:
-            self._located = self._located or locate(self._config.path, _KEY)
+            self._located = self._located or find_function(self._config.path, _KEY)
             self._reward = self._made(_import(self._located, self._config.path))
         return self._reward
 

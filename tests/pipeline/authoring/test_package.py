@@ -13,7 +13,7 @@ import pytest
 from alignpipe.authoring.package import check_name, neighbours, render, write
 from alignpipe.cli.main import main
 from alignpipe.errors import ConfigError
-from alignpipe.python_files import Located, locate
+from alignpipe.python_files import Located, find_function
 from support.distributions import ROOT, InstallFakePlugin, component_source
 
 EXAMPLE = ROOT / "plugins" / "example-reward"
@@ -23,7 +23,7 @@ LEFT_BY_TOOLS = {"__pycache__", ".pytest_cache", ".ruff_cache", "build", "dist"}
 def located(text: str, name: str, tmp_path: Path) -> Located:
     file = tmp_path / "my.py"
     file.write_text(dedent(text))
-    return locate(f"{file}:{name}", "--from")
+    return find_function(f"{file}:{name}", "--from")
 
 
 def test_the_example_is_the_template_filled_in() -> None:

@@ -9,8 +9,8 @@ from enum import Enum
 import pytest
 
 from alignpipe.api import Component
-from alignpipe.cli import values
-from alignpipe.cli.values import value_words
+from alignpipe.cli import suggestions
+from alignpipe.cli.suggestions import value_words
 
 
 class Form(Enum):
@@ -46,7 +46,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
         def offers(self, group: str, name: str) -> list[Offer]:
             return [Offer()] if (group, name) == ("ppo", "mine") else []
 
-    monkeypatch.setattr(values, "registry", Registry)
+    monkeypatch.setattr(suggestions, "registry", Registry)
     there = {
         "ppo.name=": ["ppo.name=mine"],
         "ppo_2.name=": ["ppo_2.name=mine"],
