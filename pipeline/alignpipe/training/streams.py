@@ -14,7 +14,8 @@ def stream(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     Another purpose or number gives an independent stream, whatever the seed (D28): `stream(0, "order", 1)` has
     nothing to do with `stream(1, "order", 0)` or `stream(0, "episodes", 1)`, which sums of numbers would not promise.
     """
-    return torch.Generator().manual_seed(int(data_digest([purpose, seed, *numbers])[:8], 16))
+    name = data_digest([purpose, seed, *numbers])
+    return torch.Generator().manual_seed(int(name[:8], 16))  # torch takes 32 bits on a CPU
 
 
 def episode_uniforms(generator: torch.Generator, episodes: int, length: int) -> Tensor:
