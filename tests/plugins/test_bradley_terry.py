@@ -19,7 +19,7 @@ from alignpipe.options import LinearDtype, Schedule
 from alignpipe.rewarding.stage import RewardStage
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
-from alignpipe.training.rollouts import episode_uniforms
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompt, fingerprint, response_ids
 from alignpipe_plugins.bradley_terry import reward as bradley_terry
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
@@ -164,7 +164,7 @@ def test_the_starting_policys_samples_have_mean_0_and_spread_1(which: str, reque
     drawn = LocalRollout(LocalRolloutConfig()).sample(
         load_causal(tiny_models.llama()),
         prompts,
-        episode_uniforms(0, 0, 16, 6),
+        episode_uniforms(stream(0, "normalise"), 16, 6),
         temperature=1.0,
         eos_id=tokenizer.eos_token_id,
     )
@@ -270,7 +270,7 @@ def test_it_starts_from_the_policy_with_a_new_head(tmp_path: Path) -> None:
     ids = torch.tensor([[5, 6, 7]])
     assert torch.allclose(made.model(ids).last_hidden_state, policy.model(ids).last_hidden_state, atol=1e-5)
     fresh = load_scorer(tiny_models.llama())
-    new_score_head(fresh, torch.Generator().manual_seed(0))
+    new_score_head(fresh, stream(0, "score head"))
     assert torch.allclose(made.score.weight, fresh.score.weight, atol=1e-8)
     assert fresh.score.weight.std().item() == pytest.approx(33**-0.5, rel=0.4)
 

@@ -11,7 +11,8 @@ import torch
 from alignpipe.api import Sample
 from alignpipe.errors import DataError
 from alignpipe.training.models import Policy, load_causal, load_tokenizer
-from alignpipe.training.rollouts import Response, episode_uniforms
+from alignpipe.training.rollouts import Response
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, swapped
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
 from alignpipe_plugins.rollout_local.sampler import LocalRollout
@@ -28,7 +29,7 @@ def policy(scale: float = 1.0) -> Policy:
 
 
 def answers(made: Policy, rows: list[dict[str, Any]] = ROWS, room: int = 5) -> Answers:
-    uniforms = episode_uniforms(0, -2, len(rows), room)
+    uniforms = episode_uniforms(stream(0, "answers"), len(rows), room)
     return answer(made, "sft", rows, LocalRollout(LocalRolloutConfig()), uniforms, 0.7, "eval.max_response_tokens")
 
 

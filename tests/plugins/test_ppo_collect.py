@@ -9,7 +9,7 @@ import torch
 
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
-from alignpipe.training.rollouts import episode_uniforms
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import fingerprint
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect, reference_kl
@@ -33,7 +33,7 @@ def players_apart() -> Players:
 
 
 def gather(players: Players, missing: float | None = None, seed: int = 0, score_clip: float | None = None) -> Episodes:
-    uniforms = episode_uniforms(seed, 0, ROWS, ppo.ROOM)
+    uniforms = episode_uniforms(stream(seed, "episodes", 0), ROWS, ppo.ROOM)
     prompts = ppo.make_prompts(ROWS)
     return collect(players, prompts, uniforms, Clock(), score_clip=score_clip, missing_eos_score=missing)
 

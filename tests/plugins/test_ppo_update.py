@@ -17,7 +17,8 @@ from alignpipe.training.batches import TokenBatch, pad_rows
 from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
 from alignpipe.training.packed.models import set_forward
 from alignpipe.training.parallel import Team
-from alignpipe.training.rollouts import Response, episode_uniforms
+from alignpipe.training.rollouts import Response
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe_plugins.ppo import collect as collecting
 from alignpipe_plugins.ppo import episodes as episodes_module
 from alignpipe_plugins.ppo.advantages import Targets
@@ -349,7 +350,12 @@ def test_groups_come_into_one_micro_batch_where_their_prompt_is_read_once(
     prompts = replace(ppo.make_prompts(4), ids=[[5, 6, 7 + row] for row in range(4)])  # of one length
     prompts = prompts.select([row // 4 for row in range(16)])
     episodes = collect(
-        players, prompts, episode_uniforms(0, 0, 16, ppo.ROOM), Clock(), score_clip=None, missing_eos_score=None
+        players,
+        prompts,
+        episode_uniforms(stream(0, "episodes", 0), 16, ppo.ROOM),
+        Clock(),
+        score_clip=None,
+        missing_eos_score=None,
     )
     given = torch.ones(16, episodes.mask.shape[1]), torch.zeros(16, episodes.mask.shape[1])
     mixed = [row for start in range(4) for row in range(start, 16, 4)]

@@ -12,7 +12,8 @@ from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
 from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import Parts, packable, set_forward
-from alignpipe.training.rollouts import Response, episode_uniforms
+from alignpipe.training.rollouts import Response
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
@@ -20,7 +21,7 @@ from alignpipe_plugins.rollout_local.sampler import LocalRollout, _decode
 from support import tiny_models
 
 PROMPTS = [[5, 9, 20, 7], [11], [30, 31], [8, 8, 8, 8, 8, 8], [40, 5], [9, 10, 11]]
-UNIFORMS = episode_uniforms(0, 0, len(PROMPTS), 12)
+UNIFORMS = episode_uniforms(stream(0, "episodes", 0), len(PROMPTS), 12)
 FAMILIES = {"llama": tiny_models.llama, "gpt2": tiny_models.gpt2}
 SIZES = {
     "vocab_size": 90,
@@ -219,17 +220,6 @@ def test_nothing_is_left_behind() -> None:
     sampler().sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=1)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_every_episode_has_its_own_stream() -> None:
-    first = episode_uniforms(0, 3, 8, 5)
-    assert torch.equal(first, episode_uniforms(0, 3, 8, 5))
-    for other in (episode_uniforms(1, 3, 8, 5), episode_uniforms(0, 4, 8, 5)):
-        assert not torch.equal(first, other)
-    assert first.dtype == torch.float64
-    assert bool(((first >= 0) & (first < 1)).all())
-    # Indexed by episode: sampling fewer of them leaves the others as they were.
-    assert torch.equal(episode_uniforms(0, 3, 4, 5), first[:4])
 
 
 def test_too_few_uniforms_and_no_batch() -> None:

@@ -19,7 +19,8 @@ from alignpipe.options import Schedule
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import Policy, TokenScorer, load_causal, load_scorer, load_tokenizer, save_checkpoint
-from alignpipe.training.rollouts import Response, episode_uniforms
+from alignpipe.training.rollouts import Response
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe_plugins.ppo.config import GRPOConfig, LoopConfig, PPOConfig, ReinforcePPConfig, RLOOConfig
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.loop import train_ppo
@@ -148,7 +149,7 @@ def make_players(
 
 def make_validation(count: int = 8, gold: Judge | None = None, missing_eos_score: float | None = None) -> Validation:
     prompts = make_prompts(50).select(range(50 - count, 50))
-    return Validation(prompts, episode_uniforms(0, -1, count, ROOM), gold, None, missing_eos_score)
+    return Validation(prompts, episode_uniforms(stream(0, "held-out"), count, ROOM), gold, None, missing_eos_score)
 
 
 def train(

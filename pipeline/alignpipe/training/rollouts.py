@@ -1,4 +1,4 @@
-"""What the `rollout` slot offers, and the random stream of every episode."""
+"""What the `rollout` slot offers, and responses as rewards are given them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,12 +40,6 @@ class Rollout(Protocol):
         response depends on its own row only, not on the batch it was sampled in.
         """
         ...
-
-
-def episode_uniforms(seed: int, update: int, episodes: int, length: int) -> Tensor:
-    """The uniforms [episodes, length] of one update: a function of (seed, update), indexed by episode (D28)."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + update * 7_919 + 1) % 2**63)
-    return torch.rand((episodes, length), generator=generator, dtype=torch.float64)
 
 
 def as_samples(

@@ -24,6 +24,7 @@ from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
 from alignpipe.training.sharding import copies_of
+from alignpipe.training.streams import stream
 from alignpipe.training.supervised_config import SupervisedConfig
 
 
@@ -169,8 +170,7 @@ def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
 @lru_cache(maxsize=4)
 def _order(epoch: int, count: int, seed: int) -> list[int]:
     """The order of one epoch; kept for its steps, since drawing it takes as long as the data set is large."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    order: list[int] = torch.randperm(count, generator=stream(seed, "order", epoch)).tolist()
     return order
 
 

@@ -33,7 +33,8 @@ from alignpipe.training.models import (
 )
 from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import Team, join
-from alignpipe.training.rollouts import Rollout, as_samples, episode_uniforms
+from alignpipe.training.rollouts import Rollout, as_samples
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, score_ids, tokenise
@@ -203,7 +204,7 @@ class BradleyTerryReward:
         responses = rollout.sample(
             policy.model,
             prompts,
-            episode_uniforms(ctx.seed, 0, len(prompts), config.sample_tokens),
+            episode_uniforms(stream(ctx.seed, "normalise"), len(prompts), config.sample_tokens),
             temperature=config.sample_temperature,
             eos_id=int(policy.tokenizer.eos_token_id),
         )
@@ -220,7 +221,7 @@ def _scorer_from(
     team.wait()
     model = source.load_scorer(folder)
     fit_tokenizer(model, policy.tokenizer)
-    new_score_head(model, torch.Generator().manual_seed(ctx.seed))
+    new_score_head(model, stream(ctx.seed, "score head"))
     return TokenScorer(model).to(ctx.device)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from alignpipe.ops.intervals import bootstrap_interval
 from alignpipe.ops.pairs import wins
 from alignpipe.rewarding.judge import Scored
+from alignpipe.training.streams import stream
 
 _MOST_PARTS = 8
 """Parts of a reward that are shown at the end of a run; the metrics hold all."""
@@ -50,7 +51,7 @@ def compare(
     if not both:  # a reward may apply to other answers of ours than of theirs
         return figures
     outcome = wins(_numbers(ours.total, both), _numbers(theirs.total, both))
-    low, high = bootstrap_interval(outcome, torch.Generator().manual_seed(seed), confidence, resamples)
+    low, high = bootstrap_interval(outcome, stream(seed, "bootstrap"), confidence, resamples)
     return {
         **figures,
         "win_rate": float(outcome.mean()),

@@ -10,15 +10,14 @@ from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.models import ModelSource, Policy, open_policy
-from alignpipe.training.rollouts import Rollout, episode_uniforms
+from alignpipe.training.rollouts import Rollout
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import fingerprint, text_of
 from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, swapped
 from alignpipe_plugins.evaluation.comparison import compare, rows_of
 from alignpipe_plugins.evaluation.config import EvalConfig
 from alignpipe_plugins.evaluation.report import Report
 
-_POLICY_STREAM, _BASELINE_STREAM = -2, -3
-"""The update numbers whose random streams belong to the two sides: their samples are independent (one each)."""
 _LABELS = {
     "length": "length (tokens)",
     "eos_rate": "ended by itself",
@@ -41,12 +40,12 @@ class EvalStage:
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("prompts", "heldout")[: self._config.prompts]
         policy = self._open(inputs["policy"], data, ctx)
-        ours = self._answer(policy, inputs["policy"].stage, rows, _POLICY_STREAM, ctx)
+        ours = self._answer(policy, inputs["policy"].stage, rows, "policy", ctx)
         ctx.progress(1, 3, unit="part")
         baseline = theirs = None
         if "baseline" in inputs:
             baseline = self._open(inputs["baseline"], data, ctx)
-            theirs = self._answer(baseline, inputs["baseline"].stage, rows, _BASELINE_STREAM, ctx)
+            theirs = self._answer(baseline, inputs["baseline"].stage, rows, "baseline", ctx)
         ctx.progress(2, 3, unit="part")
 
         report = Report(ours, theirs)
@@ -68,9 +67,11 @@ class EvalStage:
         policy.model.to(ctx.device).eval()  # type: ignore[arg-type]
         return policy
 
-    def _answer(self, policy: Policy, name: str, rows: Sequence[Row], stream: int, ctx: StageContext) -> Answers:
+    def _answer(self, policy: Policy, name: str, rows: Sequence[Row], side: str, ctx: StageContext) -> Answers:
         rollout: Rollout = ctx.build(ctx.slots["rollout"])
-        uniforms = episode_uniforms(ctx.seed, stream, len(rows), self._config.max_response_tokens)
+        # Each side has a stream of its own: their answers are independent.
+        random = stream(ctx.seed, f"answers of the {side}")
+        uniforms = episode_uniforms(random, len(rows), self._config.max_response_tokens)
         key = f"{ctx.stage}.max_response_tokens"
         return answer(policy, name, rows, rollout, uniforms, self._config.temperature, key)
 

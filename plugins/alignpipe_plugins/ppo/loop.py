@@ -11,8 +11,8 @@ from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.ops.control import adaptive_kl_coef
 from alignpipe.ops.kl import kl_k1, sequence_kl
 from alignpipe.rewarding.judge import Judge
-from alignpipe.training.rollouts import episode_uniforms
 from alignpipe.training.schedule import rate
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.supervised import batch_indices
 from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size, token_kl, token_rewards
 from alignpipe_plugins.ppo.alarms import Alarm
@@ -64,7 +64,8 @@ def train_ppo(
 
         # Sample: an update's episodes, looked at once by the frozen models and the reward. Groups stand together.
         chosen = prompts.select(prompt_indices(config.episodes, group_size(config), len(prompts.ids), ctx.seed, update))
-        uniforms = episode_uniforms(ctx.seed, update, config.episodes, config.max_response_tokens)
+        random = stream(ctx.seed, "episodes", update)
+        uniforms = episode_uniforms(random, config.episodes, config.max_response_tokens)
         episodes = collect(
             players, chosen, uniforms, clock, score_clip=config.score_clip, missing_eos_score=config.missing_eos_score
         )
@@ -182,7 +183,7 @@ def minibatch_rows(groups: Sequence[int], minibatches: int, seed: int, update: i
     Episodes with the same number in `groups` [B] follow each other, so that their prompt is read once; where a
     minibatch ends between them, the others are in the next one.
     """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + update * 7_919 + epoch * 31 + 2) % 2**63)
+    generator = stream(seed, "minibatches", update, epoch)
     drawn: dict[int, list[int]] = {}
     for row in torch.randperm(len(groups), generator=generator).tolist():
         drawn.setdefault(groups[row], []).append(row)

@@ -15,7 +15,7 @@ from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import Team, join
-from alignpipe.training.rollouts import episode_uniforms
+from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig, Select
 from alignpipe_plugins.ppo.critic import start_critic
@@ -24,9 +24,6 @@ from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.loop import train_ppo
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.validation import Validation
-
-_VALIDATION_STREAM = -1
-"""The update number whose random stream belongs to held-out evaluation."""
 
 
 class PPOStage:
@@ -116,7 +113,7 @@ class PPOStage:
             ctx.say("no held-out prompts, so no evaluation on the way")
             return None
         prompts = self._prompts(data.rows("prompts", "heldout")[: config.eval_prompts], policy, ctx)
-        uniforms = episode_uniforms(ctx.seed, _VALIDATION_STREAM, len(prompts.ids), config.max_response_tokens)
+        uniforms = episode_uniforms(stream(ctx.seed, "held-out"), len(prompts.ids), config.max_response_tokens)
         return Validation(prompts, uniforms, open_gold(data, ctx), config.score_clip, config.missing_eos_score)
 
 

@@ -1,0 +1,45 @@
+"""Random streams: the same again for the same name, and nothing in common with any other."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from alignpipe.training.streams import episode_uniforms, stream
+
+
+def draw(*name: int | str) -> torch.Tensor:
+    seed, purpose, *numbers = name
+    return torch.rand(64, generator=stream(int(seed), str(purpose), *map(int, numbers)))
+
+
+def test_a_stream_is_a_function_of_its_name():
+    assert torch.equal(draw(3, "episodes", 7), draw(3, "episodes", 7))
+
+
+def test_purposes_numbers_and_seeds_share_no_stream():
+    names = [
+        (seed, purpose, *numbers)
+        for seed in (0, 1, 7919, 1_000_003)
+        for purpose in ("order", "minibatches", "episodes")
+        for numbers in ((), (0,), (1,), (0, 0), (0, 1), (1, 0), (7919,), (1_000_003,), (-1,))
+    ]
+    drawn = [draw(*name) for name in names]
+    for (one, first), (other, second) in itertools.combinations(zip(names, drawn, strict=True), 2):
+        assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.7, (one, other)
+
+
+def test_it_does_not_touch_the_global_generator():
+    before = torch.random.get_rng_state()
+    draw(0, "episodes", 0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_every_episode_has_its_own_row():
+    first = episode_uniforms(stream(0, "episodes", 3), 8, 5)
+    assert first.dtype == torch.float64
+    assert bool(((first >= 0) & (first < 1)).all())
+    assert len({tuple(row) for row in first.tolist()}) == 8
+    # Indexed by episode: sampling fewer of them leaves the others as they were.
+    assert torch.equal(episode_uniforms(stream(0, "episodes", 3), 4, 5), first[:4])
