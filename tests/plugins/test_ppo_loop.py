@@ -17,6 +17,7 @@ from alignpipe.ops.sampling import inverse_cdf_sample
 from alignpipe.options import Schedule
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.checkpoint import latest_step
+from alignpipe.training.linears import multiply_in_bfloat16
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo import advantages, loop, progress
 from alignpipe_plugins.ppo.advantages import Targets
@@ -131,15 +132,27 @@ def test_dropout_is_found_out_before_the_first_step(tmp_path: Path) -> None:
     assert ppo.same(ppo.weights(players.network), before)
 
 
-def test_another_temperature_in_training_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("products", [False, True])
+def test_another_temperature_in_training_is_found_out(
+    products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    players = ppo.make_players()
+    if products:
+        for model in (players.network, players.reference):
+            multiply_in_bfloat16(model)
+    before = ppo.weights(players.network)
     real = loop.backward_minibatch
 
     def warmer(learners: Any, loss: PolicyLoss, *rest: Any) -> None:
-        real(learners, replace(loss, temperature=0.8), *rest)
+        real(learners, replace(loss, temperature=0.72), *rest)  # in place of 0.7
 
     monkeypatch.setattr(loop, "backward_minibatch", warmer)
     with pytest.raises(TrainingError, match="D64 failed"):
-        ppo.train(tmp_path)
+        ppo.train(tmp_path, players)
+    monkeypatch.setattr(loop, "backward_minibatch", real)
+    assert ppo.same(ppo.weights(players.network), before)
+    ppo.train(tmp_path / "right", players, max_steps=1)  # rounding alone passes
+    assert not ppo.same(ppo.weights(players.network), before)
 
 
 class Biased:
