@@ -19,6 +19,7 @@ from alignpipe.options import LinearDtype, Schedule
 from alignpipe.rewarding.stage import RewardStage
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
+from alignpipe.training.schedule import rate
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompt, fingerprint, response_ids
 from alignpipe_plugins.bradley_terry import reward as bradley_terry
@@ -396,3 +397,12 @@ def test_a_saved_reward_without_its_normalisation_is_refused(tmp_path: Path, tra
 def test_values_that_cannot_be(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BradleyTerryConfig(**options)
+
+
+def test_the_defaults_are_those_of_the_recipe() -> None:
+    """One epoch with a rate that goes to 0 (D13); AdamW with eps 1e-5, rate 3e-6, batches of 64 (D14)."""
+    config = BradleyTerryConfig()
+    assert (config.epochs, config.max_steps, config.steps(6400)) == (1.0, None, 100)
+    assert rate(99, 100, round(config.warmup_share * 100), config.schedule) < 1e-3
+    assert (config.lr, config.adam_eps, config.batch_size, config.weight_decay) == (3e-6, 1e-5, 64, 0.0)
+    assert config.schedule is Schedule.cosine

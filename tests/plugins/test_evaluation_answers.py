@@ -113,6 +113,12 @@ def test_a_demonstration_without_a_prompt_is_predicted_from_its_second_token() -
     assert perplexity(made, [row], "cpu") == pytest.approx(math.exp(loss), rel=1e-4)
 
 
+def test_a_demonstration_with_nothing_to_predict_is_left_out() -> None:
+    made, nothing = policy(), {"prompt": "", "messages": [], "completion": ""}
+    assert perplexity(made, [nothing, *demonstrations()], "cpu") == perplexity(made, demonstrations(), "cpu")
+    assert perplexity(made, [nothing], "cpu") is None
+
+
 def test_a_long_demonstration_is_read_as_far_as_the_context_goes() -> None:
     made = policy()
     row = {**ROWS[0], "completion": " thanks" * 100}

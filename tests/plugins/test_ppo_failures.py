@@ -187,3 +187,19 @@ def test_a_checkpoint_from_before_failures_were_remembered_is_taken_up(tmp_path:
     torch.save(state, path)
     _, ctx, _ = ppo.train(tmp_path, players_with(Failing()), max_steps=2)
     assert ctx.said[0] == "resumed at update 1 of 2"
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "reinforce_pp"])
+def test_an_update_of_hardly_any_tokens_is_refused(name: str, tmp_path: Path) -> None:
+    class Rare(Failing):
+        def score(self, samples: list[Sample]) -> Scores:
+            late = Failure("timeout", "late")
+            return Scores([1.0] * len(samples), failures=dict.fromkeys(range(1, len(samples)), late))
+
+    config = ppo.CONFIGS[name]
+    players = players_with(Rare(), Scoring(retries=0, failure_budget=0.99), critic=name == "ppo")
+    before = ppo.weights(players.network)
+    told = r"update 1: 1 of 16 episodes have a score, with [1-6] tokens .*The others: timeout 15\."
+    with pytest.raises(RewardError, match=told):
+        ppo.train(tmp_path, players, config=config)
+    assert ppo.same(ppo.weights(players.network), before)

@@ -15,7 +15,7 @@ from alignpipe.rewarding.judge import Judge
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.config import Select
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.metrics import update_metrics
+from alignpipe_plugins.ppo.metrics import group_metrics, update_metrics
 from alignpipe_plugins.ppo.update import StepStatistics
 from support import ppo
 
@@ -118,6 +118,15 @@ def test_what_is_not_defined_is_left_out() -> None:
     assert all(math.isfinite(value) for value in constant.values())
 
 
+def test_groups_whose_scores_tie_are_counted() -> None:
+    made = episodes()
+    assert group_metrics(made, 1) == {}
+    assert group_metrics(made, 2) == {"frac_reward_zero_std": 1.0}  # one answer of each group is left
+    assert group_metrics(made, 3) == {"frac_reward_zero_std": 0.0}  # 3 and 1 in one group
+    tied = replace(made, scores=torch.tensor([1.0, 1.0]))
+    assert group_metrics(tied, 3) == {"frac_reward_zero_std": 1.0}
+
+
 def table_names() -> set[str]:
     """The names in the README's table of metrics; `<name>` stands for any."""
     text = (Path(alignpipe_plugins.ppo.__file__).parent / "README.md").read_text()
@@ -130,6 +139,8 @@ def test_the_names_are_those_of_the_readme(tmp_path: Path) -> None:
     _, ctx, _ = ppo.train(tmp_path, validation=validation, max_steps=2, save_every=1, select=Select.best)
     logged = {re.sub(r"^reward/part/.*", "reward/part/<name>", name) for name in ctx.metrics()}
     logged |= {name for _, timings in ctx.timings for name in timings}
+    in_groups = ppo.train(tmp_path / "groups", config=ppo.RLOO, max_steps=1)[1].metrics()
+    logged |= in_groups.keys() & {"frac_reward_zero_std"}
     where_there_are_any = {"reward_failures/<kind>", "val/missing_eos_gain"}  # failures; answers that ended
     assert logged | where_there_are_any == table_names()
 

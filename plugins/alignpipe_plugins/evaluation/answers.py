@@ -94,8 +94,8 @@ def kl_to(
     return kl
 
 
-def perplexity(policy: Policy, rows: Sequence[Row], device: str, lanes: Lanes = ONE_LANE) -> float:
-    """Perplexity of the demonstrations' completions, per token, at temperature 1.
+def perplexity(policy: Policy, rows: Sequence[Row], device: str, lanes: Lanes = ONE_LANE) -> float | None:
+    """Perplexity of the demonstrations' completions, per token, at temperature 1; None if no token can be predicted.
 
     Raises `DataError` for a prompt that fills the model's context.
     """
@@ -104,7 +104,11 @@ def perplexity(policy: Policy, rows: Sequence[Row], device: str, lanes: Lanes = 
     completions = response_ids(policy.tokenizer, [row["completion"] for row in rows])
     for prompt, completion in zip(prompt_ids(policy.tokenizer, rows), completions, strict=True):
         # Without a prompt nothing comes before the first token, so it cannot be predicted.
-        pairs.append(fit_length(prompt, completion, length) if prompt else (completion[:1], completion[1:length]))
+        pair = fit_length(prompt, completion, length) if prompt else (completion[:1], completion[1:length])
+        if pair[1]:
+            pairs.append(pair)
+    if not pairs:
+        return None
 
     def loss_and_tokens(group: list[int]) -> tuple[float, int]:
         batch = _batch(policy, [pairs[index] for index in group], device)

@@ -111,11 +111,13 @@ class EvalStage:
         if not data.count("demonstrations", "heldout"):
             return
         rows = data.rows("demonstrations", "heldout")[: self._config.perplexity_rows]
-        own = report.figures["perplexity"] = perplexity(policy, rows, ctx.device, Lanes.of(ctx))
-        other = None
-        if baseline is not None:
-            other = report.figures["baseline_perplexity"] = perplexity(baseline, rows, ctx.device, Lanes.of(ctx))
-        report.table.append(["held-out perplexity", other, own])
+        own = perplexity(policy, rows, ctx.device, Lanes.of(ctx))
+        other = None if baseline is None else perplexity(baseline, rows, ctx.device, Lanes.of(ctx))
+        both = {"perplexity": own, "baseline_perplexity": other}
+        found = {name: value for name, value in both.items() if value is not None}
+        report.figures.update(found)
+        if found:
+            report.table.append(["held-out perplexity", other, own])
 
 
 def _describe(report: Report) -> None:

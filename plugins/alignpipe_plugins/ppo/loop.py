@@ -16,14 +16,14 @@ from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.supervised import batch_indices
 from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size, token_kl, token_rewards
 from alignpipe_plugins.ppo.alarms import Alarm
-from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling
+from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling, check_scored
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
-from alignpipe_plugins.ppo.metrics import update_metrics
+from alignpipe_plugins.ppo.metrics import group_metrics, update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
@@ -69,6 +69,7 @@ def train_ppo(
         episodes = collect(
             players, chosen, uniforms, clock, score_clip=config.score_clip, missing_eos_score=config.missing_eos_score
         )
+        check_scored(episodes.failures, episodes.mask, config.episodes, update + 1)
         kl_of_responses = sequence_kl(kl_k1(episodes.logprobs, episodes.ref_logprobs), episodes.mask)
         if update == 0:
             check_sampling(episodes.sampling_z)
@@ -105,6 +106,7 @@ def train_ppo(
         # Record: evaluate where due, look for alarms, log, save where due.
         done = update + 1
         last = done == config.max_steps
+        metrics |= group_metrics(episodes, group_size(config))
         metrics |= {"lr": config.lr * rate_factor, "episode": float(done * config.episodes)}
         if validation is not None and (done % config.eval_every == 0 or last):
             metrics |= evaluate(validation, players, config, progress, done)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from alignpipe.ops.losses import explained_variance
 from alignpipe.ops.masking import masked_mean, masked_var
+from alignpipe_plugins.ppo.advantages import groups_of
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.update import StepStatistics
 
@@ -59,6 +60,17 @@ def update_metrics(
         **{f"grad_norm/{name}": sum(norms) / len(norms) for name, norms in statistics.norms.items()},
         "kl_coef": kl_coef,
     }
+
+
+def group_metrics(episodes: Episodes, size: int) -> dict[str, float]:
+    """The share of groups of `size` whose scores are all the same, so that only the penalty teaches them anything."""
+    if size == 1:
+        return {}
+    groups = groups_of(episodes, size).tolist()
+    scores: dict[int, set[float]] = {}
+    for group, score in zip(groups, episodes.scores.tolist(), strict=True):
+        scores.setdefault(group, set()).add(score)
+    return {"frac_reward_zero_std": sum(len(found) == 1 for found in scores.values()) / len(scores)}
 
 
 def _of_missing_ends(episodes: Episodes, missing_eos_score: float | None) -> dict[str, float]:
