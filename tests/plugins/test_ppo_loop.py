@@ -355,8 +355,8 @@ def test_the_optimisers_get_their_options(tmp_path: Path, monkeypatch: pytest.Mo
         real(optimizer, *args, **named)
 
     monkeypatch.setattr(torch.optim.AdamW, "__init__", init)
-    ppo.train(tmp_path, max_steps=1, adam_eps=1e-4, weight_decay=0.02)
-    assert made == [{"eps": 1e-4, "weight_decay": 0.02, "fused": True}] * 2
+    ppo.train(tmp_path, max_steps=1, lr=4e-3, critic_lr=2e-3, adam_eps=1e-4, weight_decay=0.02)
+    assert made == [{"lr": lr, "eps": 1e-4, "weight_decay": 0.02, "fused": True} for lr in (4e-3, 2e-3)]
     ppo.train(tmp_path / "alone", config=ppo.GRPO, max_steps=1, adam_eps=1e-4, weight_decay=0.02)
     assert len(made) == 3
 

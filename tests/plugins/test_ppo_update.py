@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from alignpipe.errors import TrainingError
 from alignpipe.options import Forward
 from alignpipe.training.batches import TokenBatch, pad_rows
-from alignpipe.training.lanes import ONE_LANE, Copies, Lanes
+from alignpipe.training.lanes import Lanes
 from alignpipe.training.packed.models import set_forward
 from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response
@@ -26,7 +25,7 @@ from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.learners import Learner, Learners, critic_of, policy_learner
+from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from support import ppo
@@ -299,32 +298,6 @@ def test_statistics_merge_by_tokens() -> None:
     assert first.mean("loss") == pytest.approx(4.0)
     assert first.norms == {"policy": [1.0, 2.0]}
     assert math.isnan(first.worst_ratio)
-
-
-def learner(rate: float = 0.1, norm: float = 1.0) -> tuple[torch.nn.Linear, Learner]:
-    layer = torch.nn.Linear(2, 1, bias=False)
-    made = Learner(layer, Copies(layer, ONE_LANE), torch.optim.SGD(layer.parameters(), lr=0.0), 2 * rate, norm)
-    made.set_rate(0.5)
-    return layer, made
-
-
-def test_a_step_clips_and_tells_the_norm_before() -> None:
-    layer, made = learner()
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.tensor([[3.0, 4.0]])
-    assert made.step() == pytest.approx(5.0)
-    torch.testing.assert_close(layer.weight.detach(), before - 0.1 * torch.tensor([[0.6, 0.8]]))
-    assert layer.weight.grad is None
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad: float) -> None:
-    layer, made = learner()
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.tensor([[1.0, bad]])
-    with pytest.raises(TrainingError, match="gradient of the Linear is not finite; lower the learning rate"):
-        made.step()
-    assert torch.equal(layer.weight, before)
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from alignpipe.api import StageContext
-from alignpipe.errors import StageInterrupted, TrainingError
+from alignpipe.errors import StageInterrupted
 from alignpipe.training.checkpoint import Checkpoints
-from alignpipe.training.lanes import Copies
+from alignpipe.training.learner import Learner, adamw
 from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
-from alignpipe.training.sharding import copies_of
 from alignpipe.training.streams import stream
 from alignpipe.training.supervised_config import SupervisedConfig
 
@@ -75,35 +74,31 @@ def train(
     `evaluate` returns the held-out figures; `watch` names the figures of the progress bar. All processes of `team` call
     this, with the same arguments.
 
-    Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when the loss is not finite.
+    Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when a gradient is not finite.
     """
     team.same_start(model)
-    copies = copies_of(model, team)
-    optimizer = torch.optim.AdamW(
-        copies.trained, lr=options.lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True
-    )
+    learner = adamw(model, options, options.lr, team)
     checkpoints = Checkpoints(ctx.work, team)
     start, steps = 0, options.steps(len(examples))
     warmup = round(options.warmup_share * steps)
     if checkpoints.latest() is not None:
-        start, _ = checkpoints.load({"model": model}, {"optimizer": optimizer})
+        start, _ = checkpoints.load({"model": model}, {"optimizer": learner.optimizer})
         ctx.say(f"resumed at step {start} of {steps}")
     ctx.rewind(start)
     shown: dict[str, float] = {}
     for step in range(start, steps):
         began = time.perf_counter()
         factor = rate(step, steps, warmup, options.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * factor
+        learner.set_rate(factor)
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
-        metrics = _step(copies, optimizer, batch, loss, options, step, team)
+        metrics = _step(learner, batch, loss, options.micro_batch_size, step, team)
         done = step + 1
         last = done == steps
         if done % options.log_every == 0 or last:
             metrics["lr"] = options.lr * factor
             metrics["epoch"] = done * options.batch_size / len(examples)
             if done % options.eval_every == 0 or last:
-                copies.gather()
+                learner.copies.gather()
                 metrics.update(evaluate())
             ctx.log(metrics, step=done)
             seconds = time.perf_counter() - began
@@ -113,23 +108,18 @@ def train(
         stop = team.any(ctx.stop_requested()) and not last
         if done % options.save_every == 0 or stop:
             began = time.perf_counter()
-            copies.gather()
-            checkpoints.save(done, {"model": model}, {"optimizer": optimizer}, {})
+            learner.copies.gather()
+            checkpoints.save(done, {"model": model}, {"optimizer": learner.optimizer}, {})
             ctx.log_timings({"time/save": time.perf_counter() - began}, step=done)
         if stop:
             raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {steps}")
 
 
 def _step(
-    copies: Copies,
-    optimizer: torch.optim.Optimizer,
-    batch: Sequence[E],
-    loss: Loss[E],
-    options: SupervisedConfig,
-    step: int,
-    team: Team,
+    learner: Learner, batch: Sequence[E], loss: Loss[E], micro_batch_size: int, step: int, team: Team
 ) -> dict[str, float]:
     """One optimiser step; figures are means over the whole batch, by weight."""
+    copies = learner.copies
     copies.train()
     weight = sum(example.weight for example in batch)
     lengths = [example.length for example in batch]
@@ -138,13 +128,13 @@ def _step(
 
     def backward(lane: int) -> dict[str, float]:
         seen = []
-        size = copies.lanes.share(options.micro_batch_size, len(own))
+        size = copies.lanes.share(micro_batch_size, len(own))
         for rows in by_length(lengths, size, rows=parts[lane]):
             part = loss(copies[lane], [batch[row] for row in rows])
             # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
             torch.autograd.backward(part.loss / weight)
             seen.append(part.numbers())
-        if copies.needs_empty_pass(len(batch), options.micro_batch_size):
+        if copies.needs_empty_pass(len(batch), micro_batch_size):
             torch.autograd.backward(loss(copies[lane], batch[:1]).loss / math.inf)
         return added(seen)
 
@@ -152,11 +142,7 @@ def _step(
     copies.sum_gradients()
     team.sum_gradients(copies.trained)
     sums = team.sums(added(seen))
-    norm = copies.clip(options.max_grad_norm)
-    if not torch.isfinite(torch.tensor(norm)):
-        raise TrainingError(f"the gradient is not finite at step {step + 1}: lower the learning rate ({options.lr:g})")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm = learner.step(f"step {step + 1}")
     return {**{name: value / weight for name, value in sums.items()}, "grad_norm": norm}
 
 

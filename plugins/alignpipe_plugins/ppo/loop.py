@@ -147,7 +147,7 @@ def optimise(
 
     Raises `TrainingError` when the very first minibatch's ratios are not 1 (D64) or a gradient is not finite.
     """
-    statistics = StepStatistics()
+    statistics, when = StepStatistics(), f"update {update + 1}"
     for learner in learners:
         learner.copies.train()
     together = episodes.prompt_groups if group_size(config) > 1 else range(len(episodes.responses))
@@ -158,11 +158,11 @@ def optimise(
             if update == 0 and epoch == 0 and not seen.norms:
                 check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)
             if learners.critic is not None:
-                seen.add_norm("value", learners.critic.learner.step())
+                seen.add_norm("value", learners.critic.learner.step(when))
             if learners.critic_alone(update):
                 learners.policy.clear()
             else:
-                seen.add_norm("policy", learners.policy.step())
+                seen.add_norm("policy", learners.policy.step(when))
         statistics.merge(seen)
         if config.target_kl is not None and seen.mean("approxkl") > config.target_kl:
             break

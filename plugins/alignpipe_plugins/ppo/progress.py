@@ -10,11 +10,11 @@ from pathlib import Path
 
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.checkpoint import Checkpoints
+from alignpipe.training.learner import Learner
 from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.alarms import Watch
 from alignpipe_plugins.ppo.best import Best
 from alignpipe_plugins.ppo.checks import check_finite
-from alignpipe_plugins.ppo.learners import Learner
 
 
 class Progress:
