@@ -10,7 +10,7 @@ class SupportConfig:
     """How much data to generate, and how noisy the preferences are."""
 
     demonstrations: int = field(default=7680, metadata={"help": "answers to imitate, of mixed quality"})
-    preferences: int = field(default=7680, metadata={"help": "pairs of answers with a preference"})
+    preferences: int = field(default=12288, metadata={"help": "pairs of answers with a preference"})
     prompts: int = field(default=4096, metadata={"help": "prompts for PPO"})
     heldout: int = field(default=256, metadata={"help": "held-out rows of each table, on prompts of their own"})
     label_noise: float = field(default=0.1, metadata={"help": "share of training pairs whose preference is flipped"})
