@@ -27,7 +27,7 @@ class Process:
 
 
 ALONE = Process()
-"""A process that nobody launched with others."""
+"""A process launched by itself."""
 
 
 def this_process(environ: Mapping[str, str] = os.environ) -> Process:

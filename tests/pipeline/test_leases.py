@@ -243,6 +243,6 @@ def test_a_run_at_work_on_another_machine_keeps_its_record(attempt):
     first.note_trackers({"wandb": "id1"})
     second, said = attempt("two")
     assert (second.attempt, second.tracker_ids) == (1, {})
-    assert said[-1].endswith("is at work on the same run: this one is recorded and tracked as a run of its own")
+    assert said[-1].endswith("is at work on the same run: this one is a run of its own, without a record here")
     first.end("finished")
     assert len(json.loads(first.path.read_text())["attempts"]) == 1

@@ -1,4 +1,4 @@
-"""Rows of files and their places, out of every format, good and broken."""
+"""Rows of files and their locations, out of every format, good and broken."""
 
 from __future__ import annotations
 

@@ -199,6 +199,18 @@ def test_activations_may_be_computed_twice_in_place_of_being_kept(family: str, r
         assert {block.gradient_checkpointing for block in blocks} == {wanted}
 
 
+@pytest.mark.parametrize("linear_dtype", [None, ModelLinearDtype.bfloat16])
+def test_a_reference_is_run_as_the_policy_that_saves_activations(linear_dtype: ModelLinearDtype | None) -> None:
+    """Or rounding would look like a KL between a policy and its own copy (D65)."""
+    folder = tiny_models.llama()
+    saving = source(folder, gradient_checkpointing=True, linear_dtype=linear_dtype)
+    policy, reference = saving.adapt(saving.load(folder)), saving.load(folder)
+    assert packable(reference, 8) is None
+    with torch.no_grad():
+        own, other = (response_logprobs(model.eval(), BATCH)[0] for model in (policy, reference))
+    assert torch.equal(own, other)
+
+
 def test_lora_options_reach_peft() -> None:
     made = source(tiny_models.llama(), lora_rank=3, lora_alpha=6.0, lora_dropout=0.25, lora_targets=["q_proj"])
     model = made.adapt(opened(made).model)

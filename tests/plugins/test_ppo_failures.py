@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from alignpipe.api import Failure, Sample, Scores, Scoring
+from alignpipe.api.rewards import FailureKind
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
 from alignpipe_plugins.ppo import loop
@@ -189,17 +190,39 @@ def test_a_checkpoint_from_before_failures_were_remembered_is_taken_up(tmp_path:
     assert ctx.said[0] == "resumed at update 1 of 2"
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "reinforce_pp"])
-def test_an_update_of_hardly_any_tokens_is_refused(name: str, tmp_path: Path) -> None:
-    class Rare(Failing):
-        def score(self, samples: list[Sample]) -> Scores:
-            late = Failure("timeout", "late")
-            return Scores([1.0] * len(samples), failures=dict.fromkeys(range(1, len(samples)), late))
+class Rare:
+    """Scores one sample, and says of the others that they failed in some way."""
 
-    config = ppo.CONFIGS[name]
-    players = players_with(Rare(), Scoring(retries=0, failure_budget=0.99), critic=name == "ppo")
+    def __init__(self, kind: FailureKind) -> None:
+        self.kind = kind
+
+    def score(self, samples: list[Sample]) -> Scores:
+        failure = Failure(self.kind, "late")
+        return Scores([1.0] * len(samples), failures=dict.fromkeys(range(1, len(samples)), failure))
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce_pp"])
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("timeout", r"; a lower scoring\.failure_budget stops at the first failures and quotes one$"),
+        ("not_applicable", "$"),
+    ],
+)
+def test_an_update_of_hardly_any_tokens_is_not_whitened(
+    name: str, kind: FailureKind, advice: str, tmp_path: Path
+) -> None:
+    players = players_with(Rare(kind), Scoring(retries=0, failure_budget=0.99), critic=name == "ppo")
     before = ppo.weights(players.network)
-    told = r"update 1: 1 of 16 episodes have a score, with [1-6] tokens .*The others: timeout 15\."
+    told = rf"hold [1-6] tokens, too few to whiten \(at least 8\); the others have none \({kind} 15\){advice}"
     with pytest.raises(RewardError, match=told):
-        ppo.train(tmp_path, players, config=config)
+        ppo.train(tmp_path, players, config=ppo.CONFIGS[name])
     assert ppo.same(ppo.weights(players.network), before)
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
+def test_what_is_not_whitened_may_have_few_tokens(name: str, tmp_path: Path) -> None:
+    players = players_with(Rare("timeout"), Scoring(retries=0, failure_budget=0.99), critic=name == "ppo")
+    changes = {"whiten_advantages": False} if name == "ppo" else {}
+    _, ctx, _ = ppo.train(tmp_path, players, config=ppo.CONFIGS[name], max_steps=1, **changes)
+    assert ctx.metrics()["reward_failures/timeout"] == 15

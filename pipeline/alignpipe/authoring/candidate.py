@@ -171,8 +171,8 @@ class _Training(SilentStage):
         super().__init__(registry(), settings)
         self.stage = "reward"
         self.payload, self.work = folder / "payload", folder / "work"
-        for folder in (self.payload, self.work):
-            folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.payload, self.work):
+            path.mkdir(parents=True, exist_ok=True)
         self.slots = slots
         self.scoring = scoring
         self.say = say

@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from alignpipe.api import Failure, Reward, Sample, Scores
+from alignpipe.api import Failure, Reward, Sample, Scores, Selected
 from alignpipe.api.rewards import FailureKind
 from alignpipe.authoring import samples as built_in
 from alignpipe.authoring.candidate import Candidate, NotTried
-from alignpipe.choices import plain
+from alignpipe.choices import all_selected, plain
 from alignpipe.config.convert import from_plain
 from alignpipe.errors import AlignpipeError
 from alignpipe.registry import plugin_module, registry
@@ -94,15 +94,25 @@ def options(candidate: Candidate) -> str:
         raise CheckFailed(f"{type(config).__name__} cannot be pickled: {type(error).__name__}: {error}") from error
     if asdict(again) != asdict(config):
         raise CheckFailed(f"pickled, {config} becomes {again}")
-    stored = plain(config)
-    reopened = plain(from_plain(stored, chosen.registered, registry()))
-    differ = [name for name in stored if reopened[name] != stored[name]]
-    if differ:
-        raise CheckFailed(f"stored in an artifact, {', '.join(differ)} come back as something else")
+    for choice in reversed(all_selected(chosen.selected)):  # a mix's members, then the mix that holds them
+        _check_stored(choice)
     bare = [entry.name for entry in fields(config) if not entry.metadata.get("help")]
     note = f"; without help text: {', '.join(bare)}" if bare else ""
     count = len(fields(config))
     return f"{count} option{'' if count == 1 else 's'}{note}"
+
+
+def _check_stored(choice: Selected) -> None:
+    """Raise `CheckFailed` unless a choice's options come back from an artifact, whose JSON holds them as plain data."""
+    where = f"stored in an artifact, options of {choice.group}/{choice.name}"
+    try:
+        stored = json.loads(json.dumps(plain(choice.config)))
+    except TypeError as error:
+        raise CheckFailed(f"{where} are no plain data: {error}") from error
+    reopened = plain(from_plain(stored, registry().get(choice.group, choice.name), registry()))
+    differ = [name for name in stored if reopened[name] != stored[name]]
+    if differ:
+        raise CheckFailed(f"{where} come back as something else: {', '.join(differ)}")
 
 
 def one_score_each(candidate: Candidate) -> str:

@@ -69,7 +69,7 @@ class Worker:
                 self._awaiting = False
 
     def _current_line(self) -> str | None:
-        """The innermost line of the stack of the thread, now."""
+        """The line that the worker's thread is executing."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         if frame is None:
             return None

@@ -15,7 +15,7 @@ from alignpipe.store.files import storage_error
 
 @contextmanager
 def recording_failure(job: Job, decision: Decision) -> Iterator[None]:
-    """Leave the block's error for the processes that wait for this key; an interruption is none: they go on from there.
+    """Leave the block's error for the processes that wait for this key; after an interruption they go on instead.
 
     A full disk and a plugin's `sys.exit()` become errors of one sentence.
     """

@@ -29,11 +29,11 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
         result.status = "failed"
         result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
+        result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
             job.observers.notify("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
         raise
-    finally:
-        result.seconds = round(time.perf_counter() - began, 3)
+    result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
     job.trackers.artifact(artifact)
     cached = result.status == "cached"

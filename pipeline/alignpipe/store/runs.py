@@ -93,7 +93,7 @@ class RunRecords:
         lock = self._layout.lock(f"run-{run_key}")
         with holding_if_free(lock, str(folder), say, stop_requested, "the record of this run") as held:
             if held is None:
-                say(f"{holder(lock)} is at work on the same run: this one is recorded and tracked as a run of its own")
+                say(f"{holder(lock)} is at work on the same run: this one is a run of its own, without a record here")
             known = read_json(path) if held else None
             attempts: list[dict[str, Any]] = list(known["attempts"]) if isinstance(known, dict) else []
             again = bool(attempts) and attempts[-1]["status"] != "finished"

@@ -2,9 +2,9 @@
 
     <work>/checkpoints/step-00000040/{<module>.safetensors, state.pt}
 
-Every random stream is derived from (seed, step), so a step number stands for all of them. `state.pt` is read with
-`weights_only=True`. Of several processes rank 0 writes; what it writes says nothing of how many there were, nor of
-whether they had split the weights among them.
+Every random stream is a function of seed, purpose and step, so a step number stands for all of them. `state.pt` is read
+with `weights_only=True`. Of several processes rank 0 writes; what it writes says nothing of how many there were, nor
+of whether they had split the weights among them.
 """
 
 from __future__ import annotations

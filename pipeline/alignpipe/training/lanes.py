@@ -100,7 +100,7 @@ class Copies:
         return self.lanes.map(backward, range(self.lanes.count))
 
     def needs_empty_pass(self, rows: int, size: int) -> bool:
-        """Whether this process has a backward pass less to make than others, for `rows` in micro-batches of `size`.
+        """Whether this process makes one backward pass fewer than others, for `rows` in micro-batches of `size`.
 
         Under sharding all processes must make equally many. The missing one is made with any row, its loss divided by
         infinity, so that it adds nothing.

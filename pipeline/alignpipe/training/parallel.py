@@ -163,8 +163,8 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
 def collective(*, computing: bool = False) -> Iterator[None]:
     """Around collective operations: raise `ProcessError`, in words, where torch reports a broken connection.
 
-    Every `RuntimeError` is taken for one, but with `computing`, where other code runs inside too: then only errors of
-    the connection are.
+    Every `RuntimeError` is taken for that; with `computing`, where other code runs inside too, only those that name the
+    connection.
     """
     try:
         yield

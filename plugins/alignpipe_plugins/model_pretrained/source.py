@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignpipe.api import BuildContext
 from alignpipe.errors import ConfigError, ModelError
+from alignpipe.options import Forward
 from alignpipe.training.location import Location, resolve_model
 from alignpipe.training.models import config_context_length, load_causal, load_scorer, load_tokenizer
 from alignpipe.training.packed.models import set_forward
@@ -108,7 +109,10 @@ class PretrainedSource:
         return cast(PreTrainedModel, merged.requires_grad_(True))
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
-        return set_forward(model, self._config.forward, self._config.linear_dtype)
+        # What trains with checkpointing cannot be run without padding. Nor is what it is compared with (a reference):
+        # in bfloat16 the two ways round differently enough to look like a KL.
+        forward = Forward.general if self._config.gradient_checkpointing else self._config.forward
+        return set_forward(model, forward, self._config.linear_dtype)
 
     def _to_train(self, model: PreTrainedModel) -> PreTrainedModel:
         if self._config.gradient_checkpointing:

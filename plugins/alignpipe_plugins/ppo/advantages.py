@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alignpipe.errors import RewardError
 from alignpipe.ops.advantages import gae, grpo, grpo_batch_scaled, grpo_unscaled, over_tokens, reinforce_pp, rloo
 from alignpipe.ops.kl import kl_k1, kl_k2, kl_k3_clamped
-from alignpipe.ops.masking import scale_only, whiten
+from alignpipe.ops.masking import MIN_WHITENED, scale_only, whiten
 from alignpipe.ops.shaping import add_score_to_kl_penalty
 from alignpipe_plugins.ppo.config import (
     GroupedConfig,
@@ -75,9 +76,27 @@ def groups_of(episodes: Episodes, size: int) -> Tensor:
     return groups
 
 
+def check_enough(episodes: Episodes) -> None:
+    """Refuse to whiten fewer than 8 tokens (D44): the config asks for 8 episodes, of which failures may leave less.
+
+    Raises `RewardError` with what the reward failed on.
+    """
+    tokens = int(episodes.mask.sum())
+    if tokens < MIN_WHITENED:
+        failed = ", ".join(f"{kind} {count}" for kind, count in episodes.failures.items())
+        stop_early = "; a lower scoring.failure_budget stops at the first failures and quotes one"
+        raise RewardError(
+            f"the episodes of an update that have a score hold {tokens} tokens, too few to whiten (at least "
+            f"{MIN_WHITENED}); the others have none ({failed})"
+            f"{stop_early if episodes.failures.keys() - {'not_applicable'} else ''}"
+        )
+
+
 def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> Targets:
     """GAE with the critic's values, whitened over the whole update; returns are taken before that (D41, D42)."""
     assert episodes.values is not None  # ppo has a critic
+    if config.whiten_rewards or config.whiten_advantages:
+        check_enough(episodes)
     if config.whiten_rewards:
         rewards = scale_only(rewards, episodes.mask)
     advantages, returns = gae(rewards, episodes.values, episodes.mask, config.gamma, config.lam)
@@ -107,5 +126,6 @@ def rloo_advantages(episodes: Episodes, rewards: Tensor, config: RLOOConfig) -> 
 
 def reinforce_pp_advantages(episodes: Episodes, rewards: Tensor, config: ReinforcePPConfig) -> Targets:
     """The reward from each token on, whitened over the whole update (D42), which is the method's baseline and scale."""
+    check_enough(episodes)
     returns = reinforce_pp(rewards, episodes.mask, config.gamma)
     return Targets(whiten(returns, episodes.mask), returns)

@@ -1,4 +1,4 @@
-"""The checks every training makes: of its first update (D64, D65), and in every update of scores and weights."""
+"""The checks every training makes: before it trusts its own first update (D64, D65), and before it keeps weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from alignpipe.errors import RewardError, TrainingError
-from alignpipe.ops.masking import MIN_WHITENED
+from alignpipe.errors import TrainingError
 from alignpipe.training.linears import linear_dtype_of
 
 _WORST_RATIO = 1e-3
@@ -22,8 +21,8 @@ _WORST_Z = 6.0
 sft gave -1 to 0.8, with top-p 0.9 -10 to -12, top-p 0.95 -5 to -7, a temperature 0.7 of the right one -8 to -11; 0.9 of
 it, or top-k 20, -2 to -6: what bends the distribution that little is not told from chance by one update."""
 _KL_TOLERANCE = {"bfloat16": 5e-2, "float16": 5e-2, "bfloat16 products": 5e-2}
-"""How far, in nats per sequence, a policy may be from its own copy. Both read the same batch, and 0 was seen in every
-type, with adapters too; this is for devices on which a forward pass does not repeat itself to the bit."""
+"""How far, in nats per sequence, a policy may be from its own copy. Both read the same batch by the same forward, and 0
+was seen in every type, with adapters too; this is for devices on which a forward does not repeat itself to the bit."""
 _KL_TOLERANCE_ELSE = 1e-2
 
 
@@ -68,21 +67,6 @@ def check_first_kl(kl: Tensor, network: nn.Module) -> None:
         raise TrainingError(
             "start check D65 failed: policy and reference are the same checkpoint, yet a sequence has KL "
             f"{worst:.3g} between them. They are loaded or run differently (dtype, attention, adapters, dropout)"
-        )
-
-
-def check_scored(failures: Mapping[str, int], mask: Tensor, sampled: int, update: int) -> None:
-    """The episodes that have a score hold enough tokens to be whitened (D44); `mask` [B, T] is that of theirs.
-
-    Raises `RewardError` with what the reward failed on; `failures` counts them by kind.
-    """
-    tokens = int(mask.sum())
-    if tokens < MIN_WHITENED:
-        counts = ", ".join(f"{kind} {count}" for kind, count in failures.items())
-        raise RewardError(
-            f"update {update}: {len(mask)} of {sampled} episodes have a score, with {tokens} tokens between them: too "
-            f"few to learn from (at least {MIN_WHITENED}). The others: {counts}. A lower scoring.failure_budget stops "
-            "at the first failures and quotes one"
         )
 
 

@@ -16,7 +16,7 @@ from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.supervised import batch_indices
 from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size, token_kl, token_rewards
 from alignpipe_plugins.ppo.alarms import Alarm
-from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling, check_scored
+from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling
 from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LoopConfig, OnAlarm, Select
@@ -69,7 +69,6 @@ def train_ppo(
         episodes = collect(
             players, chosen, uniforms, clock, score_clip=config.score_clip, missing_eos_score=config.missing_eos_score
         )
-        check_scored(episodes.failures, episodes.mask, config.episodes, update + 1)
         kl_of_responses = sequence_kl(kl_k1(episodes.logprobs, episodes.ref_logprobs), episodes.mask)
         if update == 0:
             check_sampling(episodes.sampling_z)

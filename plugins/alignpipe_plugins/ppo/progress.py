@@ -1,6 +1,6 @@
 """All of a training that changes from update to update, and its checkpoints.
 
-Random streams are functions of (seed, update), so an update's number stands for them.
+Random streams are functions of seed, purpose and update, so an update's number stands for them.
 """
 
 from __future__ import annotations

@@ -24,14 +24,14 @@ def score_together(team: Team, judge: Judge, samples: Sequence[Sample]) -> Score
     total = [math.nan] * len(samples)
     parts = {name: [math.nan] * len(samples) for name in names}
     per_token: list[list[float]] = [[] for _ in samples]
-    for places, share in shares:
-        for place, row in enumerate(places):
-            total[row] = share.total[place]
+    for rows, share in shares:
+        for index, row in enumerate(rows):
+            total[row] = share.total[index]
             for name, column in share.parts.items():
-                parts[name][row] = column[place]
+                parts[name][row] = column[index]
             if share.per_token is not None:
-                per_token[row] = share.per_token[place]
-    failures = {places[place]: failure for places, share in shares for place, failure in share.failures.items()}
+                per_token[row] = share.per_token[index]
+    failures = {rows[index]: failure for rows, share in shares for index, failure in share.failures.items()}
     judge.check_failures(failures, samples, len(samples))
     split = any(share.per_token is not None for _, share in shares)
     return Scored(total, parts, per_token if split else None, dict(sorted(failures.items())))

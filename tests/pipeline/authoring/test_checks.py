@@ -159,7 +159,11 @@ def test_a_mix_that_cannot_be_trained_here_says_what_its_members_need(install_re
 @pytest.mark.parametrize(
     ("method", "why"),
     [
-        ("def __post_init__(self): object.__setattr__(self, 'word', self.word + '!')", "come back as something else"),
+        (
+            "def __post_init__(self): object.__setattr__(self, 'word', self.word + '!')",
+            "stored in an artifact, options of reward/acme come back as something else: word",
+        ),
+        ("data: bytes = b'please'", "stored in an artifact, options of reward/acme are no plain data: .*bytes"),
         ("def __reduce__(self): raise TypeError('no')", "cannot be pickled: TypeError: no"),
         ("def __getstate__(self): return {'word': 'other'}", "pickled, .* becomes"),
     ],
@@ -170,6 +174,10 @@ def test_options_that_do_not_survive(method: str, why: str, install_reward: Inst
     verdict = found("options")
     assert verdict.outcome == "failed"
     assert re.search(why, verdict.why), verdict.why
+    if "stored" in why:  # a member of a mix is no better
+        verdict = found("options", "mix", "+reward@reward.members.it=acme")
+        assert verdict.outcome == "failed"
+        assert re.search(why, verdict.why), verdict.why
 
 
 TRAINED = """

@@ -55,7 +55,7 @@ class Parts:
         """The multiple to which numbers of tokens are rounded up.
 
         On a CPU oneDNN multiplies in bfloat16, and compiles code for every shape that it has not met lately. With the
-        tiny model this takes longer than the product itself, and hardly two batches have the same number of tokens.
+        tiny model this takes longer than the product itself, and batches rarely have the same number of tokens.
         """
         return _MULTIPLE if self.linear_dtype is torch.bfloat16 else 1
 
