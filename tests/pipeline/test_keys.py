@@ -23,7 +23,7 @@ FED = {"dataset": "data " + "a" * 64}
 def make_fingerprints(config, registry=None):
     registry = registry or make_registry()
     specs = resolve_ports(stage_specs(config, registry), config.settings.inputs, lambda digest: [])
-    complete = {spec.name: with_slots(spec, specs, config, registry) for spec in specs}
+    complete = {spec.name: with_slots(spec, specs, config, registry, lambda digest: []) for spec in specs}
     return Fingerprints(config.settings.seed, registry), complete
 
 

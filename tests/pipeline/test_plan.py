@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from alignpipe.api import Artifact, Component, Port, Selected
 from alignpipe.config.model import CodeChange
+from alignpipe.dataset import Gold, write_dataset
 from alignpipe.errors import ConfigError
 from alignpipe.plan import Planner, make_plan
 from alignpipe.plan.differences import differences
 from alignpipe.plan.ports import resolve_ports
-from alignpipe.plan.specs import stage_specs
+from alignpipe.plan.specs import stage_specs, with_slots
 from alignpipe.runner import execute, show_plan
 from alignpipe.store import Store
 from support.fake_run import (
@@ -180,6 +182,42 @@ def test_plan_says_when_the_result_is_gone_or_damaged(tmp_path):
     plan = decisions(make_run(tmp_path))
     assert plan[1].action == "run"
     assert "weights/w.bin is missing" in plan[1].why[0]
+
+
+def components_of(stage, run, registry, find):
+    specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, find)
+    spec = next(spec for spec in specs if spec.name == stage)
+    return {str(entry.component.name) for entry in with_slots(spec, specs, run, registry, find).components}
+
+
+def test_the_code_of_a_stored_reward_and_its_members_takes_part(tmp_path):
+    rewards = [Component("reward", name, EvalConfig, "x:y", "r") for name in ("mixed", "member", "absent")]
+    registry = make_registry(components=(*COMPONENTS, *rewards[:2]))
+    nested = {"group": "reward", "name": "member", "config": {}}
+    record = {"name": "mixed", "version": 1, "offered_by": "x", "config": {"members": {"a": nested}}}
+    stored = Artifact("reward", "reward", tmp_path, "ab" * 32)
+    run = make_run(tmp_path, stages=["data", "sft", "ppo"], inputs={"ppo": {"reward": "store:ab"}})
+    for config in (record, {**record, "config": {"members": [nested]}}):
+        (tmp_path / "reward.json").write_text(json.dumps(config))
+        assert {"mixed", "member"} <= components_of("ppo", run, registry, lambda digest: [stored])
+        assert "mixed" not in components_of("sft", run, registry, lambda digest: [stored])
+    (tmp_path / "reward.json").write_text(json.dumps({**record, "name": "absent"}))
+    with pytest.raises(
+        ConfigError, match=r"inputs\.ppo\.reward=store:abababababab: it needs reward=absent: there is no"
+    ):
+        components_of("ppo", run, registry, lambda digest: [stored])
+
+
+def test_the_code_of_a_stored_datasets_gold_reward_takes_part_in_reports(tmp_path):
+    gold = Component("reward", "gold", EvalConfig, "x:y", "r")
+    registry = make_registry(components=(*COMPONENTS, gold))
+    rows = [{"prompt": "p", "messages": [], "completion": "c"}]
+    write_dataset(tmp_path, {"demonstrations": {"train": rows}}, Gold("gold", 1))
+    stored = Artifact("dataset", "data", tmp_path, "ab" * 32)
+    inputs = {stage: {"dataset": "store:ab"} for stage in ("sft", "eval")}
+    run = make_run(tmp_path, stages=["sft", "eval"], inputs=inputs)
+    assert "gold" in components_of("eval", run, registry, lambda digest: [stored])
+    assert "gold" not in components_of("sft", run, registry, lambda digest: [stored])
 
 
 def test_an_unfinished_attempt_is_resumed_at_its_checkpoint(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -17,10 +18,12 @@ import pytest
 from alignpipe.api import Component, Selected, hookimpl
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, ConfigError, PluginError, StoreError
+from alignpipe.plan import Planner, make_plan
 from alignpipe.runner import execute
 from alignpipe.runner.context import Builder
 from alignpipe.runner.recording import RunFiles, StageLog, logged_values, new_values, read_lines
-from alignpipe.store import Store
+from alignpipe.runner.summary import Summary
+from alignpipe.store import RunRecords, Store
 from support import fake_run
 from support.fake_run import (
     COMPONENTS,
@@ -396,6 +399,55 @@ def test_a_tracker_that_raises_is_reported_once_and_switched_off(tmp_path, capsy
     names = [json.loads(line)[0] for line in log.read_text().splitlines()] if log.exists() else []
     assert fails not in names
     assert json.loads(sound.read_text().splitlines()[-1]) == ["finish", "finished"]
+
+
+def test_a_tracker_that_finds_its_config_wrong_too_late_ends_no_run(tmp_path, capsys, monkeypatch):
+
+    def refuse(*_):
+        raise ConfigError("tracker.first.key: no key")
+
+    monkeypatch.setattr(fake_run.RecordingTracker, "log", refuse)
+    trackers, _ = tracked(tmp_path)
+    assert execute(make_run(tmp_path, trackers=trackers), make_registry()) == 0
+    assert "tracker first is switched off, the run goes on without it: ConfigError: tracker.first.key" in (
+        capsys.readouterr().err
+    )
+
+
+def test_trackers_are_closed_where_the_summary_cannot_be_written(tmp_path, monkeypatch):
+
+    def full(*_):
+        raise StoreError("no space left on the disk while writing summary.json")
+
+    monkeypatch.setattr(Summary, "write", full)
+    trackers, log = tracked(tmp_path)
+    with pytest.raises(StoreError, match="writing summary"):
+        execute(make_run(tmp_path, trackers=trackers), make_registry())
+    assert json.loads(log.read_text().splitlines()[-1]) == ["finish", "finished"]
+
+
+def test_stored_inputs_are_kept_as_long_as_the_run_that_reads_them(tmp_path):
+    first = make_run(tmp_path, "first", stages=["data", "sft"])
+    execute(first, make_registry())
+    digest = summary_of(first)["stages"]["sft"]["digest"]
+    shutil.rmtree(first.folder)
+    second = make_run(tmp_path, "second", stages=["data", "ppo"], inputs={"ppo": {"policy": f"store:{digest[:10]}"}})
+    assert digest not in RunRecords(Store(tmp_path / "store").layout).used_digests()
+    execute(second, make_registry())
+    assert digest in RunRecords(Store(tmp_path / "store").layout).used_digests()
+
+
+def test_files_of_an_earlier_attempt_are_no_resumption(tmp_path, capsys):
+    execute(make_run(tmp_path, stages=["data"]), make_registry())
+    run = make_run(tmp_path, stages=["data", "sft"])
+    decision = make_plan(Planner(run, make_registry(), Store(tmp_path / "store")))[1]
+    work = Store(tmp_path / "store").work("sft", decision.key)
+    work.prepare(decision.code, restart=False)
+    (work.state / "notes.txt").write_text("half")
+    capsys.readouterr()
+    assert execute(run, make_registry()) == 0
+    assert "sft      run: an earlier attempt did not finish; it left files" in capsys.readouterr().err
+    assert statuses(run) == {"data": "cached", "sft": "ran"}
 
 
 def test_a_tracker_that_cannot_be_used_as_configured_stops_the_run_before_any_work(tmp_path, executions, monkeypatch):

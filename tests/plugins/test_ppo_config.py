@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import alignpipe_plugins.ppo
+from alignpipe.training import learner
 from alignpipe_plugins.ppo.config import GRPOConfig, LoopConfig, PPOConfig, ReinforcePPConfig, RLOOConfig
 from alignpipe_plugins.ppo.plugin import alignpipe_components
 
-SOURCES = sorted(Path(alignpipe_plugins.ppo.__file__).parent.glob("*.py"))
+SOURCES = [*sorted(Path(alignpipe_plugins.ppo.__file__).parent.glob("*.py")), Path(learner.__file__)]
 
 
 OPTIONS: list[type[LoopConfig]] = [PPOConfig, GRPOConfig, RLOOConfig, ReinforcePPConfig]
@@ -45,7 +46,7 @@ def test_an_option_that_does_nothing_does_not_exist(config: type[LoopConfig], ow
 @pytest.mark.parametrize("config", OPTIONS)
 def test_every_field_is_read_outside_of_the_config(config: type[LoopConfig]) -> None:
     text = "\n".join(path.read_text() for path in SOURCES if path.name != "config.py")
-    read = set(re.findall(r"\bconfig\.(\w+)", text, flags=re.IGNORECASE))
+    read = set(re.findall(r"\b(?:config|options)\.(\w+)", text, flags=re.IGNORECASE))
     assert {entry.name for entry in fields(config)} - read == set()
 
 

@@ -87,7 +87,7 @@ def test_too_many_failures_are_counted_over_all() -> None:
 
 def test_a_share_is_held_against_the_budget_of_all() -> None:
     share = SAMPLES[2:4]
-    assert Judge(Odd(3), "reward odd", Scoring(failure_budget=0.2)).score(share, of=7).kept == [0]
+    assert Judge(Odd(3), "reward odd", Scoring(failure_budget=0.2)).score_share(share, of=7).kept == [0]
     with pytest.raises(RewardError, match="failed on 1 of 2 samples"):
         Judge(Odd(3), "reward odd", Scoring(failure_budget=0.2)).score(share)
 

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
     Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
     """
     process = this_process()
-    if process.world_size > 1 and {"-m", "--multirun"} & set(argv):
+    if process.world_size > 1 and _is_sweep(argv):
         raise ConfigError(
             f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (a sweep's "
             "launcher can start jobs side by side), or launch one run at a time"
@@ -43,10 +43,14 @@ def run(argv: list[str]) -> int:
 
 def plan(argv: list[str]) -> int:
     """Show what the same overrides would run, and why; no run folder is made."""
-    if {"-m", "--multirun"} & set(argv):
+    if _is_sweep(argv):
         raise ConfigError("plan shows one run: leave out -m, and give each key one value")
     _hydra_main(plan_job, [*argv, *_NO_FOLDER])
     return 0
+
+
+def _is_sweep(argv: list[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(argv))
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -86,14 +90,18 @@ def plan_job(cfg: DictConfig) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that failed before it began: bad input leaves nothing behind."""
+    """Remove the folder that Hydra made for a run that failed before it began: bad input leaves nothing behind.
+
+    With it go the folders above that are empty then: those below the current one, and `runs` where `outputs` is
+    elsewhere.
+    """
     if (folder / "summary.json").exists():
         return
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         (folder / ".hydra" / name).unlink(missing_ok=True)
-    above = list(folder.parents)
-    ours = [path for path in above if Path.cwd() in path.parents or (path == above[0] and path.name == "runs")]
-    for path in (folder / ".hydra", folder, *ours):
+    runs = [folder.parent] if folder.parent.name == "runs" else []
+    below = [path for path in folder.parents if Path.cwd() in path.parents and path not in runs]
+    for path in (folder / ".hydra", folder, *runs, *below):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 

@@ -55,7 +55,7 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
 
 
 def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
-    """The run settings of a composed config in which every key is known.
+    """The run settings of a composed config, checked, and that the config has no other keys but slots and stages.
 
     They are typed once more: a `config.yaml` of the user's own may leave out our `run_settings`, and hold anything.
 

@@ -33,7 +33,7 @@ def code_hashes(components: Iterable[Registered]) -> dict[str, str]:
 def compare_code(
     then: Mapping[str, str], now: Mapping[str, str], setting: CodeChange, components: Iterable[Registered]
 ) -> tuple[str, CodeChange]:
-    """The names of the parts whose code is not what it was, and what to do about it: never `auto`.
+    """The names of the parts whose code is not what it was, and what to do: never `auto`, `ignore` if nothing changed.
 
     Under `auto` a changed part that is not a released install means `rerun`, any other `warn`.
     """

@@ -48,7 +48,7 @@ class Fingerprints:
             "version": component.version,
             "config": self._keyed(selected.config, where),
         }
-        number = id(selected.config)
+        number = id(selected.config)  # configs need not be hashable, and live as long as the run
         if number not in self._revisions:
             self._revisions[number] = revision_of(selected.config)
         if self._revisions[number]:

@@ -50,7 +50,7 @@ class Decision:
     def headline(self) -> str:
         """The action in words."""
         if self.action == "resume":
-            return "resume" if self.step is None else f"resume at step {self.step}"
+            return "run" if self.step is None else f"resume at step {self.step}"
         return self.action
 
     @property
@@ -69,7 +69,7 @@ class Planner:
         self.run = run
         self.store = store
         specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
-        self.specs = tuple(with_slots(spec, specs, run, registry) for spec in specs)
+        self.specs = tuple(with_slots(spec, specs, run, registry, store.find) for spec in specs)
         self._fingerprints = Fingerprints(run.settings.seed, registry)
         self._checkpoints: dict[str, str] = {}
         # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
@@ -79,6 +79,10 @@ class Planner:
             for spec in self.specs
         ]
         self.run_key = data_digest({"stages": keys, "sweep": run.sweep})
+
+    def stored_inputs(self) -> set[str]:
+        """The digests of the objects that the config names as inputs (`store:<digest>`)."""
+        return {source.name for spec in self.specs for source in spec.sources.values() if source.origin == "store"}
 
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""
@@ -95,8 +99,8 @@ class Planner:
         if stored.problem:
             return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
         setting = self.run.settings.code_change
-        changed, what_to_do = compare_code(stored.code, code, setting, spec.components)
-        changed = f"the code of {changed} changed since {stored.created}"
+        parts, what_to_do = compare_code(stored.code, code, setting, spec.components)
+        changed = f"the code of {parts} changed since {stored.created}"
         if what_to_do is CodeChange.rerun:
             return self._miss(decision, (f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)",))
         warning = f"{changed}; its stored result is used all the same (code_change=rerun computes it again)"
@@ -114,16 +118,16 @@ class Planner:
         if unfinished is None:
             return replace(decision, why=why)
         setting, components = self.run.settings.code_change, decision.spec.components
-        changed, what_to_do = compare_code(unfinished.code, decision.code, setting, components)
+        parts, what_to_do = compare_code(unfinished.code, decision.code, setting, components)
         if what_to_do is CodeChange.rerun:
-            reason = f"an unfinished attempt is not resumed: the code of {changed} changed since"
+            reason = f"an unfinished attempt is not resumed: the code of {parts} changed since"
             return replace(decision, why=(*why, reason), restart=True)
-        warning = f"the attempt it goes on with was made by other code of {changed}"
+        warning = f"the attempt it goes on with was made by other code of {parts}"
         return replace(
             decision,
             action="resume",
             step=unfinished.step,
-            why=("an earlier attempt did not finish",),
+            why=(f"an earlier attempt did not finish{'; it left files' if unfinished.step is None else ''}",),
             warning=warning if what_to_do is CodeChange.warn else None,
         )
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from alignpipe.api import Port
 from alignpipe.errors import ConfigError, did_you_mean
-from alignpipe.plan.sources import FindStored, named_source
-from alignpipe.plan.specs import BASE, Source, StageSpec
+from alignpipe.plan.sources import named_source
+from alignpipe.plan.specs import BASE, FindStored, Source, StageSpec
 
 
 def resolve_ports(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from alignpipe.api import Artifact, Kind, Port
+from alignpipe.api import Kind, Port
 from alignpipe.errors import ConfigError
-from alignpipe.plan.specs import BASE, Source, StageSpec
-
-FindStored = Callable[[str], Sequence[Artifact]]
-"""The stored artifacts whose digest begins with a text."""
+from alignpipe.plan.specs import BASE, FindStored, Source, StageSpec
 
 
 def named_source(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from alignpipe.api import Kind, Port, Selected
+from alignpipe.api import Artifact, Kind, Port, Selected
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import ConfigError
@@ -31,13 +31,16 @@ class Source:
 
 
 BASE = Source("base", "base")
+FindStored = Callable[[str], Sequence[Artifact]]
+"""The stored artifacts whose digest begins with a text."""
 
 
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the run: what fills it, its ports, what it makes, and the other slots it uses.
 
-    A reward made of others has their ports and slots too.
+    A reward made of others has their ports and slots too. It is filled in three steps: `stage_specs` (up to `uses`),
+    `ports.resolve_ports` (`sources`), `with_slots` (`slots`, `components`).
     """
 
     name: str
@@ -47,7 +50,7 @@ class StageSpec:
     makes: Kind
     uses: tuple[str, ...]
     sources: Mapping[str, Source] = field(default_factory=dict)
-    """What feeds its ports, empty ones left out; see `plan/ports.py`."""
+    """What feeds its ports, empty ones left out."""
     slots: Mapping[str, Selected] = field(default_factory=dict)
     """The choices in the slots it reads: those it uses, and the model if the base model feeds a port."""
     components: tuple[Registered, ...] = ()
@@ -75,22 +78,48 @@ def _spec(name: str, selected: Selected, registry: Registry) -> StageSpec:
     return StageSpec(name, selected, registered, needs, "reward", tuple(dict.fromkeys(uses)))
 
 
-def with_slots(spec: StageSpec, specs: Sequence[StageSpec], run: RunConfig, registry: Registry) -> StageSpec:
+def with_slots(
+    spec: StageSpec, specs: Sequence[StageSpec], run: RunConfig, registry: Registry, find: FindStored
+) -> StageSpec:
     """A stage whose sources are known, one of `specs`, with its slots and components.
 
-    Raises `ConfigError` for a slot that nothing fills.
+    Raises `ConfigError` for a slot that nothing fills, and for a stored reward whose plugin is not there.
     """
-    names = [*spec.uses, *(["model"] if BASE in spec.sources.values() else [])]
-    for slot in names:
+    needed = [*spec.uses, *(["model"] if BASE in spec.sources.values() else [])]
+    for slot in needed:
         if slot not in run.selected:
             raise ConfigError(f"stage {spec.name!r} ({spec.registered}) uses the slot {slot!r}, but nothing fills it")
-    slots = {slot: run.selected[slot] for slot in names}
-    chosen = [spec.selected, *slots.values()]
-    # A reward is not only an artifact: whoever is given one runs its code. So is a dataset's gold reward, which comes
-    # with the plugin that made the data and is read by reports.
-    for maker in specs:
-        given = maker.makes == "reward" or (maker.makes, spec.makes) == ("dataset", "report")
-        if given and Source("stage", maker.name) in spec.sources.values():
-            chosen.append(maker.selected)
-    found = dict.fromkeys((entry.group, entry.name) for choice in chosen for entry in all_selected(choice))
-    return replace(spec, slots=slots, components=tuple(registry.get(group, name) for group, name in found))
+    slots = {slot: run.selected[slot] for slot in needed}
+    choices = [choice for each in (spec.selected, *slots.values()) for choice in all_selected(each)]
+    names = [(choice.group, choice.name) for choice in choices] + _given_rewards(spec, specs, registry, find)
+    return replace(spec, slots=slots, components=tuple(registry.get(*name) for name in dict.fromkeys(names)))
+
+
+def _given_rewards(
+    spec: StageSpec, specs: Sequence[StageSpec], registry: Registry, find: FindStored
+) -> list[tuple[str, str]]:
+    """(group, name) of what comes with a stage's inputs: a reward is not only an artifact, its code is run.
+
+    So is that of a dataset's gold reward, which belongs to the plugin that made the data, by reports.
+    """
+
+    def is_run(kind: Kind) -> bool:
+        return kind == "reward" or (kind == "dataset" and spec.makes == "report")
+
+    given: list[tuple[str, str]] = []
+    for port, source in spec.sources.items():
+        if not is_run(spec.needs[port].kind):
+            continue
+        if source.origin == "stage":
+            maker = next(each for each in specs if each.name == source.name)
+            given += [(choice.group, choice.name) for choice in all_selected(maker.selected)]
+        elif source.origin == "store":
+            from alignpipe.rewarding.artifact import rewards_in  # for those who name one: it reads more than plans do
+
+            for name in [name for artifact in find(source.name)[:1] for name in rewards_in(artifact)]:
+                try:
+                    registry.get("reward", name)
+                except ConfigError as error:
+                    raise ConfigError(f"inputs.{spec.name}.{port}={source}: it needs {error}") from error
+                given.append(("reward", name))
+    return given

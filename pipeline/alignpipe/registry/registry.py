@@ -94,9 +94,10 @@ class Registry:
         return next((plugin for plugin in self.plugins if plugin.state != "ok" and plugin.name in names), None)
 
     def of_node(self, config_type: type[Any] | None, name: str) -> Registered:
-        """The component that a config node was made from, by its dataclass and the option name in it.
+        """The component behind a part of a composed config, which keeps its dataclass and its option's name.
 
-        The node's key does not tell its group: `ppo_2` may hold any option. So no two groups may share a dataclass.
+        Its key in the config does not tell the group: `ppo_2` may hold any option. So no two groups may share a
+        dataclass.
 
         Raises `ConfigError` if there is none, `PluginError` if it is ambiguous.
         """

@@ -68,6 +68,26 @@ def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
     return Judge(gold, f"the data's gold reward {data.gold.name}", ctx.scoring)
 
 
+def rewards_in(artifact: Artifact) -> list[str]:
+    """The names of the rewards that score by an artifact: a reward's own and its members', a dataset's gold one.
+
+    Raises `RewardError` if the folder is no reward artifact.
+    """
+    if artifact.kind == "dataset":
+        gold = Dataset(artifact.folder).gold
+        return [] if gold is None else [gold.name]
+    record = _record(artifact.folder)
+    return [record["name"], *_members(record["config"])]
+
+
+def _members(config: Any) -> list[str]:
+    """The names of the rewards that are nested in a stored config."""
+    if isinstance(config, Mapping):
+        own = [str(config["name"])] if config.keys() == {"group", "name", "config"} else []
+        return [*own, *(name for item in config.values() for name in _members(item))]
+    return [name for item in config for name in _members(item)] if isinstance(config, list) else []
+
+
 def label(name: str, offered_by: str) -> str:
     """How messages name a reward."""
     return f"reward {name} ({offered_by})"

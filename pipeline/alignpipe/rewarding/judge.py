@@ -80,18 +80,24 @@ class Judge:
                     f"(their other columns: {others}); {hint}"
                 )
 
-    def score(self, samples: Sequence[Sample], of: int | None = None) -> Scored:
-        """Scores of `samples`, in their order; `of` says how many there are in all, where these are a process's share.
+    def score(self, samples: Sequence[Sample]) -> Scored:
+        """Scores of `samples`, in their order.
 
-        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, of all of them, or if it applies
-        to none.
+        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, or if it applies to none.
         """
-        tally, count = Tally(samples), of or len(samples)
+        scored = self.score_share(samples, len(samples))
+        self.check_failures(scored.failures, samples, len(samples))
+        return scored
+
+    def score_share(self, samples: Sequence[Sample], of: int) -> Scored:
+        """Scores of one process's share of a question of `of` samples; who knows all failures calls `check_failures`.
+
+        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows of all of them.
+        """
+        tally = Tally(samples)
         for batch in _batches(len(samples)):
-            self._settle(batch, tally, self._budget(count))
-            self._stop_past_budget(tally.failures, samples, count)
-        if of is None:
-            self.check_failures(tally.failures, samples, count)
+            self._settle(batch, tally, self._budget(of))
+            self._stop_past_budget(tally.failures, samples, of)
         return _scored(tally)
 
     def score_all(self, samples: Sequence[Sample]) -> Scored:
@@ -136,7 +142,8 @@ class Judge:
     def _ask(self, rows: Sequence[int], tally: Tally, ends: float | None, budget: float) -> None:
         """Ask about some samples; a batch that goes wrong is halved until the samples at fault are found.
 
-        Where a count was wrong and nobody is at fault, all are: alone, each got a score that says nothing of it.
+        If a batch got the wrong number of scores, yet every sample gets one when asked about alone, nothing shows which
+        score is whose (the reward may always give one number): then all of them fail.
         """
         batches = [list(rows)] if rows else []
         miscounted: WrongAnswer | None = None
@@ -151,7 +158,7 @@ class Judge:
             except (Exception, SystemExit) as error:
                 miscounted = miscounted or (error if isinstance(error, WrongAnswer) else None)
                 # Past the budget the run is lost unless another try mends it all: no need to know who it was.
-                if len(batch) == 1 or tally.faults > budget:
+                if len(batch) == 1 or faults(tally.failures) > budget:
                     tally.fail(batch, failure_of(error))
                 else:
                     batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
@@ -168,10 +175,10 @@ class Judge:
         return answer if isinstance(answer, Scores) else Scores(total=answer)
 
     def _budget(self, count: int) -> float:
-        """How many of `count` samples may fail: a share of them.
+        """How many of `count` samples may fail: `failure_budget` times as many, from 100 samples on.
 
-        Of a small batch two failures are soon more than that, though failures be rare; it is seen together with the
-        samples asked about before it. All of a batch are too many.
+        A smaller question is seen together with those before it, so that two rare failures in it stop nothing; but
+        never may all of it fail.
         """
         share = self._scoring.failure_budget
         if count >= _REMEMBERED:

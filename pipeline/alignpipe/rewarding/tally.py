@@ -35,11 +35,6 @@ class Tally:
         self.per_token: list[list[float]] | None = None
         self.failures: dict[int, Failure] = {}
 
-    @property
-    def faults(self) -> int:
-        """How many samples failed; those that the reward does not apply to are not among them."""
-        return faults(self.failures)
-
     def take(self, rows: Sequence[int], scores: Scores) -> None:
         """Enter what the reward said of the samples `rows`.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import BuildContext, Reward, Selected, Stage
+from alignpipe.api import Reward, Selected, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
 from alignpipe.config.model import RunSettings
@@ -21,40 +20,36 @@ from alignpipe.runner.terminal import Bar
 from alignpipe.store import WorkFolder
 
 
-def build_component(selected: Selected, registry: Registry, context: BuildContext) -> Any:
-    """A component from its config, typed or plain (as artifacts store it), built in `context`.
-
-    Raises `PluginError` for a reward that cannot score.
-    """
-    registered = registry.get(selected.group, selected.name)
-    config = selected.config
-    if isinstance(config, Mapping):
-        config = from_plain(config, registered, registry)
-    built = load_factory(registered)(config, context)
-    if selected.group == "reward" and not isinstance(built, Reward):
-        raise PluginError(f"{registered}: its factory made a {type(built).__name__} without score(samples)")
-    return built
-
-
 class Builder:
-    """Builds components: all that a tracker is given, and a reward that is tried outside of a run."""
+    """What factories are given (`api.BuildContext`); the contexts of stages extend it."""
 
     def __init__(self, registry: Registry, settings: RunSettings, device: str | None = None) -> None:
         self.seed = settings.seed
         self.lanes = settings.lanes
         self._registry = registry
         self._settings = settings
-        if device is not None:
-            self.device = device
+        self._device = device
 
-    @cached_property
+    @property
     def device(self) -> str:
-        """The torch device; without one given, torch is imported for those who ask only."""
-        return prepare_device(self._settings)
+        """The torch device; where none was given, the one that the settings name, for which torch is imported."""
+        if self._device is None:
+            self._device = prepare_device(self._settings)
+        return self._device
 
     def build(self, selected: Selected) -> Any:
-        """Build a component from its config, typed or plain (as artifacts store it); it gets this context too."""
-        return build_component(selected, self._registry, self)
+        """Build a component from its config, typed or plain (as artifacts store it); it gets this context too.
+
+        Raises `PluginError` for a reward that cannot score.
+        """
+        registered = self._registry.get(selected.group, selected.name)
+        config = selected.config
+        if isinstance(config, Mapping):
+            config = from_plain(config, registered, self._registry)
+        built = load_factory(registered)(config, self)
+        if selected.group == "reward" and not isinstance(built, Reward):
+            raise PluginError(f"{registered}: its factory made a {type(built).__name__} without score(samples)")
+        return built
 
 
 class SilentStage(Builder):

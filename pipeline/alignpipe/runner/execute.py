@@ -71,6 +71,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
         info = run_info(run, planner, record)
         try:
             record.note_trackers(trackers.start(info))
+            record.note_inputs(planner.stored_inputs())
             with storing("writing the run's config", run.folder):
                 text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))
                 write_atomically(run.folder / "config.yaml", text, durable=False)
@@ -115,11 +116,13 @@ def _end(
     """Write the summary, close the trackers, tell the observers, and show the results of a finished run."""
     summary.status = status
     summary.metrics = dict(job.files.last)
-    summary.write(job.run.folder)
-    job.trackers.summary(summary.metrics)
-    lines = job.trackers.finish(status)
+    try:
+        summary.write(job.run.folder)
+    finally:  # trackers are closed even where the disk is full
+        job.trackers.summary(summary.metrics)
+        lines = job.trackers.finish(status)
+        job.observers.notify("alignpipe_run_finished", info=job.info, summary=summary.plain())
     record.end(status)
-    job.observers.notify("alignpipe_run_finished", info=job.info, summary=summary.plain())
     if made is not None:
         final_report(job.run, summary, made, sys.stdout)
     for line in lines:

@@ -19,19 +19,19 @@ from alignpipe.store.runs import RunRecord
 
 @dataclass(frozen=True)
 class Job:
-    """A run while it goes on; see the classes of its parts."""
+    """A run while it goes on."""
 
-    run: RunConfig
-    registry: Registry
-    planner: Planner
-    store: Store
-    info: RunInfo
-    files: RunFiles
-    trackers: Trackers
-    observers: Observers
+    run: RunConfig  # what was asked for
+    registry: Registry  # the plugins
+    planner: Planner  # what is to be done with each stage
+    store: Store  # where results lie
+    info: RunInfo  # the run as plugins see it
+    files: RunFiles  # metrics.jsonl and timings.jsonl of the run's folder
+    trackers: Trackers  # W&B and the like
+    observers: Observers  # plugins that watch the run
     terminal: Terminal
-    signals: StopSignals
-    crew: Crew
+    signals: StopSignals  # whether to stop
+    crew: Crew  # the other processes of the launch
 
     def say(self, stage: str, line: str) -> None:
         """Show one line about a stage."""

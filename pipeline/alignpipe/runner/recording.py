@@ -58,6 +58,8 @@ class StageLog:
         self._observe = observe
         self._truncated = False
         """Whether what an earlier attempt left was cut off at the step where this one begins."""
+        self.resumed = False
+        """Whether the stage went on at a checkpoint of an earlier attempt."""
         self._last = 0
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -74,6 +76,7 @@ class StageLog:
     def rewind(self, step: int) -> None:
         """Keep what was logged up to `step`, and replay it into this run as if it had just been logged."""
         first = not self._truncated
+        self.resumed = step > 0
         self._truncate(step)
         if first:
             replay(self._stage, self._work, self._run_files, self._log)

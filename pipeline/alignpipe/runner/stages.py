@@ -104,6 +104,6 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         folder=job.run.folder,
         seconds=seconds,
     )
-    result.status = "resumed" if decision.action == "resume" else "ran"
+    result.status = "resumed" if decision.action == "resume" and log.resumed else "ran"
     job.say(stage, f"done in {seconds:.1f} s{f'  {bar.figures}' if bar.figures else ''}")
     return artifact

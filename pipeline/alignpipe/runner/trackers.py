@@ -20,6 +20,7 @@ class Trackers:
         Raises `ConfigError` if one of them cannot be used as it is configured.
         """
         self._say = say
+        self._started = False
         self._active: dict[str, Tracker] = {}
         self._known: dict[str, set[Logged]] = {}
         for name, choice in selected.items():
@@ -32,7 +33,10 @@ class Trackers:
 
         Raises `ConfigError` before any work if a tracker cannot be used as it is configured.
         """
-        ids = {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
+        try:
+            ids = {name: run_id for name, run_id in self._each("start", info) if run_id is not None}
+        finally:
+            self._started = True
         again = [name for name, run_id in ids.items() if info.tracker_ids.get(name) == run_id]
         self._known = {name: logged_values(info.earlier.get(name, ())) for name in again}
         return ids
@@ -69,11 +73,10 @@ class Trackers:
     def _guard(self, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except ConfigError:
-            self._active.pop(name, None)
-            raise
         except (Exception, SystemExit) as error:
             self._active.pop(name, None)
+            if isinstance(error, ConfigError) and not self._started:
+                raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             self._say(f"tracker {name} is switched off, the run goes on without it: {reason}")
             return None

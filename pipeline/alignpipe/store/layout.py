@@ -29,6 +29,10 @@ class Layout:
         """The index entry of a key."""
         return self.root / "index" / stage / f"{key}.json"
 
+    def indexed(self, stage: str) -> list[Path]:
+        """The index entries of all keys known for a stage."""
+        return list((self.root / "index" / stage).glob("*.json"))
+
     def object(self, stage: str, digest: str) -> Path:
         """The folder of a published object."""
         return self.root / "objects" / stage / digest

@@ -25,7 +25,7 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
     Raises `StoreError` if the payload is empty or holds a link.
     """
     files = []
-    for path in sorted(payload.rglob("*")):
+    for path in (payload, *sorted(payload.rglob("*"))):
         if path.is_symlink():
             raise StoreError(f"stage {stage!r} left the link {path} in its payload; an artifact must hold real files")
         if path.is_file():
@@ -60,27 +60,35 @@ def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record
     write_json(records / "record.json", record)
     if target.exists() and problem_of(target) is not None:
         to_trash(layout, target)
-    if not target.exists():
-        (work / "payload").rename(staging / "payload")
-        for entry in manifest["files"]:
-            (staging / "payload" / entry["path"]).chmod(_READ_ONLY)
-        write_json(staging / "manifest.json", manifest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            staging.rename(target)
-        except OSError:
-            if not target.exists():  # else another process has published the same object meanwhile
-                raise
-        else:
-            sync(target.parent)
-            return artifact
-    known = records_folder(target, key)
+    if target.exists() or not _publish(work / "payload", staging, target, manifest):
+        _add_records(records, records_folder(target, key))
+    return artifact
+
+
+def _publish(payload: Path, staging: Path, target: Path, manifest: Mapping[str, Any]) -> bool:
+    """Complete the object and move it to its place; False if another process has published the same one meanwhile."""
+    payload.rename(staging / "payload")
+    for entry in manifest["files"]:
+        (staging / "payload" / entry["path"]).chmod(_READ_ONLY)
+    write_json(staging / "manifest.json", manifest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staging.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        return False
+    sync(target.parent)
+    return True
+
+
+def _add_records(records: Path, known: Path) -> None:
+    """Put a key's records beside an object that is there already."""
     known.parent.mkdir(exist_ok=True)
     if known.exists():
         shutil.rmtree(known)
     records.rename(known)
     sync(known.parent)
-    return artifact
 
 
 def problem_of(obj: Path, deep: bool = False) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,11 @@ class RunRecord:
     def note_stage(self, stage: str, digest: str) -> None:
         """Remember that this run uses an object: gc keeps it as long as the run's folder is there."""
         self._attempts[-1]["stages"][stage] = digest
+        self._write()
+
+    def note_inputs(self, digests: Collection[str]) -> None:
+        """Remember the objects of other runs that this one reads, which gc keeps too."""
+        self._attempts[-1]["inputs"] = sorted(digests)
         self._write()
 
     def end(self, status: str) -> None:
@@ -128,5 +133,5 @@ class RunRecords:
             if isinstance(content, dict):
                 for attempt in content["attempts"]:
                     if Path(attempt["folder"]).exists():
-                        used.update(attempt["stages"].values())
+                        used.update(attempt["stages"].values(), attempt.get("inputs", ()))
         return used

@@ -65,8 +65,7 @@ class Store:
 
     def fingerprints(self, stage: str) -> Iterator[tuple[str, Fingerprint]]:
         """(when it was made, its fingerprint) of the keys known for a stage, newest first."""
-        folder = self.layout.index(stage, "").parent
-        paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = sorted(self.layout.indexed(stage), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in islice(paths, _COMPARED_KEYS):
             entry = read_json(path)
             if isinstance(entry, dict):
@@ -132,8 +131,8 @@ class Store:
                 "explained": fingerprint,
             }
             artifact = place_object(self.layout, work.path, manifest, record)
-            del record["code"]
-            write_json(self.layout.index(work.stage, work.key), record)
+            entry = {name: value for name, value in record.items() if name != "code"}  # the object's record has it
+            write_json(self.layout.index(work.stage, work.key), entry)
             shutil.rmtree(work.path)
         return artifact
 

@@ -90,8 +90,9 @@ def prompt_groups(prompts: Sequence[Sequence[int]]) -> list[int]:
     return [firsts.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
 
 
-def groups_for(model: nn.Module, groups: Sequence[int]) -> Sequence[int] | None:
+def shared_prompt_groups(model: nn.Module, groups: Sequence[int]) -> Sequence[int] | None:
     """`groups` if `model` reads a prompt once for all rows of a batch; None if it is run with padding."""
+    # Of width 1: whether it is such a model at all. Whether its rows are short enough, every batch asks.
     return None if packable(model, 1) is None else groups
 
 
@@ -99,7 +100,7 @@ def response_logprobs(
     model: nn.Module, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities [B, T] of the response tokens under `model`, 0 off the mask; entropies if asked for."""
-    found = _packing(model, batch, batch.lengths - 1, batch.prompt_lengths - 1)
+    found = _packing(model, batch, read=batch.lengths - 1, wanted_from=batch.prompt_lengths - 1)
     if found is not None:
         parts, layout = found
         logp, entropies = packed_logprobs(
@@ -117,7 +118,7 @@ def response_logprobs(
 
 def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
     """Values [B, T] of the states in which each response token was chosen (query + prefix, D45); 0 off the mask."""
-    found = _packing(critic, batch, batch.lengths - 1, batch.prompt_lengths - 1)
+    found = _packing(critic, batch, read=batch.lengths - 1, wanted_from=batch.prompt_lengths - 1)
     if found is not None:
         parts, layout = found
         return batch.filled(packed_output(parts, batch.input_ids, layout).squeeze(1))
@@ -127,7 +128,7 @@ def state_values(critic: TokenScorer, batch: TokenBatch) -> Tensor:
 
 def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
     """Scores [B] read at each row's last real token (D11)."""
-    found = _packing(scorer, batch, batch.lengths, batch.lengths - 1)
+    found = _packing(scorer, batch, read=batch.lengths, wanted_from=batch.lengths - 1)
     if found is not None:
         parts, layout = found
         return packed_output(parts, batch.input_ids, layout).squeeze(1)
@@ -145,17 +146,18 @@ def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     return _logits(model(ids, use_cache=False))[:, first:last]
 
 
-def _packing(model: nn.Module, batch: TokenBatch, lengths: Tensor, first: Tensor) -> tuple[Parts, Layout] | None:
-    """What the packed forward needs for outputs at the positions from `first` to `lengths` of every row, row by row.
+def _packing(model: nn.Module, batch: TokenBatch, *, read: Tensor, wanted_from: Tensor) -> tuple[Parts, Layout] | None:
+    """What the packed forward needs to read the first `read` [B] tokens of each row, for outputs from a position on.
 
-    None for a model that is run by its own forward.
+    The last token predicts none, so log-probabilities and values do without it. None for a model that is run by its
+    own forward.
     """
     parts = packable(model.model if isinstance(model, TokenScorer) else model, batch.input_ids.shape[1])
     if parts is None:
         return None
     owners = batch.prefix_owners
     prefixes = None if owners is None else SharedPrefixes(owners, batch.prompt_lengths)
-    return parts, Layout.of(lengths, first, parts.multiple, prefixes)
+    return parts, Layout.of(read, wanted_from, parts.multiple, prefixes)
 
 
 def _logits(output: object) -> Tensor:

@@ -67,13 +67,10 @@ class Checkpoints:
                 shutil.rmtree(old)
 
     def load(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> tuple[int, dict[str, Any]]:
-        """Restore the newest checkpoint in place; returns its step and `extra`.
-
-        Raises `FileNotFoundError` if there is none.
-        """
+        """Restore the newest checkpoint in place; returns its step and `extra`, 0 and {} if there is none."""
         step = self.latest()
         if step is None:
-            raise FileNotFoundError(f"no checkpoint in {self._folder}")
+            return 0, {}
         folder = self._folder / f"{_PREFIX}{step:08d}"
         for name, module in modules.items():
             load_model(module, str(folder / f"{name}.safetensors"))

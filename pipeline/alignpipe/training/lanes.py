@@ -60,8 +60,8 @@ class Lanes:
         wait(jobs)
         return [job.result() for job in jobs]
 
-    def share(self, most: int, rows: int) -> int:
-        """How many of `rows` to compute at once in one lane, so that all have work and no more than `most` are held."""
+    def rows_at_once(self, most: int, rows: int) -> int:
+        """How many of `rows` to compute at once in a lane: all have work, and hold `most` (rounded up per lane)."""
         return max(1, -(-min(most, rows) // self.count))
 
 
@@ -111,7 +111,7 @@ class Copies:
         """Clip the gradient to the norm `most`; returns the norm it had."""
         return float(nn.utils.clip_grad_norm_(self.trained, most))
 
-    def sum_gradients(self) -> None:
+    def sum_lanes(self) -> None:
         """Add the copies' gradients to those of the first, the module itself, in the order of lanes; then drop them."""
         for own, *others in zip(*(module.parameters() for module in self._modules), strict=True):
             for other in others:
@@ -141,7 +141,7 @@ def _pool(count: int, threads: int) -> ThreadPoolExecutor:
 
     pool = ThreadPoolExecutor(count, "lane", enter)
     for _ in range(count):
-        pool.submit(int)
+        pool.submit(int)  # the executor starts a thread for each task that finds none free; all wait in `enter`
     ready.wait()
     torch.set_num_threads(all_of_them)  # a lane's setting is also the default of threads made later
     return pool

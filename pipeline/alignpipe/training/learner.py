@@ -1,9 +1,11 @@
-"""A network that learns: its copies, its optimiser, and a step that is refused where the gradient is not finite."""
+"""A network that learns: gradients micro-batch by micro-batch, and optimiser steps that refuse what is not finite."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -11,8 +13,11 @@ from torch.optim import Optimizer
 
 from alignpipe.errors import TrainingError
 from alignpipe.training.lanes import Copies
+from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import Team
 from alignpipe.training.sharding import copies_of
+
+R = TypeVar("R")
 
 
 class AdamWOptions(Protocol):
@@ -61,12 +66,42 @@ class Learner:
                 f"({self.lr:g})"
             )
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear()
         return norm
 
     def clear(self) -> None:
         """Drop the gradient without a step."""
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def by_micro_batches(
+    copies: Copies,
+    team: Team,
+    lengths: Sequence[int],
+    micro_batch_size: int,
+    backward: Callable[[int, list[int], float], R],
+    *,
+    rows: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
+) -> list[list[R]]:
+    """Compute the gradients of this process's share of a batch; gives what `backward` did, micro-batch by micro-batch.
+
+    `lengths` are the tokens of all rows that there are, `rows` those of the batch (all), `groups` keep rows together
+    (`ordering.shares`). `backward` gets a lane, the rows of a micro-batch, and by what to divide its loss once more:
+    1, or infinity for a pass that only takes part (`Copies.needs_empty_pass`).
+    """
+    batch = list(range(len(lengths)) if rows is None else rows)
+    own = team.share(lengths, rows=batch, groups=groups)
+    parts = shares(lengths, copies.lanes.count, rows=own, groups=groups)
+    size = copies.lanes.rows_at_once(micro_batch_size, len(own))
+
+    def of_lane(lane: int) -> list[R]:
+        done = [backward(lane, picked, 1.0) for picked in by_length(lengths, size, rows=parts[lane], groups=groups)]
+        if copies.needs_empty_pass(len(batch), micro_batch_size):
+            backward(lane, batch[:1], math.inf)
+        return done
+
+    return copies.map(of_lane)
 
 
 def adamw(network: nn.Module, options: AdamWOptions, lr: float, team: Team) -> Learner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,20 @@ def stream(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """
     name = data_digest([purpose, seed, *numbers])
     return torch.Generator().manual_seed(int(name[:8], 16))  # torch takes 32 bits on a CPU
+
+
+def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
+    """The examples of 0-based `step`: fresh permutations one after the other, a function of (seed, step) only."""
+    return [
+        _order(position // count, count, seed)[position % count] for position in range(step * size, (step + 1) * size)
+    ]
+
+
+@lru_cache(maxsize=4)
+def _order(epoch: int, count: int, seed: int) -> list[int]:
+    """The order of one epoch; kept for its steps, since drawing it takes as long as the data set is large."""
+    order: list[int] = torch.randperm(count, generator=stream(seed, "order", epoch)).tolist()
+    return order
 
 
 def episode_uniforms(generator: torch.Generator, episodes: int, length: int) -> Tensor:

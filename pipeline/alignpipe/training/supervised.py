@@ -6,11 +6,9 @@ spreads its share over its lanes (see `lanes`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -19,11 +17,11 @@ from torch import Tensor, nn
 from alignpipe.api import StageContext
 from alignpipe.errors import StageInterrupted
 from alignpipe.training.checkpoint import Checkpoints
-from alignpipe.training.learner import Learner, adamw
-from alignpipe.training.ordering import by_length, shares
+from alignpipe.training.learner import Learner, adamw, by_micro_batches
+from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import ALONE, Team, added
 from alignpipe.training.schedule import rate
-from alignpipe.training.streams import stream
+from alignpipe.training.streams import batch_indices
 from alignpipe.training.supervised_config import SupervisedConfig
 
 
@@ -79,10 +77,10 @@ def train(
     team.same_start(model)
     learner = adamw(model, options, options.lr, team)
     checkpoints = Checkpoints(ctx.work, team)
-    start, steps = 0, options.steps(len(examples))
+    steps = options.steps(len(examples))
     warmup = round(options.warmup_share * steps)
-    if checkpoints.latest() is not None:
-        start, _ = checkpoints.load({"model": model}, {"optimizer": learner.optimizer})
+    start, _ = checkpoints.load({"model": model}, {"optimizer": learner.optimizer})
+    if start:
         ctx.say(f"resumed at step {start} of {steps}")
     ctx.rewind(start)
     shown: dict[str, float] = {}
@@ -122,42 +120,20 @@ def _step(
     copies = learner.copies
     copies.train()
     weight = sum(example.weight for example in batch)
+
+    def backward(lane: int, rows: list[int], more: float) -> dict[str, float]:
+        part = loss(copies[lane], [batch[row] for row in rows])
+        # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
+        torch.autograd.backward(part.loss / (weight * more))
+        return part.numbers()
+
     lengths = [example.length for example in batch]
-    own = team.share(lengths)
-    parts = shares(lengths, copies.lanes.count, rows=own)
-
-    def backward(lane: int) -> dict[str, float]:
-        seen = []
-        size = copies.lanes.share(micro_batch_size, len(own))
-        for rows in by_length(lengths, size, rows=parts[lane]):
-            part = loss(copies[lane], [batch[row] for row in rows])
-            # Divided by the weight of the whole batch, known before: the micro size changes nothing (D55).
-            torch.autograd.backward(part.loss / weight)
-            seen.append(part.numbers())
-        if copies.needs_empty_pass(len(batch), micro_batch_size):
-            torch.autograd.backward(loss(copies[lane], batch[:1]).loss / math.inf)
-        return added(seen)
-
-    seen = copies.map(backward)
-    copies.sum_gradients()
+    by_lane = by_micro_batches(copies, team, lengths, micro_batch_size, backward)
+    copies.sum_lanes()
     team.sum_gradients(copies.trained)
-    sums = team.sums(added(seen))
+    sums = team.sums(added(added(figures) for figures in by_lane))
     norm = learner.step(f"step {step + 1}")
     return {**{name: value / weight for name, value in sums.items()}, "grad_norm": norm}
-
-
-def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:
-    """The examples of 0-based `step`: fresh permutations one after the other, a function of (seed, step) only."""
-    return [
-        _order(position // count, count, seed)[position % count] for position in range(step * size, (step + 1) * size)
-    ]
-
-
-@lru_cache(maxsize=4)
-def _order(epoch: int, count: int, seed: int) -> list[int]:
-    """The order of one epoch; kept for its steps, since drawing it takes as long as the data set is large."""
-    order: list[int] = torch.randperm(count, generator=stream(seed, "order", epoch)).tolist()
-    return order
 
 
 def mean_over(
@@ -167,12 +143,12 @@ def mean_over(
     model: nn.Module,
     team: Team = ALONE,
 ) -> dict[str, float]:
-    """The loss and figures of all `examples`, as weighted means, without gradients; up to `size` rows are held."""
+    """The loss and figures of all `examples`, as weighted means, without gradients, in batches of `size`."""
     model.eval()
     weight = sum(example.weight for example in examples)
     lengths = [example.length for example in examples]
     own = team.share(lengths)
-    batches = list(by_length(lengths, team.lanes.share(size, len(own)), rows=own))
+    batches = list(by_length(lengths, team.lanes.rows_at_once(size, len(own)), rows=own))
     with torch.no_grad():
         parts = team.lanes.map(lambda rows: loss(model, [examples[row] for row in rows]).numbers(), batches)
     return {name: value / weight for name, value in team.sums(added(parts)).items()}

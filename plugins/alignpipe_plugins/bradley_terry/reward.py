@@ -110,7 +110,7 @@ class BradleyTerryReward:
 
         lengths = [len(prompt) + len(response) for prompt, response in texts]
         with torch.no_grad():
-            self._lanes.map(score, list(by_length(lengths, self._lanes.share(_BATCH, len(texts)))))
+            self._lanes.map(score, list(by_length(lengths, self._lanes.rows_at_once(_BATCH, len(texts)))))
         return (self._gain * raw + self._bias).tolist()
 
     def save(self, folder: Path) -> None:

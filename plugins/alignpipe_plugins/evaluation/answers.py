@@ -122,7 +122,7 @@ def perplexity(policy: Policy, rows: Sequence[Row], device: str, lanes: Lanes = 
 def _groups(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], lanes: Lanes) -> list[list[int]]:
     """The pairs in groups of like length, each for one forward pass."""
     lengths = [len(prompt) + len(response) for prompt, response in pairs]
-    return list(by_length(lengths, lanes.share(_BATCH, len(pairs))))
+    return list(by_length(lengths, lanes.rows_at_once(_BATCH, len(pairs))))
 
 
 def _batch(policy: Policy, pairs: Sequence[tuple[list[int], list[int]]], device: str) -> TokenBatch:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from alignpipe.api import Failure, Reward, Sample, Scores
 from alignpipe.errors import AlignpipeError, RewardError
-from alignpipe.rewarding.tally import Tally, failure_of
+from alignpipe.rewarding.tally import Tally, failure_of, faults
 
 _HOPELESS = 0.5
 """The share of a batch from which on nobody looks any further for the samples at fault."""
@@ -30,7 +30,7 @@ async def ask(name: str, reward: Reward, samples: Sequence[Sample]) -> Tally:
         except AlignpipeError as error:
             raise RewardError(f"member {name}: {error}") from error
         except (Exception, SystemExit) as error:
-            if len(batch) == 1 or tally.faults > _HOPELESS * len(samples):
+            if len(batch) == 1 or faults(tally.failures) > _HOPELESS * len(samples):
                 tally.fail(batch, failure_of(error))
             else:
                 batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]

@@ -13,10 +13,10 @@ from alignpipe.ops.shaping import clip_scores, last_kept, replace_missing_eos
 from alignpipe.rewarding.judge import Scored
 from alignpipe.training.batches import (
     TokenBatch,
-    groups_for,
     pad_rows,
     prompt_groups,
     response_logprobs,
+    shared_prompt_groups,
     state_values,
 )
 from alignpipe.training.ordering import by_length
@@ -92,7 +92,7 @@ def collect(
         scores,
         ended,
         parts={name: torch.tensor(column) for name, column in scored.parts.items()},
-        token_scores=_over_tokens(scored.per_token, scores, mask),
+        token_scores=_split_scores(scored.per_token, scores, mask),
         numbers=range(len(responses)),
         failures=scored.failure_counts(),
         sampling_z=float(surprise_z(logprobs, entropies, mask)),
@@ -111,7 +111,7 @@ def rows_with_score(scored: Scored, ended: Tensor, missing_eos_score: float | No
     ]
 
 
-def _over_tokens(per_token: Sequence[Sequence[float]] | None, scores: Tensor, mask: Tensor) -> Tensor | None:
+def _split_scores(per_token: Sequence[Sequence[float]] | None, scores: Tensor, mask: Tensor) -> Tensor | None:
     """Scores split over tokens [B, T]; what clipping or a missing end changed in a score, on the last token."""
     if per_token is None:
         return None
@@ -138,9 +138,9 @@ def for_each_batch(
     processes: their sum over the team is whole.
     """
     lengths = [len(ids) + len(response.ids) for ids, response in zip(prompts.ids, responses, strict=True)]
-    lanes, groups = players.team.lanes, groups_for(players.network, prompt_groups(prompts.ids))
+    lanes, groups = players.team.lanes, shared_prompt_groups(players.network, prompt_groups(prompts.ids))
     own = players.team.share(lengths, groups=groups)
-    batches = by_length(lengths, lanes.share(_SCORING_BATCH, len(own)), rows=own, groups=groups)
+    batches = by_length(lengths, lanes.rows_at_once(_SCORING_BATCH, len(own)), rows=own, groups=groups)
 
     def look_at(rows: list[int]) -> None:
         ids, answers = [prompts.ids[row] for row in rows], [responses[row].ids for row in rows]

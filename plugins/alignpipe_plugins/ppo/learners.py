@@ -31,7 +31,7 @@ class Learners:
 
     @property
     def named(self) -> dict[str, Learner]:
-        """Each by its name in checkpoints and metrics."""
+        """Each by its name in checkpoints."""
         return {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic.learner})
 
     def critic_alone(self, update: int) -> bool:

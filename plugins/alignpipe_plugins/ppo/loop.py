@@ -12,8 +12,7 @@ from alignpipe.ops.control import adaptive_kl_coef
 from alignpipe.ops.kl import kl_k1, sequence_kl
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.schedule import rate
-from alignpipe.training.streams import episode_uniforms, stream
-from alignpipe.training.supervised import batch_indices
+from alignpipe.training.streams import batch_indices, episode_uniforms, stream
 from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size, token_kl, token_rewards
 from alignpipe_plugins.ppo.alarms import Alarm
 from alignpipe_plugins.ppo.checks import check_first_kl, check_first_ratio, check_sampling
@@ -29,6 +28,9 @@ from alignpipe_plugins.ppo.progress import Progress
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from alignpipe_plugins.ppo.validation import Validation
 
+_SHOWN = {"score": "objective/scores", "kl": "objective/kl", "held-out": "heldout/reward", "gold": "heldout/gold"}
+"""The figures of the progress bar, by their names there."""
+
 
 def train_ppo(
     players: Players, prompts: Prompts, validation: Validation | None, config: LoopConfig, ctx: StageContext
@@ -43,6 +45,7 @@ def train_ppo(
     finite scores.
     """
     team = players.team
+    # Copies of the networks learn. From `copies.train()` to `copies.gather()` only the copies may be used.
     learners = Learners(policy_learner(players.network, config, team), critic_of(players.critic, config, team))
     loss = PolicyLoss.of(config, players.temperature)
     for learner in learners:
@@ -168,9 +171,6 @@ def optimise(
     for learner in learners:
         learner.copies.gather()
     return statistics
-
-
-_SHOWN = {"score": "objective/scores", "kl": "objective/kl", "held-out": "heldout/reward", "gold": "heldout/gold"}
 
 
 def prompt_indices(episodes: int, group: int, prompts: int, seed: int, update: int) -> list[int]:

@@ -33,9 +33,9 @@ class Progress:
 
     def load(self) -> int:
         """Take up the newest checkpoint, if there is one; gives the updates that are done."""
-        if self._checkpoints.latest() is None:
-            return 0
         done, extra = self._checkpoints.load(self._networks, self._optimizers)
+        if done == 0:
+            return 0
         self.kl_coef = extra["kl_coef"]
         self.best.value, self.best.step = extra["best_value"], extra["best_step"]
         self.watch.restore(extra["alarms"])

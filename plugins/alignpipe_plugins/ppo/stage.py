@@ -44,24 +44,24 @@ class PPOStage:
         team = join(ctx, shard=source.shard)
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("prompts", "train")
-        start = inputs.get("policy")
-        policy = open_policy(source, start, lambda: text_of(rows, "prompt"), ctx.seed)
+        policy_from = inputs.get("policy")
+        reference_from = inputs.get("reference", policy_from)  # an emptied port: the policy as it was given
+        policy = open_policy(source, policy_from, lambda: text_of(rows, "prompt"), ctx.seed)
         prompts = self._prompts(rows, policy, ctx)
         validation = self._validation(data, policy, ctx)
-        kept = inputs.get("reference", start)  # an emptied port: the policy as it was given
-        folder = inputs["reward"].folder
         judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
         apply_linear_dtype(policy.model, config.linear_dtype, ctx, team)
         # Before `adapt`, which may put adapters into the policy's model.
         critic = None
         if isinstance(config, PPOConfig):
-            critic = start_critic(policy, source, judge, folder, prompts, ctx.work, ctx.device, team)
+            critic = start_critic(policy, source, judge, inputs["reward"].folder, prompts, ctx.work, ctx.device, team)
             apply_linear_dtype(critic.model, config.linear_dtype, ctx, team, tell=False)
         network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
-        reference = without_adapters(network) if start == kept else None
-        if reference is None:
-            reference = self._reference(kept, policy, source, ctx, rows, team).to(ctx.device)
+        same = policy_from == reference_from
+        reference = without_adapters(network) if same else None
+        if reference is None:  # another checkpoint, or there are no adapters to switch off
+            reference = self._reference(reference_from, policy, source, ctx, rows, team).to(ctx.device)
         players = Players(
             policy=policy,
             network=network,
@@ -71,7 +71,7 @@ class PPOStage:
             rollout=ctx.build(ctx.slots["rollout"]),
             temperature=config.temperature,
             device=ctx.device,
-            starts_as_reference=start == kept,
+            starts_as_reference=same,
             team=team,
         )
         try:
@@ -85,14 +85,14 @@ class PPOStage:
 
     def _reference(
         self,
-        kept: Artifact | None,
+        reference_from: Artifact | None,
         policy: Policy,
         source: ModelSource,
         ctx: StageContext,
         rows: Sequence[Row],
         team: Team,
     ) -> nn.Module:
-        reference = open_policy(source, kept, lambda: text_of(rows, "prompt"), ctx.seed)
+        reference = open_policy(source, reference_from, lambda: text_of(rows, "prompt"), ctx.seed)
         if fingerprint(reference.tokenizer) != fingerprint(policy.tokenizer):
             raise ModelError(
                 f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "

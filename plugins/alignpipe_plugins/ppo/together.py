@@ -18,7 +18,7 @@ def score_together(team: Team, judge: Judge, samples: Sequence[Sample]) -> Score
     if team.size == 1:
         return judge.score(samples)
     rows = team.share([len(sample.response_ids or ()) for sample in samples])
-    own = judge.score([samples[row] for row in rows], of=len(samples)) if rows else Scored([])
+    own = judge.score_share([samples[row] for row in rows], len(samples)) if rows else Scored([])
     shares = team.gather((rows, own))
     names = list(dict.fromkeys(name for _, share in shares for name in share.parts))
     total = [math.nan] * len(samples)

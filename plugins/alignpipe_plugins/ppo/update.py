@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from alignpipe.ops.losses import approx_kl, clipped_policy_loss, clipped_value_loss
 from alignpipe.ops.masking import masked_row_means, masked_sum
-from alignpipe.training.batches import TokenBatch, groups_for, response_logprobs, state_values
+from alignpipe.training.batches import TokenBatch, response_logprobs, shared_prompt_groups, state_values
+from alignpipe.training.learner import by_micro_batches
 from alignpipe.training.models import TokenScorer
-from alignpipe.training.ordering import by_length, shares
 from alignpipe.training.parallel import ALONE, Team
 from alignpipe_plugins.ppo.advantages import Targets
 from alignpipe_plugins.ppo.config import LoopConfig, LossAggregation
@@ -109,30 +109,26 @@ def backward_minibatch(
     policy, critic = learners.policy, learners.critic
     tokens = int(episodes.mask[list(rows)].sum())
     divisor = len(rows) if loss.sequence_mean else tokens
-    lanes, lengths, groups = policy.copies.lanes, episodes.lengths, groups_for(policy.copies[0], episodes.prompt_groups)
-    own = team.share(lengths, rows=rows, groups=groups)
-    parts = shares(lengths, lanes.count, rows=own, groups=groups)
 
-    def one_pass(lane: int, picked: Sequence[int], divisor: float, tokens: float) -> StepStatistics:
+    def backward(lane: int, picked: list[int], more: float) -> StepStatistics:
         batch, seen = episodes.batch(picked, pad_id), StepStatistics()
-        figures = _backward_policy(policy.copies[lane], loss, episodes, targets.advantages, picked, batch, divisor)
+        figures = _backward_policy(
+            policy.copies[lane], loss, episodes, targets.advantages, picked, batch, divisor * more
+        )
         if critic is not None:
             scorer = cast(TokenScorer, critic.learner.copies[lane])
-            figures |= _backward_critic(scorer, critic.clip_range, episodes, targets.returns, picked, batch, tokens)
+            over = tokens * more
+            figures |= _backward_critic(scorer, critic.clip_range, episodes, targets.returns, picked, batch, over)
         seen.add(batch.response_mask, **figures)
         return seen
 
-    def backward(lane: int) -> StepStatistics:
-        size = lanes.share(loss.micro_batch_size, len(own))
-        batches = by_length(lengths, size, rows=parts[lane], groups=groups)
-        seen = _all_of(one_pass(lane, picked, divisor, tokens) for picked in batches)
-        if policy.copies.needs_empty_pass(len(rows), loss.micro_batch_size):
-            one_pass(lane, rows[:1], math.inf, math.inf)  # divided by infinity: it takes part and adds nothing
-        return seen
-
-    shared = _all_of(policy.copies.map(backward))
+    groups = shared_prompt_groups(policy.copies[0], episodes.prompt_groups)
+    by_lane = by_micro_batches(
+        policy.copies, team, episodes.lengths, loss.micro_batch_size, backward, rows=rows, groups=groups
+    )
+    shared = _all_of(_all_of(parts) for parts in by_lane)
     for learner in learners:
-        learner.copies.sum_gradients()
+        learner.copies.sum_lanes()
     team.sum_gradients([parameter for learner in learners for parameter in learner.copies.trained])
     statistics.merge(_all_of(team.gather(shared)))
 

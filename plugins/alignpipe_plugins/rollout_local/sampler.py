@@ -59,7 +59,7 @@ class LocalRollout:
         """See `alignpipe.training.rollouts.Rollout`; prompts of like length are sampled together."""
         if len(prompts) != uniforms.shape[0]:
             raise ValueError(f"{len(prompts)} prompts but uniforms for {uniforms.shape[0]}")
-        size = self._lanes.share(self._batch_size, len(prompts))
+        size = self._lanes.rows_at_once(self._batch_size, len(prompts))
         groups = list(by_length([len(prompt) for prompt in prompts], size))
 
         def decode(rows: list[int]) -> list[Response]:

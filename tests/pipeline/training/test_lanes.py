@@ -103,7 +103,7 @@ def test_how_many(device, threads, wanted, count, tmp_path, monkeypatch: pytest.
     ("count", "most", "rows", "size"), [(1, 8, 20, 8), (2, 8, 20, 4), (2, 64, 20, 10), (2, 64, 5, 3), (4, 1, 9, 1)]
 )
 def test_all_lanes_have_work_and_hold_no_more_rows_than_one_would(count, most, rows, size) -> None:
-    assert Lanes(count).share(most, rows) == size
+    assert Lanes(count).rows_at_once(most, rows) == size
 
 
 def test_copies_have_the_weights_of_the_module_and_gradients_of_their_own() -> None:
@@ -114,7 +114,7 @@ def test_copies_have_the_weights_of_the_module_and_gradients_of_their_own() -> N
     for lane, copied in enumerate(copies):
         (copied(ids).logits[0, lane, 3] * (lane + 1)).backward()
     found = [[None if p.grad is None else p.grad.clone() for p in copied.parameters()] for copied in copies]
-    copies.sum_gradients()
+    copies.sum_lanes()
     summed = [parameter.grad for parameter in model.parameters()]
     model.zero_grad(set_to_none=True)
     sum(model(ids).logits[0, lane, 3] * (lane + 1) for lane in range(3)).backward()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 
-from alignpipe.training.streams import episode_uniforms, stream
+from alignpipe.training.streams import batch_indices, episode_uniforms, stream
 
 
 def draw(*name: int | str) -> torch.Tensor:
@@ -43,3 +44,17 @@ def test_every_episode_has_its_own_row():
     assert len({tuple(row) for row in first.tolist()}) == 8
     # Indexed by episode: sampling fewer of them leaves the others as they were.
     assert torch.equal(episode_uniforms(stream(0, "episodes", 3), 4, 5), first[:4])
+
+
+@pytest.mark.parametrize(("size", "count"), [(4, 12), (5, 12), (12, 5), (1, 3)])
+def test_every_example_comes_once_in_every_epoch(size: int, count: int) -> None:
+    drawn = list(itertools.chain(*(batch_indices(step, size, count, 0) for step in range(3 * count))))
+    epochs = [drawn[start : start + count] for start in range(0, 3 * count * size, count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    if count > 5:
+        assert epochs[0] != epochs[1]
+
+
+def test_the_order_is_the_seeds() -> None:
+    assert batch_indices(3, 4, 40, 1) == batch_indices(3, 4, 40, 1)
+    assert batch_indices(3, 4, 40, 1) != batch_indices(3, 4, 40, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from alignpipe.training import supervised
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import load_causal
 from alignpipe.training.parallel import join
-from alignpipe.training.supervised import LossSums, batch_indices
+from alignpipe.training.streams import batch_indices
+from alignpipe.training.supervised import LossSums
 from alignpipe.training.supervised_config import SupervisedConfig
 from support import tiny_models
 from support.context import FakeContext
@@ -151,20 +151,6 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(bad: floa
         supervised.train(model, ROWS, loss, dict, OPTIONS, ctx, ())
     assert same_weights(model, before)
     assert latest_step(ctx.work) is None
-
-
-@pytest.mark.parametrize(("size", "count"), [(4, 12), (5, 12), (12, 5), (1, 3)])
-def test_every_example_comes_once_in_every_epoch(size: int, count: int) -> None:
-    stream = list(itertools.chain(*(batch_indices(step, size, count, 0) for step in range(3 * count))))
-    epochs = [stream[start : start + count] for start in range(0, 3 * count * size, count)]
-    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
-    if count > 5:
-        assert epochs[0] != epochs[1]
-
-
-def test_the_order_is_the_seeds() -> None:
-    assert batch_indices(3, 4, 40, 1) == batch_indices(3, 4, 40, 1)
-    assert batch_indices(3, 4, 40, 1) != batch_indices(3, 4, 40, 2)
 
 
 def test_the_evaluation_is_the_token_mean_whatever_the_batch() -> None:
