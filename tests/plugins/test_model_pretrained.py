@@ -24,6 +24,7 @@ from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import Policy, open_policy, save_checkpoint
 from alignpipe.training.packed.models import packable
+from alignpipe.training.parallel import ALONE
 from alignpipe.training.tokens import encode_prompt
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource, build
@@ -144,11 +145,11 @@ def test_a_training_checkpoint_comes_back_in_a_new_process(family: str, rank: in
     made = source(FAMILIES[family](), lora_rank=rank)
     model = made.adapt(opened(made).model)
     optimizer = one_step(model)
-    Checkpoints(tmp_path).save(2, {"model": model}, {"optimizer": optimizer}, {})
+    Checkpoints(tmp_path, ALONE).save(2, {"model": model}, {"optimizer": optimizer}, {})
     torch.manual_seed(99)  # another process has other global numbers
     other = made.adapt(opened(made).model)
     other_optimizer = torch.optim.AdamW([each for each in other.parameters() if each.requires_grad], lr=0.02)
-    Checkpoints(tmp_path).load({"model": other}, {"optimizer": other_optimizer})
+    Checkpoints(tmp_path, ALONE).load({"model": other}, {"optimizer": other_optimizer})
     assert torch.equal(logprobs(other), logprobs(model))
     merged = made.merge(other)
     if family != "bos":

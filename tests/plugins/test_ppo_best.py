@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignpipe.training.parallel import Team
+from alignpipe.training.parallel import ALONE, Team
 from alignpipe_plugins.ppo.best import Best
 
 
@@ -28,7 +28,7 @@ def files(root: Path) -> list[str]:
 
 
 def test_the_best_is_kept(tmp_path: Path) -> None:
-    best = Best(tmp_path)
+    best = Best(tmp_path, ALONE)
     for step, value in enumerate((0.1, 0.5, 0.5, float("nan"), -1.0), start=1):
         best.offer(value, step, layer(float(step)))
     assert (best.value, best.step) == (0.5, 2)
@@ -39,25 +39,25 @@ def test_the_best_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
-    best = Best(tmp_path)
+    best = Best(tmp_path, ALONE)
     for step, value in enumerate((float("nan"), float("inf"), -3.0), start=1):
         best.offer(value, step, layer(float(step)))
     assert (best.value, best.step) == (-3.0, 3)
 
 
 def test_nothing_was_offered(tmp_path: Path) -> None:
-    best = Best(tmp_path)
+    best = Best(tmp_path, ALONE)
     best.drop_others()
     with pytest.raises(ValueError, match="nothing was offered"):
         best.restore(layer(0.0))
 
 
 def test_a_killed_run_finds_the_weights_its_checkpoint_means(tmp_path: Path) -> None:
-    best = Best(tmp_path)
+    best = Best(tmp_path, ALONE)
     best.offer(0.1, 1, layer(1.0))
     best.drop_others()  # a checkpoint: value 0.1, step 1
     best.offer(0.2, 2, layer(2.0))  # and then killed
-    resumed = Best(tmp_path)
+    resumed = Best(tmp_path, ALONE)
     resumed.value, resumed.step = 0.1, 1
     assert restored(resumed) == 1.0
     resumed.drop_others()

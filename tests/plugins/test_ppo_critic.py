@@ -12,6 +12,7 @@ from alignpipe.api import Sample
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows, state_values
 from alignpipe.training.models import Policy, TokenScorer, load_causal, load_tokenizer
+from alignpipe.training.parallel import ALONE
 from alignpipe_plugins.model_tiny.config import TinyConfig
 from alignpipe_plugins.model_tiny.source import TinySource
 from alignpipe_plugins.ppo.critic import start_critic
@@ -29,7 +30,7 @@ def start(tmp_path: Path, reward: object, *, folder: Path | None = None, prompts
         reward.save(payload)
         reward.load(payload)
     return start_critic(
-        policy, SOURCE, Judge(reward, "head"), payload, ppo.make_prompts(prompts), tmp_path / "work", "cpu"
+        policy, SOURCE, Judge(reward, "head"), payload, ppo.make_prompts(prompts), tmp_path / "work", "cpu", ALONE
     )
 
 

@@ -14,6 +14,7 @@ from alignpipe.api import Failure, Sample, Scores, Scoring
 from alignpipe.api.rewards import FailureKind
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
+from alignpipe.training.parallel import ALONE
 from alignpipe_plugins.ppo import loop
 from alignpipe_plugins.ppo.advantages import estimate, groups_of
 from alignpipe_plugins.ppo.kept import KeptEpisodes
@@ -160,7 +161,7 @@ def test_scores_per_token_stay_where_the_reward_puts_them(tmp_path: Path, monkey
 def test_some_episodes_of_every_update_are_kept_for_later(tmp_path: Path) -> None:
     players = players_with(Failing(1))
     _, ctx, _ = ppo.train(tmp_path, players, max_steps=3, save_every=1)
-    KeptEpisodes(ctx.work).write(tmp_path)
+    KeptEpisodes(ctx.work, ALONE).write(tmp_path)
     table = pq.read_table(tmp_path / "rollouts.parquet")
     assert set(table["update"].to_pylist()) == {1, 2, 3}
     wanted = {"update", "prompt", "completion", "ended", "reward", "kl", "reward/part/tokens", "case"}

@@ -105,7 +105,7 @@ def test_whatever_a_model_writes_is_one_line(tmp_path: Path) -> None:
     episodes = ppo.make_episodes(ppo.make_players())
     odd = ["a\x85b", "c\u2028d", "e\x0bf\x1c", "g\nh\r"]
     samples = [Sample("prompt", odd[row % 4]) for row in range(len(episodes.responses))]
-    kept = KeptEpisodes(tmp_path)
+    kept = KeptEpisodes(tmp_path, ALONE)
     kept.add(1, replace(episodes, samples=samples), torch.zeros(len(samples)))
     kept.rewind(1)
     kept.write(tmp_path)

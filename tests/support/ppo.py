@@ -19,6 +19,7 @@ from alignpipe.options import Schedule
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import Policy, TokenScorer, load_causal, load_scorer, load_tokenizer, save_checkpoint
+from alignpipe.training.parallel import ALONE
 from alignpipe.training.rollouts import Response
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe_plugins.ppo.config import GRPOConfig, LoopConfig, PPOConfig, ReinforcePPConfig, RLOOConfig
@@ -144,6 +145,7 @@ def make_players(
         temperature=temperature,
         device="cpu",
         starts_as_reference=starts_as_reference,
+        team=ALONE,
     )
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim import Optimizer
 
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 from alignpipe.training.sharding import load_whole_state, whole_state
 
 _PREFIX = "step-"
@@ -35,7 +35,7 @@ class Checkpoints:
     All processes of `team` call every method; rank 0 writes, and says which checkpoint is the newest.
     """
 
-    def __init__(self, work: Path, team: Team = ALONE) -> None:
+    def __init__(self, work: Path, team: Team) -> None:
         self._folder = work / "checkpoints"
         self._team = team
 

@@ -19,7 +19,7 @@ from alignpipe.errors import StageInterrupted
 from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.learner import Learner, adamw, by_micro_batches
 from alignpipe.training.ordering import by_length
-from alignpipe.training.parallel import ALONE, Team, added
+from alignpipe.training.parallel import Team, added
 from alignpipe.training.schedule import rate
 from alignpipe.training.streams import batch_indices
 from alignpipe.training.supervised_config import SupervisedConfig
@@ -64,7 +64,7 @@ def train(
     options: SupervisedConfig,
     ctx: StageContext,
     watch: Sequence[str],
-    team: Team = ALONE,
+    team: Team,
 ) -> None:
     """Train `model` in place, from the newest checkpoint in `ctx.work` if there is one.
 
@@ -141,7 +141,7 @@ def mean_over(
     size: int,
     loss: Loss[E],
     model: nn.Module,
-    team: Team = ALONE,
+    team: Team,
 ) -> dict[str, float]:
     """The loss and figures of all `examples`, as weighted means, without gradients, in batches of `size`."""
     model.eval()

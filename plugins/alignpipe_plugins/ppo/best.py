@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 
 
 class Best:
@@ -18,7 +18,7 @@ class Best:
     `drop_others` is called then. Of the processes of `team` rank 0 has the file; all know value and step.
     """
 
-    def __init__(self, work: Path, team: Team = ALONE) -> None:
+    def __init__(self, work: Path, team: Team) -> None:
         self._folder = work / "best"
         self._leads = team.leads
         self.value: float | None = None

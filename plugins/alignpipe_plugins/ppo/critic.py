@@ -12,7 +12,7 @@ from alignpipe.ops.correlation import pearson
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import ModelSource, Policy, TokenScorer, load_tokenizer, save_checkpoint
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response
 from alignpipe.training.tokens import fingerprint
 from alignpipe_plugins.ppo.episodes import Prompts
@@ -31,7 +31,7 @@ def start_critic(
     prompts: Prompts,
     work: Path,
     device: str,
-    team: Team = ALONE,
+    team: Team,
 ) -> TokenScorer:
     """The critic before training; `folder` is the reward's payload, `work` a folder for intermediate files.
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.episodes import Episodes
 
 FILE = "rollouts.parquet"
@@ -28,7 +28,7 @@ class KeptEpisodes:
     Of the processes of `team` rank 0 keeps them.
     """
 
-    def __init__(self, work: Path, team: Team = ALONE) -> None:
+    def __init__(self, work: Path, team: Team) -> None:
         self._path = work / "rollouts.jsonl"
         self._leads = team.leads
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from alignpipe.training.learner import Learner, adamw
 from alignpipe.training.models import TokenScorer
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig
 
 
@@ -42,12 +42,12 @@ class Learners:
         return iter(self.named.values())
 
 
-def policy_learner(network: nn.Module, config: LoopConfig, team: Team = ALONE) -> Learner:
+def policy_learner(network: nn.Module, config: LoopConfig, team: Team) -> Learner:
     """The policy's learner."""
     return adamw(network, config, config.lr, team)
 
 
-def critic_of(scorer: TokenScorer | None, config: LoopConfig, team: Team = ALONE) -> Critic | None:
+def critic_of(scorer: TokenScorer | None, config: LoopConfig, team: Team) -> Critic | None:
     """The critic's learner; None for an estimator without a critic."""
     if scorer is None or not isinstance(config, PPOConfig):
         return None

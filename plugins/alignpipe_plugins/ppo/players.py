@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from alignpipe.api import Sample
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.models import Policy, TokenScorer
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response, Rollout, as_samples
 from alignpipe_plugins.ppo.episodes import Prompts
 
@@ -33,7 +33,7 @@ class Players:
     temperature: float
     device: str
     starts_as_reference: bool
-    team: Team = ALONE
+    team: Team
     """The processes that train together: each samples, scores and learns from its share."""
 
     @property

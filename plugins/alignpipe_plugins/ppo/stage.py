@@ -80,7 +80,7 @@ class PPOStage:
             ctx.alert("failed", str(error), level="error")
             raise TrainingError(f"{error}{what_is_left(ctx)}") from error
         if team.leads:
-            KeptEpisodes(ctx.work).write(ctx.payload)
+            KeptEpisodes(ctx.work, team).write(ctx.payload)
             save_checkpoint(source.merge(players.network), policy.tokenizer, ctx.payload)
 
     def _reference(

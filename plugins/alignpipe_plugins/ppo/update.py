@@ -15,7 +15,7 @@ from alignpipe.ops.masking import masked_row_means, masked_sum
 from alignpipe.training.batches import TokenBatch, response_logprobs, shared_prompt_groups, state_values
 from alignpipe.training.learner import by_micro_batches
 from alignpipe.training.models import TokenScorer
-from alignpipe.training.parallel import ALONE, Team
+from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.advantages import Targets
 from alignpipe_plugins.ppo.config import LoopConfig, LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
@@ -97,7 +97,7 @@ def backward_minibatch(
     rows: Sequence[int],
     statistics: StepStatistics,
     pad_id: int,
-    team: Team = ALONE,
+    team: Team,
 ) -> None:
     """Accumulate the gradients of one minibatch, episodes `rows`.
 

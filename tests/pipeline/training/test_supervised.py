@@ -14,7 +14,7 @@ from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.training import supervised
 from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.models import load_causal
-from alignpipe.training.parallel import join
+from alignpipe.training.parallel import ALONE, join
 from alignpipe.training.streams import batch_indices
 from alignpipe.training.supervised import LossSums
 from alignpipe.training.supervised_config import SupervisedConfig
@@ -148,14 +148,14 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(bad: floa
         return LossSums(token_loss(network, batch).loss * bad)
 
     with pytest.raises(TrainingError, match=r"not finite at step 1: lower the learning rate \(0\.01\)"):
-        supervised.train(model, ROWS, loss, dict, OPTIONS, ctx, ())
+        supervised.train(model, ROWS, loss, dict, OPTIONS, ctx, (), ALONE)
     assert same_weights(model, before)
     assert latest_step(ctx.work) is None
 
 
 def test_the_evaluation_is_the_token_mean_whatever_the_batch() -> None:
     model = load_causal(tiny_models.llama()).train()
-    means = [supervised.mean_over(ROWS, size, token_loss, model)["loss"] for size in (1, 4, 9)]
+    means = [supervised.mean_over(ROWS, size, token_loss, model, ALONE)["loss"] for size in (1, 4, 9)]
     tokens = sum(row.weight for row in ROWS)
     with torch.no_grad():
         alone = sum(float(token_loss(model, [row]).loss) for row in ROWS) / tokens
