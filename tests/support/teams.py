@@ -111,8 +111,8 @@ def agree(root: Path, rank: int) -> Any:
         "gathered": team.gather({"rank": rank}),
         "any": [team.any(rank == 1), team.any(rank == 0), team.any(False)],
         "from_leader": team.from_leader(rank + 5),
-        "sums": team.sums({"a": 0.1} if rank == 0 else {"a": 0.2, "b": 1.0}),
-        "sum": team.sum(torch.tensor([1.0, 10.0 * rank])).tolist(),
+        "sums": team.sum_figures({"a": 0.1} if rank == 0 else {"a": 0.2, "b": 1.0}),
+        "sum": team.sum_tensor(torch.tensor([1.0, 10.0 * rank])).tolist(),
         "spread": team.spread([5, 2, 9], lambda rows: [f"{row} by {rank}" for row in rows]),
         "one": team.spread([5], lambda rows: [f"{row} by {rank}" for row in rows]),
     }

@@ -70,14 +70,14 @@ class Team:
         for bucket in _buckets(parameter for parameter in parameters if parameter.requires_grad):
             present = torch.tensor([parameter.grad is not None for parameter in bucket], device=bucket[0].device)
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-            summed = self.sum(torch.cat([grad.reshape(-1) for grad in grads]))
-            holders = self.sum(present.float()).tolist()
+            summed = self.sum_tensor(torch.cat([grad.reshape(-1) for grad in grads]))
+            holders = self.sum_tensor(present.float()).tolist()
             pieces = torch.split(summed, [parameter.numel() for parameter in bucket])
             for parameter, piece, processes in zip(bucket, pieces, holders, strict=True):
                 if processes:
                     parameter.grad = piece.view_as(parameter)
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
         """The sum over the processes of a tensor on the stage's device."""
         if self.size == 1:
             return tensor
@@ -87,7 +87,7 @@ class Team:
             summed: Tensor = reduce(tensor, reduction="sum")
         return summed
 
-    def sums(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def sum_figures(self, figures: Mapping[str, float]) -> dict[str, float]:
         """The figures of all processes added by name, in the order of ranks, so that all get the same bits."""
         return added(self.gather(dict(figures)))
 

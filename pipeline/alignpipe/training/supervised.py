@@ -131,7 +131,7 @@ def _step(
     by_lane = by_micro_batches(copies, team, lengths, micro_batch_size, backward)
     copies.sum_lanes()
     team.sum_gradients(copies.trained)
-    sums = team.sums(added(added(figures) for figures in by_lane))
+    sums = team.sum_figures(added(added(figures) for figures in by_lane))
     norm = learner.step(f"step {step + 1}")
     return {**{name: value / weight for name, value in sums.items()}, "grad_norm": norm}
 
@@ -151,4 +151,4 @@ def mean_over(
     batches = list(by_length(lengths, team.lanes.rows_at_once(size, len(own)), rows=own))
     with torch.no_grad():
         parts = team.lanes.map(lambda rows: loss(model, [examples[row] for row in rows]).numbers(), batches)
-    return {name: value / weight for name, value in team.sums(added(parts)).items()}
+    return {name: value / weight for name, value in team.sum_figures(added(parts)).items()}

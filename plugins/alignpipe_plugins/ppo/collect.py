@@ -71,8 +71,10 @@ def collect(
             values[rows, :width] = state_values(players.critic, batch)
 
     for_each_batch(players, prompts, responses, look)
-    logprobs, ref_logprobs, entropies = (players.team.sum(table) for table in (logprobs, ref_logprobs, entropies))
-    values = None if values is None else players.team.sum(values)
+    logprobs, ref_logprobs, entropies = (
+        players.team.sum_tensor(table) for table in (logprobs, ref_logprobs, entropies)
+    )
+    values = None if values is None else players.team.sum_tensor(values)
     clock.lap("forward")
     # 3. the reward
     samples = make_samples(players.policy, prompts, responses)
@@ -160,4 +162,4 @@ def reference_kl(players: Players, prompts: Prompts, responses: Sequence[Respons
         kl[rows] = kl_k1(ours, theirs).sum(1)
 
     for_each_batch(players, prompts, responses, look)
-    return players.team.sum(kl)
+    return players.team.sum_tensor(kl)

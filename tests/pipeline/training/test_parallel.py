@@ -38,7 +38,7 @@ def test_alone_nothing_changes() -> None:
     assert weight.grad.tolist() == [1.0, 2.0]
     assert team.share([3, 1, 2]) == [0, 1, 2]  # in the order they came
     assert (team.gather("x"), team.any(True), team.any(False), team.from_leader(7)) == (["x"], True, False, 7)
-    assert team.sums({"a": 0.1}) == {"a": 0.1}
+    assert team.sum_figures({"a": 0.1}) == {"a": 0.1}
     assert team.spread([2, 1], lambda rows: [f"row {row}" for row in rows]) == ["row 0", "row 1"]
 
 
