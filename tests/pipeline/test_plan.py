@@ -193,7 +193,7 @@ def components_of(stage, run, registry, find):
 def test_the_code_of_a_stored_reward_and_its_members_takes_part(tmp_path):
     rewards = [Component("reward", name, EvalConfig, "x:y", "r") for name in ("mixed", "member", "absent")]
     registry = make_registry(components=(*COMPONENTS, *rewards[:2]))
-    nested = {"group": "reward", "name": "member", "config": {}}
+    nested = {"group": "reward", "name": "member", "config": {"by": {"group": "model", "name": "fake", "config": {}}}}
     record = {"name": "mixed", "version": 1, "offered_by": "x", "config": {"members": {"a": nested}}}
     stored = Artifact("reward", "reward", tmp_path, "ab" * 32)
     run = make_run(tmp_path, stages=["data", "sft", "ppo"], inputs={"ppo": {"reward": "store:ab"}})
@@ -203,7 +203,7 @@ def test_the_code_of_a_stored_reward_and_its_members_takes_part(tmp_path):
         assert "mixed" not in components_of("sft", run, registry, lambda digest: [stored])
     (tmp_path / "reward.json").write_text(json.dumps({**record, "name": "absent"}))
     with pytest.raises(
-        ConfigError, match=r"inputs\.ppo\.reward=store:abababababab: it needs reward=absent: there is no"
+        ConfigError, match=r"inputs\.ppo\.reward=store:abababababab cannot be used: reward=absent: there is no"
     ):
         components_of("ppo", run, registry, lambda digest: [stored])
 

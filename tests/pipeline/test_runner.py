@@ -414,7 +414,7 @@ def test_a_tracker_that_finds_its_config_wrong_too_late_ends_no_run(tmp_path, ca
     )
 
 
-def test_trackers_are_closed_where_the_summary_cannot_be_written(tmp_path, monkeypatch):
+def test_trackers_are_closed_where_the_summary_cannot_be_written(tmp_path, monkeypatch, capsys):
 
     def full(*_):
         raise StoreError("no space left on the disk while writing summary.json")
@@ -423,7 +423,8 @@ def test_trackers_are_closed_where_the_summary_cannot_be_written(tmp_path, monke
     trackers, log = tracked(tmp_path)
     with pytest.raises(StoreError, match="writing summary"):
         execute(make_run(tmp_path, trackers=trackers), make_registry())
-    assert json.loads(log.read_text().splitlines()[-1]) == ["finish", "finished"]
+    assert json.loads(log.read_text().splitlines()[-1]) == ["finish", "failed"]
+    assert "look there" in capsys.readouterr().err
 
 
 def test_stored_inputs_are_kept_as_long_as_the_run_that_reads_them(tmp_path):
@@ -446,7 +447,7 @@ def test_files_of_an_earlier_attempt_are_no_resumption(tmp_path, capsys):
     (work.state / "notes.txt").write_text("half")
     capsys.readouterr()
     assert execute(run, make_registry()) == 0
-    assert "sft      run: an earlier attempt did not finish; it left files" in capsys.readouterr().err
+    assert "sft      resume: an earlier attempt did not finish" in capsys.readouterr().err
     assert statuses(run) == {"data": "cached", "sft": "ran"}
 
 
@@ -560,6 +561,15 @@ def test_a_lost_tail_and_a_second_rewind(tmp_path):
             (2, 2),
             (2, None),
         ]
+
+
+@pytest.mark.parametrize(("steps", "resumed"), [([], False), ([0, 5], False), ([5], True), ([5, 0], True)])
+def test_a_stage_has_resumed_if_it_began_at_a_step(tmp_path, steps, resumed):
+    """A mix rewinds for each of its members: the later ones begin where the ones before ended."""
+    log = StageLog("s", tmp_path, RunFiles(tmp_path), lambda *facts: None, lambda *facts: None)
+    for step in steps:
+        log.rewind(step)
+    assert log.resumed is resumed
 
 
 def test_a_stage_that_starts_anew_drops_what_an_earlier_attempt_logged(tmp_path):

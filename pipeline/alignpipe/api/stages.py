@@ -65,7 +65,8 @@ class StageContext(BuildContext, Protocol):
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: called once when a stage resumes from its checkpoint of `step`.
 
-        A stage that does not call it has begun anew: what an earlier attempt logged is dropped at its first `log`.
+        A stage that does not call it has begun anew, and is not reported as resumed: what an earlier attempt logged is
+        dropped at its first `log`.
         """
         ...
 

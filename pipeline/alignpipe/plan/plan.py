@@ -50,7 +50,7 @@ class Decision:
     def headline(self) -> str:
         """The action in words."""
         if self.action == "resume":
-            return "run" if self.step is None else f"resume at step {self.step}"
+            return "resume" if self.step is None else f"resume at step {self.step}"
         return self.action
 
     @property
@@ -127,7 +127,7 @@ class Planner:
             decision,
             action="resume",
             step=unfinished.step,
-            why=(f"an earlier attempt did not finish{'; it left files' if unfinished.step is None else ''}",),
+            why=("an earlier attempt did not finish",),
             warning=warning if what_to_do is CodeChange.warn else None,
         )
 

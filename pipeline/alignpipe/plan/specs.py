@@ -9,7 +9,7 @@ from typing import Literal
 from alignpipe.api import Artifact, Kind, Port, Selected
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import ConfigError
+from alignpipe.errors import AlignpipeError, ConfigError
 from alignpipe.registry import Registered, Registry
 
 REWARD_PORTS: Mapping[str, Port] = {
@@ -83,7 +83,7 @@ def with_slots(
 ) -> StageSpec:
     """A stage whose sources are known, one of `specs`, with its slots and components.
 
-    Raises `ConfigError` for a slot that nothing fills, and for a stored reward whose plugin is not there.
+    Raises `ConfigError` for a slot that nothing fills, and for a stored reward whose plugin is not there or broken.
     """
     needed = [*spec.uses, *(["model"] if BASE in spec.sources.values() else [])]
     for slot in needed:
@@ -114,12 +114,13 @@ def _given_rewards(
             maker = next(each for each in specs if each.name == source.name)
             given += [(choice.group, choice.name) for choice in all_selected(maker.selected)]
         elif source.origin == "store":
-            from alignpipe.rewarding.artifact import rewards_in  # for those who name one: it reads more than plans do
+            from alignpipe.rewarding.artifact import components_in  # for those who name one: plans read no data else
 
-            for name in [name for artifact in find(source.name)[:1] for name in rewards_in(artifact)]:
-                try:
-                    registry.get("reward", name)
-                except ConfigError as error:
-                    raise ConfigError(f"inputs.{spec.name}.{port}={source}: it needs {error}") from error
-                given.append(("reward", name))
+            try:
+                found = [name for artifact in find(source.name)[:1] for name in components_in(artifact)]
+                for name in found:
+                    registry.get(*name)
+            except AlignpipeError as error:
+                raise ConfigError(f"inputs.{spec.name}.{port}={source} cannot be used: {error}") from error
+            given += found
     return given

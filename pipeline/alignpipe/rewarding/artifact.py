@@ -68,24 +68,24 @@ def open_gold(data: Dataset, ctx: StageContext) -> Judge | None:
     return Judge(gold, f"the data's gold reward {data.gold.name}", ctx.scoring)
 
 
-def rewards_in(artifact: Artifact) -> list[str]:
-    """The names of the rewards that score by an artifact: a reward's own and its members', a dataset's gold one.
+def components_in(artifact: Artifact) -> list[tuple[str, str]]:
+    """(group, name) of what scores by an artifact: a reward and what is nested in it, or a dataset's gold reward.
 
-    Raises `RewardError` if the folder is no reward artifact.
+    Raises `RewardError` if the folder is no reward artifact, `DataError` if it is no dataset.
     """
     if artifact.kind == "dataset":
         gold = Dataset(artifact.folder).gold
-        return [] if gold is None else [gold.name]
+        return [] if gold is None else [("reward", gold.name), *_nested(dict(gold.config))]
     record = _record(artifact.folder)
-    return [record["name"], *_members(record["config"])]
+    return [("reward", record["name"]), *_nested(record["config"])]
 
 
-def _members(config: Any) -> list[str]:
-    """The names of the rewards that are nested in a stored config."""
+def _nested(config: Any) -> list[tuple[str, str]]:
+    """(group, name) of the choices in a stored config."""
     if isinstance(config, Mapping):
-        own = [str(config["name"])] if config.keys() == {"group", "name", "config"} else []
-        return [*own, *(name for item in config.values() for name in _members(item))]
-    return [name for item in config for name in _members(item)] if isinstance(config, list) else []
+        own = [(str(config["group"]), str(config["name"]))] if config.keys() == {"group", "name", "config"} else []
+        return [*own, *(found for item in config.values() for found in _nested(item))]
+    return [found for item in config for found in _nested(item)] if isinstance(config, list) else []
 
 
 def label(name: str, offered_by: str) -> str:

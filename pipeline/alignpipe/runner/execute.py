@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from alignpipe.api import Artifact
 from alignpipe.api.tracking import Status
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import AlignpipeError, StageInterrupted
+from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
 from alignpipe.plan import Planner, make_plan
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
@@ -70,8 +70,8 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     with RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
         info = run_info(run, planner, record)
         try:
-            record.note_trackers(trackers.start(info))
             record.note_inputs(planner.stored_inputs())
+            record.note_trackers(trackers.start(info))
             with storing("writing the run's config", run.folder):
                 text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))
                 write_atomically(run.folder / "config.yaml", text, durable=False)
@@ -113,17 +113,27 @@ def _run_stages(job: Job, record: RunRecord) -> int:
 def _end(
     job: Job, record: RunRecord, summary: Summary, status: Status, made: Mapping[str, Artifact] | None = None
 ) -> None:
-    """Write the summary, close the trackers, tell the observers, and show the results of a finished run."""
+    """Write the summary, and tell everybody."""
     summary.status = status
     summary.metrics = dict(job.files.last)
     try:
         summary.write(job.run.folder)
-    finally:  # trackers are closed even where the disk is full
-        job.trackers.summary(summary.metrics)
-        lines = job.trackers.finish(status)
+    except StoreError:  # a full disk: whoever watches is told all the same, and the trackers are closed
+        summary.status = "interrupted" if status == "interrupted" else "failed"
+        _tell(job, record, summary)
+        raise
+    _tell(job, record, summary, made)
+
+
+def _tell(job: Job, record: RunRecord, summary: Summary, made: Mapping[str, Artifact] | None = None) -> None:
+    """Close the trackers, tell the observers, and show the results of a finished run."""
+    job.trackers.summary(summary.metrics)
+    lines = job.trackers.finish(summary.status)
+    try:
+        record.end(summary.status)
+    finally:
         job.observers.notify("alignpipe_run_finished", info=job.info, summary=summary.plain())
-    record.end(status)
-    if made is not None:
-        final_report(job.run, summary, made, sys.stdout)
-    for line in lines:
-        job.terminal.say(line)
+        if made is not None:
+            final_report(job.run, summary, made, sys.stdout)
+        for line in lines:
+            job.terminal.say(line)

@@ -76,7 +76,7 @@ class StageLog:
     def rewind(self, step: int) -> None:
         """Keep what was logged up to `step`, and replay it into this run as if it had just been logged."""
         first = not self._truncated
-        self.resumed = step > 0
+        self.resumed = step > 0 if first else self.resumed
         self._truncate(step)
         if first:
             replay(self._stage, self._work, self._run_files, self._log)

@@ -28,7 +28,7 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
     for path in (payload, *sorted(payload.rglob("*"))):
         if path.is_symlink():
             raise StoreError(f"stage {stage!r} left the link {path} in its payload; an artifact must hold real files")
-        if path.is_file():
+        if path.is_file() and path != payload:
             sync(path)
             files.append((path.relative_to(payload).as_posix(), path.stat().st_size, file_digest(path)))
         elif path.is_dir():

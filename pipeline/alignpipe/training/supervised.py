@@ -143,7 +143,7 @@ def mean_over(
     model: nn.Module,
     team: Team,
 ) -> dict[str, float]:
-    """The loss and figures of all `examples`, as weighted means, without gradients, in batches of `size`."""
+    """The loss and figures of all `examples`, as weighted means, without gradients; lanes share `size` rows."""
     model.eval()
     weight = sum(example.weight for example in examples)
     lengths = [example.length for example in examples]
