@@ -15,10 +15,11 @@ from alignpipe.rewarding.judge import Judge
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.ppo.config import Select
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.metrics import group_metrics, update_metrics
+from alignpipe_plugins.ppo.metrics import update_metrics
 from alignpipe_plugins.ppo.update import StepStatistics
 from support import ppo
 
+CONFIG = replace(ppo.CONFIG, missing_eos_score=-1.0)
 MASK = torch.tensor([[True, True], [True, False]])
 
 
@@ -65,7 +66,7 @@ def statistics() -> StepStatistics:
 def figures(returns: torch.Tensor | None = None) -> dict[str, float]:
     returns = torch.tensor([[2.0, 2.0], [5.0, 0.0]]) if returns is None else returns
     return update_metrics(
-        episodes(), torch.tensor([1.0, -0.5]), torch.tensor([0.5, 0.5]), returns, statistics(), 0.1, -1.0
+        episodes(), torch.tensor([1.0, -0.5]), torch.tensor([0.5, 0.5]), returns, statistics(), 0.1, CONFIG
     )
 
 
@@ -104,7 +105,13 @@ def test_hand_numbers() -> None:
 
 def test_without_a_critic_its_figures_are_left_out() -> None:
     alone = update_metrics(
-        replace(episodes(), values=None), torch.zeros(2), torch.zeros(2), torch.ones(2, 2), statistics(), 0.1, None
+        replace(episodes(), values=None),
+        torch.zeros(2),
+        torch.zeros(2),
+        torch.ones(2, 2),
+        statistics(),
+        0.1,
+        ppo.CONFIG,
     )
     of_the_critic = {"loss/value_avg", "val/clipfrac_avg", "val/explained_variance"}
     assert figures().keys() - alone.keys() == {*of_the_critic, "val/missing_eos_gain"}
@@ -119,12 +126,15 @@ def test_what_is_not_defined_is_left_out() -> None:
 
 
 def test_groups_whose_scores_tie_are_counted() -> None:
-    made = episodes()
-    assert group_metrics(made, 1) == {}
-    assert group_metrics(made, 2) == {"frac_reward_zero_std": 1.0}  # one answer of each group is left
-    assert group_metrics(made, 3) == {"frac_reward_zero_std": 0.0}  # 3 and 1 in one group
-    tied = replace(made, scores=torch.tensor([1.0, 1.0]))
-    assert group_metrics(tied, 3) == {"frac_reward_zero_std": 1.0}
+    def tied(made: Episodes, size: int) -> float:
+        config = replace(ppo.RLOO, episodes=6, minibatches=1, group_size=size)
+        zero = torch.zeros(2)
+        return update_metrics(made, zero, zero, torch.ones(2, 2), statistics(), 0.1, config)["frac_reward_zero_std"]
+
+    assert "frac_reward_zero_std" not in figures()
+    assert tied(episodes(), 2) == 1.0  # one answer of each group is left
+    assert tied(episodes(), 3) == 0.0  # 3 and 1 in one group
+    assert tied(replace(episodes(), scores=torch.tensor([1.0, 1.0])), 3) == 1.0
 
 
 def table_names() -> set[str]:

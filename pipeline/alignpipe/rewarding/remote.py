@@ -172,9 +172,13 @@ def _retry_after(header: str | None) -> float | None:
     try:
         return max(0.0, float(header))
     except ValueError:
-        pass
+        return _seconds_until(header)
+
+
+def _seconds_until(date: str) -> float | None:
+    """Seconds until a date as mail and HTTP write it, 0 if it is past; None if it is none."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(date).timestamp() - time.time())
     except ValueError:
         return None
 

@@ -70,7 +70,8 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     with RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
         info = run_info(run, planner, record)
         try:
-            record.note_inputs(planner.stored_inputs())
+            if stored := planner.stored_inputs():
+                record.note_inputs(stored)
             record.note_trackers(trackers.start(info))
             with storing("writing the run's config", run.folder):
                 text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))

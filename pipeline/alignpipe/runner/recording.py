@@ -76,9 +76,9 @@ class StageLog:
     def rewind(self, step: int) -> None:
         """Keep what was logged up to `step`, and replay it into this run as if it had just been logged."""
         first = not self._truncated
-        self.resumed = step > 0 if first else self.resumed
         self._truncate(step)
         if first:
+            self.resumed = step > 0
             replay(self._stage, self._work, self._run_files, self._log)
         else:
             self._run_files.rewind(self._stage, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,11 +43,8 @@ class Conversation:
         async with self._turns.setdefault(key, asyncio.Lock()):  # the same question twice in a batch is asked once
             known = self._known(key)
             if known is not None:
-                try:
+                with suppress(Unreadable):  # kept when it was read in another way: ask again
                     found = read(known.answer)
-                except Unreadable:  # kept when it was read in another way: ask again
-                    pass
-                else:
                     self._counts["cached"] += 1
                     return found
             async with self._gate:

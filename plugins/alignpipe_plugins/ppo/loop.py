@@ -22,7 +22,7 @@ from alignpipe_plugins.ppo.config import LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
-from alignpipe_plugins.ppo.metrics import group_metrics, update_metrics
+from alignpipe_plugins.ppo.metrics import update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
@@ -91,15 +91,8 @@ def train_ppo(
         clock.lap("train")
 
         # Adapt the KL coefficient of the next update (D36), unless only the critic has learnt in this one.
-        metrics = update_metrics(
-            episodes,
-            kl_of_responses,
-            sequence_kl(penalty, episodes.mask),
-            targets.returns,
-            statistics,
-            kl_coef,
-            config.missing_eos_score,
-        )
+        kl_of_penalty = sequence_kl(penalty, episodes.mask)
+        metrics = update_metrics(episodes, kl_of_responses, kl_of_penalty, targets.returns, statistics, kl_coef, config)
         if config.kl_target is not None and not learners.critic_alone(update):
             progress.kl_coef = adaptive_kl_coef(
                 kl_coef, metrics["objective/kl"], config.kl_target, config.episodes, config.kl_horizon
@@ -108,7 +101,6 @@ def train_ppo(
         # Record: evaluate where due, look for alarms, log, save where due.
         done = update + 1
         last = done == config.max_steps
-        metrics |= group_metrics(episodes, group_size(config))
         metrics |= {"lr": config.lr * rate_factor, "episode": float(done * config.episodes)}
         if validation is not None and (done % config.eval_every == 0 or last):
             metrics |= evaluate(validation, players, config, progress, done)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from alignpipe.ops.losses import explained_variance
 from alignpipe.ops.masking import masked_mean, masked_var
-from alignpipe_plugins.ppo.advantages import groups_of
+from alignpipe_plugins.ppo.advantages import group_size, groups_of
+from alignpipe_plugins.ppo.config import LoopConfig
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.update import StepStatistics
 
@@ -20,7 +21,7 @@ def update_metrics(
     returns: Tensor,
     statistics: StepStatistics,
     kl_coef: float,
-    missing_eos_score: float | None,
+    config: LoopConfig,
 ) -> dict[str, float]:
     """The figures of one update.
 
@@ -43,7 +44,7 @@ def update_metrics(
         "policy/clipfrac_avg": statistics.mean("clipfrac"),
         "policy/entropy_avg": float(masked_mean(episodes.entropies, mask)),
         "loss/policy_avg": statistics.mean("policy_loss"),
-        **_of_missing_ends(episodes, missing_eos_score),
+        **_of_missing_ends(episodes, config.missing_eos_score),
         **_of_the_critic(episodes, returns, statistics),
         "val/ratio": ratio,
         "val/ratio_var": max(0.0, statistics.mean("ratio_squared") - ratio**2),
@@ -54,6 +55,7 @@ def update_metrics(
         "response_length/mean": float(lengths.mean()),
         "response_length/max": float(lengths.max()),
         "response_length/truncated_frac": 1.0 - float(episodes.ended.float().mean()),
+        **_of_groups(episodes, group_size(config)),
         "reward/std": float(episodes.scores.std(correction=0)),
         **{f"reward/part/{name}": float(values.nanmean()) for name, values in episodes.parts.items()},
         **{f"reward_failures/{kind}": float(count) for kind, count in episodes.failures.items()},
@@ -62,7 +64,7 @@ def update_metrics(
     }
 
 
-def group_metrics(episodes: Episodes, size: int) -> dict[str, float]:
+def _of_groups(episodes: Episodes, size: int) -> dict[str, float]:
     """The share of groups of `size` whose scores are all the same, so that only the penalty teaches them anything."""
     if size == 1:
         return {}

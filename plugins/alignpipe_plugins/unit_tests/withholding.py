@@ -108,7 +108,7 @@ def _check(test: ast.expr) -> tuple[ast.expr, Check] | None:
             more = {word.arg or "": _constant(word.value) for word in test.keywords}
             return given, lambda value: math.isclose(value, wanted, **more)
     except _NoLiteral:
-        pass
+        return None
     return None
 
 
