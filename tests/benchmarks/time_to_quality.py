@@ -107,7 +107,7 @@ def their_chain(
 
 
 def judge(
-    work: Path, paths: dict[str, str], recipe: Recipe, base: list[str], policy: str, baseline: str, reward: str = "null"
+    work: Path, paths: dict[str, str], recipe: Recipe, base: list[str], policy: str, baseline: str, reward: str = "none"
 ) -> dict[str, float]:
     """The figures of alignpipe's eval stage for a policy on held-out prompts, compared with the baseline.
 
