@@ -14,6 +14,7 @@ import torch
 from alignpipe.options import Forward
 from alignpipe.training.batches import TokenBatch, pad_rows
 from alignpipe.training.lanes import Lanes
+from alignpipe.training.learner import adamw
 from alignpipe.training.packed.models import set_forward
 from alignpipe.training.parallel import Team
 from alignpipe.training.rollouts import Response
@@ -25,7 +26,7 @@ from alignpipe_plugins.ppo.clock import Clock
 from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LossAggregation
 from alignpipe_plugins.ppo.episodes import Episodes
-from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
+from alignpipe_plugins.ppo.learners import Learners, critic_of
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
 from support import ppo
@@ -58,7 +59,7 @@ def backward(
     team = Team(lanes=Lanes(lanes))
     backward_minibatch(
         Learners(
-            policy_learner(players.network, ppo.CONFIG, team),
+            adamw(players.network, ppo.CONFIG, ppo.CONFIG.lr, team),
             replace(critic_of(players.critic, ppo.CONFIG, team), clip_range=clip_value) if critic else None,
         ),
         replace(loss, **changes),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
 from alignpipe.training.learner import Learner, adamw
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.parallel import Team
@@ -40,11 +38,6 @@ class Learners:
 
     def __iter__(self) -> Iterator[Learner]:
         return iter(self.named.values())
-
-
-def policy_learner(network: nn.Module, config: LoopConfig, team: Team) -> Learner:
-    """The policy's learner."""
-    return adamw(network, config, config.lr, team)
 
 
 def critic_of(scorer: TokenScorer | None, config: LoopConfig, team: Team) -> Critic | None:

@@ -11,6 +11,7 @@ from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.ops.control import adaptive_kl_coef
 from alignpipe.ops.kl import kl_k1, sequence_kl
 from alignpipe.rewarding.judge import Judge
+from alignpipe.training.learner import adamw
 from alignpipe.training.schedule import rate
 from alignpipe.training.streams import batch_indices, episode_uniforms, stream
 from alignpipe_plugins.ppo.advantages import Targets, estimate, group_size, token_kl, token_rewards
@@ -21,7 +22,7 @@ from alignpipe_plugins.ppo.collect import collect
 from alignpipe_plugins.ppo.config import LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
-from alignpipe_plugins.ppo.learners import Learners, critic_of, policy_learner
+from alignpipe_plugins.ppo.learners import Learners, critic_of
 from alignpipe_plugins.ppo.metrics import update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
@@ -46,7 +47,7 @@ def train_ppo(
     """
     team = players.team
     # Copies of the networks learn. From `copies.train()` to `copies.gather()` only the copies may be used.
-    learners = Learners(policy_learner(players.network, config, team), critic_of(players.critic, config, team))
+    learners = Learners(adamw(players.network, config, config.lr, team), critic_of(players.critic, config, team))
     loss = PolicyLoss.of(config, players.temperature)
     for learner in learners:
         team.same_start(learner.network)
