@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
@@ -25,10 +25,9 @@ def entries(value: Any, keyed_only: bool = False) -> dict[str, Any] | None:
 
 def all_selected(value: Any) -> list[Selected]:
     """A choice and every choice nested in its config, as a mix's members are."""
-    inner = entries(value)
-    items = inner.values() if inner is not None else value if isinstance(value, list | tuple) else ()
+    items: Iterable[Any] = value if isinstance(value, list | tuple) else (entries(value) or {}).values()
     nested = [found for item in items for found in all_selected(item)]
-    return [value, *nested] if isinstance(value, Selected) else nested
+    return [value, *nested] if isinstance(value, Selected) else nested  # a `Selected` is a dataclass itself
 
 
 def revision_of(config: Any) -> dict[str, str]:

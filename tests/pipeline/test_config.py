@@ -18,7 +18,8 @@ from alignpipe.api import Selected
 from alignpipe.cli.report import message_of
 from alignpipe.config.model import CodeChange, RunConfig, RunSettings
 from alignpipe.config.run import run_config
-from alignpipe.config.source import OptionError, conf_dir, register
+from alignpipe.config.search_path import conf_dir, register
+from alignpipe.config.source import OptionError
 from alignpipe.errors import ConfigError, PluginError
 from alignpipe.registry import registry
 from support.distributions import InstallFakePlugin, component_source

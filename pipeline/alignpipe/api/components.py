@@ -98,7 +98,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Selected:
-    """A choice made in the config: an option of a group with its options set, as plain typed data."""
+    """A choice made in the config: an option of a group, and `config`, an instance of its dataclass."""
 
     group: str
     name: str

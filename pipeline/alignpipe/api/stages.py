@@ -29,7 +29,7 @@ class BuildContext(Protocol):
         ...
 
     def build(self, selected: Selected) -> Any:
-        """Build another component (a nested reward, the model source ...); its config may be plain data."""
+        """Build another component (a nested reward, the model source ...); a config may be a mapping, as in artifacts."""
         ...
 
 
@@ -43,7 +43,7 @@ class StageContext(BuildContext, Protocol):
     work: Path
     """A folder that outlives a killed attempt: checkpoints belong here."""
     slots: Mapping[str, Selected]
-    """The slots the component's `uses` names (`model`, `rollout` ...), and the choice behind a reward it is given."""
+    """The slots that `uses` names (`model`, `rollout` ...), and each reward that the stage is given, by its stage."""
     scoring: Scoring
     """How the run asks its rewards."""
     rank: int

@@ -17,7 +17,7 @@ from alignpipe.config.checks import check_complete
 from alignpipe.config.convert import choice_of
 from alignpipe.config.model import RunSettings
 from alignpipe.config.run import run_settings
-from alignpipe.config.source import conf_dir, register
+from alignpipe.config.search_path import conf_dir, register
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label

@@ -12,11 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import sweep_report
 from alignpipe.config.run import run_config
-from alignpipe.config.source import SWEEP_CALLBACK, conf_dir, register
+from alignpipe.config.search_path import conf_dir, register
+from alignpipe.config.source import SWEEP_CALLBACK
 from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
 from alignpipe.registry import registry
@@ -66,10 +68,10 @@ def run_job(cfg: DictConfig) -> None:
         status = execute(run_config(cfg, HydraConfig.get(), registry()), registry())
     except Exception as error:
         if message_of(error) is None:
-            raise
+            raise  # a bug of ours or a plugin's: its traceback is wanted
         if not sweep:
             if not this_process().follows:
-                _discard(Path(HydraConfig.get().runtime.output_dir))
+                discard_run_folder(Path(HydraConfig.get().runtime.output_dir))
             raise RunFailed(error) from error  # past Hydra, which would print the overrides beside it
         report(error)
         raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed: {error}") from error
@@ -87,23 +89,6 @@ def plan_job(cfg: DictConfig) -> None:
         if message_of(error) is None:
             raise
         raise RunFailed(error) from error
-
-
-def _discard(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that failed before it began: bad input leaves nothing behind.
-
-    With it go the folders above that are empty then: those below the current one, and `runs` where `outputs` is
-    elsewhere.
-    """
-    if (folder / "summary.json").exists():
-        return
-    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
-        (folder / ".hydra" / name).unlink(missing_ok=True)
-    runs = [folder.parent] if folder.parent.name == "runs" else []
-    below = [path for path in folder.parents if Path.cwd() in path.parents and path not in runs]
-    for path in (folder / ".hydra", folder, *runs, *below):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:

@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from alignpipe.config.model import RunSettings
-from alignpipe.config.source import conf_dir
+from alignpipe.config.search_path import conf_dir
 from alignpipe.registry import registry
 
 _CHOICE = re.compile(r"(?P<head>\+?(?P<group>[\w/]+)(?P<package>@[\w.-]+)?=)(?P<listed>(?:\w+,)*)(?P<begun>\w*)")

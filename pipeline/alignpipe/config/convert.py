@@ -1,4 +1,7 @@
-"""Between config dataclasses and OmegaConf nodes: typed nodes to compose with, then real dataclass instances again."""
+"""Between config dataclasses and OmegaConf nodes: typed nodes to compose with, then real dataclass instances again.
+
+`component_node` and `choice_of` are the two ways; what they need comes behind them.
+"""
 
 from __future__ import annotations
 
@@ -36,39 +39,15 @@ def component_node(registered: Registered) -> DictConfig:
     return node
 
 
-def settings_node() -> DictConfig:
-    """The run settings as an untyped dictionary of typed values: the root of the config must take slots beside them."""
-    typed = OmegaConf.structured(RunSettings)
-    _loosen(typed)
-    node = OmegaConf.create({})
-    for key in typed:
-        node[key] = typed._get_node(key)
-    return node
+def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
+    """The choice that a component's node holds; `key` is its key in the config.
 
-
-def is_typed(node: Any) -> TypeGuard[DictConfig]:
-    """Whether a node was made from a dataclass."""
-    return isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node))
-
-
-def children(node: Container) -> Iterator[tuple[str, Any]]:
-    """(key, child node) of a container, nothing resolved; none if it is missing, None or an interpolation."""
-    if node._is_none() or node._is_missing() or node._is_interpolation():
-        return
-    if isinstance(node, DictConfig):
-        yield from ((str(key), node._get_node(key)) for key in list(node))
-    elif isinstance(node, ListConfig):
-        yield from ((str(index), node._get_node(index)) for index in range(len(node)))
-
-
-def _loosen(node: Container) -> None:
-    """Let overrides in: frozen dataclasses come out read-only, and `dict` fields take new keys without a `+`."""
-    node._set_flag("readonly", None)
-    if isinstance(node, DictConfig) and not is_typed(node):
-        node._set_flag("struct", False)
-    for _, child in children(node):
-        if OmegaConf.is_config(child):
-            _loosen(child)
+    Raises `ConfigError` for a key the component does not have and for values that its dataclass refuses.
+    """
+    registered = registered_of(node, key, registry)
+    component = registered.component
+    config = _instance(node, key, registry, owner=f"{component.group}={component.name}")
+    return Selected(component.group, component.name, config)
 
 
 def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
@@ -83,39 +62,6 @@ def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
         raise ConfigError(
             f"{key}.{NAME} is set by choosing an option ({group}=<option>), not by itself: {error}"
         ) from error
-
-
-def choice_of(node: DictConfig, key: str, registry: Registry) -> Selected:
-    """The choice that a component's node holds; `key` is its key in the config.
-
-    Raises `ConfigError` for a key the component does not have and for values that its dataclass refuses.
-    """
-    registered = registered_of(node, key, registry)
-    component = registered.component
-    config = _instance(node, key, registry, owner=f"{component.group}={component.name}")
-    return Selected(component.group, component.name, config)
-
-
-def from_plain(config: Mapping[str, Any], registered: Registered, registry: Registry) -> Any:
-    """An instance of a component's dataclass from plain data, as an artifact holds it.
-
-    Raises `ConfigError` for keys and values the dataclass does not take (an artifact of another version).
-    """
-    owner = f"{registered.component.group}={registered.component.name}"
-    try:
-        node = OmegaConf.merge(component_node(registered), dict(config))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"stored options of {owner} do not fit {registered}: {error}") from error
-    assert isinstance(node, DictConfig)
-    return _instance(node, f"stored {registered.component.group}", registry, owner)
-
-
-def resolved_data(node: Any) -> Any:
-    """A node as resolved plain data; paths and enum members become text.
-
-    Values that are still missing stay `???`.
-    """
-    return plain(OmegaConf.to_container(node, resolve=True, enum_to_str=True))
 
 
 def _instance(node: DictConfig, key: str, registry: Registry, owner: str) -> Any:
@@ -158,3 +104,60 @@ def _is_component(node: DictConfig) -> bool:
     config = OmegaConf.get_type(node)
     assert config is not None
     return NAME in node and all(entry.name != NAME for entry in fields(config))
+
+
+def is_typed(node: Any) -> TypeGuard[DictConfig]:
+    """Whether a node was made from a dataclass."""
+    return isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node))
+
+
+def children(node: Container) -> Iterator[tuple[str, Any]]:
+    """(key, child node) of a container, nothing resolved; none if it is missing, None or an interpolation."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    if isinstance(node, DictConfig):
+        yield from ((str(key), node._get_node(key)) for key in list(node))
+    elif isinstance(node, ListConfig):
+        yield from ((str(index), node._get_node(index)) for index in range(len(node)))
+
+
+def _loosen(node: Container) -> None:
+    """Let overrides in: frozen dataclasses come out read-only, and `dict` fields take new keys without a `+`."""
+    node._set_flag("readonly", None)
+    if isinstance(node, DictConfig) and not is_typed(node):
+        node._set_flag("struct", False)
+    for _, child in children(node):
+        if OmegaConf.is_config(child):
+            _loosen(child)
+
+
+def settings_node() -> DictConfig:
+    """The run settings as an untyped dictionary of typed values: the root of the config must take slots beside them."""
+    typed = OmegaConf.structured(RunSettings)
+    _loosen(typed)
+    node = OmegaConf.create({})
+    for key in typed:
+        node[key] = typed._get_node(key)
+    return node
+
+
+def from_plain(config: Mapping[str, Any], registered: Registered, registry: Registry) -> Any:
+    """An instance of a component's dataclass from plain data, as an artifact holds it.
+
+    Raises `ConfigError` for keys and values the dataclass does not take (an artifact of another version).
+    """
+    owner = f"{registered.component.group}={registered.component.name}"
+    try:
+        node = OmegaConf.merge(component_node(registered), dict(config))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"stored options of {owner} do not fit {registered}: {error}") from error
+    assert isinstance(node, DictConfig)
+    return _instance(node, f"stored {registered.component.group}", registry, owner)
+
+
+def resolved_data(node: Any) -> Any:
+    """A node as resolved plain data; paths and enum members become text.
+
+    Values that are still missing stay `???`.
+    """
+    return plain(OmegaConf.to_container(node, resolve=True, enum_to_str=True))

@@ -27,7 +27,7 @@ from alignpipe.registry import Registry
 
 
 def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
-    """Check the composed config and turn it into plain typed data; `hydra` is Hydra's own node (`HydraConfig.get()`).
+    """Check the composed config and turn it into dataclasses; `hydra` is Hydra's own node (`HydraConfig.get()`).
 
     Raises `ConfigError` naming the key for anything that cannot be run, and OmegaConf's errors (`cli/report.py`).
     """
@@ -45,6 +45,7 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
     return RunConfig(
         settings=settings,
         selected={key: choice_of(node, key, registry) for key, node in slots.items()},
+        # Keys here are `tracker.wandb` and the like, there `wandb`.
         trackers={key.partition(".")[2]: choice_of(node, key, registry) for key, node in trackers.items()},
         resolved=resolved_data(cfg),
         outputs=outputs,

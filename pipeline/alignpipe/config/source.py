@@ -1,26 +1,21 @@
-"""Where Hydra finds configs: the YAML tree, and `plugins://`, which makes every plugin's option a typed config option.
+"""`plugins://`: the config source that makes every plugin's option a typed config option for Hydra.
 
-That source is registered in this process only, so that no other Hydra application of the environment sees our plugins;
+It is registered in this process only, so that no other Hydra application of the environment sees our plugins;
 workers of a launcher import this module by name and build their own registry.
 """
 
 from __future__ import annotations
 
 import builtins
-from pathlib import Path
 
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-import alignpipe
 from alignpipe.api import SLOTS
 from alignpipe.config.convert import component_node, settings_node
-from alignpipe.errors import AlignpipeError, ConfigError, PluginError
+from alignpipe.errors import AlignpipeError, PluginError
 from alignpipe.registry import registry
 
 SETTINGS = "run_settings"
@@ -88,35 +83,6 @@ class PluginConfigSource(ConfigSource):
         if path == "":
             return [] if results_filter == ObjectType.CONFIG else registry().groups()
         return [] if results_filter == ObjectType.GROUP else registry().options(path)
-
-
-class PluginSearchPath(SearchPathPlugin):
-    """Puts the plugins behind the YAML tree, so that a preset can build on an option."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append our source."""
-        search_path.append("plugins", "plugins://")
-
-
-def register() -> None:
-    """Make Hydra know the plugins; harmless when done twice."""
-    plugins = Plugins.instance()
-    for plugin in (PluginConfigSource, PluginSearchPath):
-        plugins.register(plugin)
-
-
-def conf_dir() -> Path:
-    """The absolute folder of `config.yaml`: in a wheel `alignpipe/conf`, in an editable install `conf/`.
-
-    Raises `ConfigError` if neither is there.
-    """
-    package = Path(alignpipe.__file__).resolve().parent
-    candidates = (package / "conf", package.parents[1] / "conf")
-    for folder in candidates:
-        if (folder / "config.yaml").is_file():
-            return folder
-    tried = " nor ".join(map(str, candidates))
-    raise ConfigError(f"config.yaml is neither in {tried}; install alignpipe again")
 
 
 def _clean(config_path: str) -> str:

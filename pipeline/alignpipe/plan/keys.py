@@ -1,4 +1,4 @@
-"""Stage keys: the sha256 of a fingerprint, which is everything a stage's result depends on, in readable form."""
+"""Stage keys: the sha256 of a fingerprint, all that is meant to change a stage's result but for code, readable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Fingerprints:
             "stage": spec.name,  # objects are stored by stage, so ppo and ppo_2 share none
             "component": self._describe(spec.selected, spec.name),
             "seed": self._seed,
-            "uses": {slot: self._describe(choice, slot) for slot, choice in spec.slots.items()},
+            "uses": {slot: self._describe(choice, slot) for slot, choice in spec.keyed_slots.items()},
             "inputs": dict(inputs),
             "distributions": {entry.distribution: entry.version for entry in spec.components if not entry.built_in},
         }

@@ -18,6 +18,7 @@ from alignpipe.plan.ports import resolve_ports
 from alignpipe.plan.specs import Source, StageSpec, stage_specs, with_slots
 from alignpipe.registry import Registry
 from alignpipe.store import Fingerprint, Store
+from alignpipe.store.store import Stored
 
 Action = Literal["hit", "resume", "run", "unknown"]
 
@@ -72,13 +73,18 @@ class Planner:
         self.specs = tuple(with_slots(spec, specs, run, registry, store.find) for spec in specs)
         self._fingerprints = Fingerprints(run.settings.seed, registry)
         self._checkpoints: dict[str, str] = {}
-        # The run's name, known before any result is: each key with its inputs' sources for their digests. The same
-        # config has the same name, and so enters the same unfinished run of the trackers again.
-        keys = [
-            key_of(self._fingerprints.of(spec, {port: str(source) for port, source in spec.sources.items()}))
-            for spec in self.specs
-        ]
-        self.run_key = data_digest({"stages": keys, "sweep": run.sweep})
+        self.run_key = self._run_key()
+
+    def _run_key(self) -> str:
+        """The run's name, known before any result is: of the stages' keys with sources in place of input digests.
+
+        The same config has the same name, and so enters the same unfinished run of the trackers again.
+        """
+        keys = []
+        for spec in self.specs:
+            inputs = {port: str(source) for port, source in spec.sources.items()}
+            keys.append(key_of(self._fingerprints.of(spec, inputs)))
+        return data_digest({"stages": keys, "sweep": self.run.sweep})
 
     def stored_inputs(self) -> set[str]:
         """The digests of the objects that the config names as inputs (`store:<digest>`)."""
@@ -91,28 +97,38 @@ class Planner:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
         inputs = {port: self._artifact(source, made) for port, source in spec.sources.items()}
         fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
-        key, code = key_of(fingerprint), code_hashes(spec.components)
-        decision = Decision(spec, "run", (), key, fingerprint, inputs, self._slots(spec, inputs), code)
-        stored = self.store.lookup(spec.name, key)
+        decision = Decision(
+            spec,
+            action="run",
+            why=(),
+            key=key_of(fingerprint),
+            fingerprint=fingerprint,
+            inputs=inputs,
+            slots=self._slots(spec, inputs),
+            code=code_hashes(spec.components),
+        )
+        stored = self.store.lookup(spec.name, decision.key)
         if stored is None:
-            return self._miss(decision, why_missing(self.store.fingerprints(spec.name), fingerprint))
+            return self._resume_or_run(decision, why_missing(self.store.fingerprints(spec.name), fingerprint))
         if stored.problem:
-            return self._miss(replace(decision, damaged=stored.artifact), (stored.problem,))
+            return self._resume_or_run(replace(decision, damaged=stored.artifact), (stored.problem,))
+        return self._hit(decision, stored)
+
+    def _hit(self, decision: Decision, stored: Stored) -> Decision:
+        """A stage whose result is stored: it is used, unless the code changed and is to count."""
         setting = self.run.settings.code_change
-        parts, what_to_do = compare_code(stored.code, code, setting, spec.components)
+        parts, what_to_do = compare_code(stored.code, decision.code, setting, decision.spec.components)
         changed = f"the code of {parts} changed since {stored.created}"
         if what_to_do is CodeChange.rerun:
-            return self._miss(decision, (f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)",))
-        warning = f"{changed}; its stored result is used all the same (code_change=rerun computes it again)"
-        return replace(
-            decision,
-            action="hit",
-            why=(f"made {stored.created} by {stored.by}",),
-            artifact=stored.artifact,
-            warning=warning if what_to_do is CodeChange.warn else None,
-        )
+            why = f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)"
+            return self._resume_or_run(decision, (why,))
+        warning = None
+        if what_to_do is CodeChange.warn:
+            warning = f"{changed}; its stored result is used all the same (code_change=rerun computes it again)"
+        why = f"made {stored.created} by {stored.by}"
+        return replace(decision, action="hit", why=(why,), artifact=stored.artifact, warning=warning)
 
-    def _miss(self, decision: Decision, why: tuple[str, ...]) -> Decision:
+    def _resume_or_run(self, decision: Decision, why: tuple[str, ...]) -> Decision:
         """A stage that has to work: from its last checkpoint, unless other code wrote that one."""
         unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
         if unfinished is None:
@@ -122,20 +138,20 @@ class Planner:
         if what_to_do is CodeChange.rerun:
             reason = f"an unfinished attempt is not resumed: the code of {parts} changed since"
             return replace(decision, why=(*why, reason), restart=True)
-        warning = f"the attempt it goes on with was made by other code of {parts}"
-        return replace(
-            decision,
-            action="resume",
-            step=unfinished.step,
-            why=("an earlier attempt did not finish",),
-            warning=warning if what_to_do is CodeChange.warn else None,
-        )
+        warning = None
+        if what_to_do is CodeChange.warn:
+            warning = f"the attempt it goes on with was made by other code of {parts}"
+        why = ("an earlier attempt did not finish",)
+        return replace(decision, action="resume", step=unfinished.step, why=why, warning=warning)
 
     def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
-        """What the stage may read of the config: its slots, and the choice behind every reward it is given."""
+        """What the stage may read of the config: its slots, and, under its stage's name, each reward that it is given.
+
+        The latter are for options that are not keyed; the reward's digest stands for the others in the key.
+        """
         rewards = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
         given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}
-        return {**spec.slots, **given}
+        return {**spec.keyed_slots, **given}
 
     def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
         if source.origin == "stage":

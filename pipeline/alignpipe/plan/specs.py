@@ -26,7 +26,7 @@ class Source:
     origin: Literal["stage", "base", "store", "checkpoint"]
     name: str
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # part of the run_key: another form would rename every run
         return f"store:{self.name[:12]}" if self.origin == "store" else self.name
 
 
@@ -39,8 +39,8 @@ FindStored = Callable[[str], Sequence[Artifact]]
 class StageSpec:
     """One stage of the run: what fills it, its ports, what it makes, and the other slots it uses.
 
-    A reward made of others has their ports and slots too. It is filled in three steps: `stage_specs` (up to `uses`),
-    `ports.resolve_ports` (`sources`), `with_slots` (`slots`, `components`).
+    It is filled in three steps: `stage_specs` (up to `uses`), `ports.resolve_ports` (`sources`), `with_slots`
+    (`keyed_slots`, `components`).
     """
 
     name: str
@@ -51,7 +51,7 @@ class StageSpec:
     uses: tuple[str, ...]
     sources: Mapping[str, Source] = field(default_factory=dict)
     """What feeds its ports, empty ones left out."""
-    slots: Mapping[str, Selected] = field(default_factory=dict)
+    keyed_slots: Mapping[str, Selected] = field(default_factory=dict)
     """The choices in the slots it reads: those it uses, and the model if the base model feeds a port."""
     components: tuple[Registered, ...] = ()
     """Every component whose code takes part: its own, nested ones, those of the slots it reads, rewards it is given;
@@ -66,16 +66,27 @@ def stage_specs(run: RunConfig, registry: Registry) -> tuple[StageSpec, ...]:
 def _spec(name: str, selected: Selected, registry: Registry) -> StageSpec:
     registered = registry.get(selected.group, selected.name)
     component = registered.component
-    if component.group != "reward":
-        assert component.makes is not None, f"{registered} is not a stage, which the config's checks have not seen"
-        return StageSpec(name, selected, registered, component.needs, component.makes, component.uses)
+    if component.group == "reward":
+        return _reward_spec(name, selected, registered, registry)
+    assert component.makes is not None, f"{registered} is not a stage, which the config's checks have not seen"
+    return StageSpec(name, selected, registered, component.needs, component.makes, component.uses)
+
+
+def _reward_spec(name: str, selected: Selected, registered: Registered, registry: Registry) -> StageSpec:
+    """The stage of a reward. One made of others trains them in its own stage, and so has their ports and slots too."""
+    component = registered.component
     needs, uses = dict(component.needs or REWARD_PORTS), list(component.uses)
-    for choice in all_selected(selected.config):
-        if choice.group == "reward":  # a reward made of others trains them in its own stage
-            member = registry.get(choice.group, choice.name).component
+    for group, member_name in _names_of(selected.config):
+        if group == "reward":
+            member = registry.get(group, member_name).component
             needs = {**member.needs, **needs}
             uses += member.uses
     return StageSpec(name, selected, registered, needs, "reward", tuple(dict.fromkeys(uses)))
+
+
+def _names_of(value: object) -> list[tuple[str, str]]:
+    """(group, name) of a choice and of every one nested in it, or of all those nested in a config."""
+    return [(choice.group, choice.name) for choice in all_selected(value)]
 
 
 def with_slots(
@@ -90,17 +101,16 @@ def with_slots(
         if slot not in run.selected:
             raise ConfigError(f"stage {spec.name!r} ({spec.registered}) uses the slot {slot!r}, but nothing fills it")
     slots = {slot: run.selected[slot] for slot in needed}
-    choices = [choice for each in (spec.selected, *slots.values()) for choice in all_selected(each)]
-    names = [(choice.group, choice.name) for choice in choices] + _given_rewards(spec, specs, registry, find)
-    return replace(spec, slots=slots, components=tuple(registry.get(*name) for name in dict.fromkeys(names)))
+    names = _names_of([spec.selected, *slots.values()]) + _given_rewards(spec, specs, registry, find)
+    return replace(spec, keyed_slots=slots, components=tuple(registry.get(*name) for name in dict.fromkeys(names)))
 
 
 def _given_rewards(
     spec: StageSpec, specs: Sequence[StageSpec], registry: Registry, find: FindStored
 ) -> list[tuple[str, str]]:
-    """(group, name) of what comes with a stage's inputs: a reward is not only an artifact, its code is run.
+    """(group, name) of what comes with a stage's inputs: rewards are run by every stage that is given one.
 
-    So is that of a dataset's gold reward, which belongs to the plugin that made the data, by reports.
+    A dataset's gold reward, which belongs to the plugin that made the data, is run by stages that make a report.
     """
 
     def is_run(kind: Kind) -> bool:
@@ -112,15 +122,21 @@ def _given_rewards(
             continue
         if source.origin == "stage":
             maker = next(each for each in specs if each.name == source.name)
-            given += [(choice.group, choice.name) for choice in all_selected(maker.selected)]
+            given += _names_of(maker.selected)
         elif source.origin == "store":
-            from alignpipe.rewarding.artifact import components_in  # for those who name one: plans read no data else
-
             try:
-                found = [name for artifact in find(source.name)[:1] for name in components_in(artifact)]
-                for name in found:
-                    registry.get(*name)
+                given += _components_in_store(source.name, registry, find)
             except AlignpipeError as error:
                 raise ConfigError(f"inputs.{spec.name}.{port}={source} cannot be used: {error}") from error
-            given += found
     return given
+
+
+def _components_in_store(digest: str, registry: Registry, find: FindStored) -> list[tuple[str, str]]:
+    """(group, name) of what a stored artifact was made by; raises what `registry.get` does if one is not there."""
+    from alignpipe.rewarding.artifact import components_in  # for those who name one: plans read no data else
+
+    found = find(digest)[:1]  # what has the same digest is the same
+    names = [name for artifact in found for name in components_in(artifact)]
+    for name in names:
+        registry.get(*name)
+    return names

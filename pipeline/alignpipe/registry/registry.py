@@ -114,7 +114,7 @@ class Registry:
         if not matches:
             kind = config_type.__name__ if isinstance(config_type, type) else config_type
             raise ConfigError(f"no component is called {name!r} and has a {kind} config")
-        return self.get(matches[0].component.group, name)
+        return self.get(matches[0].component.group, name)  # which refuses what several offer
 
 
 def _ambiguous(offers: Sequence[Registered]) -> str:

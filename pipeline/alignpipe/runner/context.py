@@ -53,7 +53,7 @@ class Builder:
 
 
 class SilentStage(Builder):
-    """The base of contexts of stages that log and show nothing."""
+    """The base of contexts that log and show nothing: of processes that help rank 0, of rewards that are tried out."""
 
     def _drop(self, *_: object, **__: object) -> None: ...
 

@@ -60,18 +60,20 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     """One attempt at the run: what must hold before any work, then the stages."""
     store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
-    if any(decision.action != "hit" for decision in make_plan(planner)):  # what is stored needs no particular machine
+    # Each stage is decided again at its turn, with what was made by then; what is stored needs no particular machine.
+    if any(decision.action != "hit" for decision in make_plan(planner)):
         check_requirements(planner, crew.process)
         check_device(run.settings, crew.process)
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
     with storing("opening the run's folder", run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
+    # It may have to wait for another process with the same run, and a stop ends that too.
     with RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
         info = run_info(run, planner, record)
         try:
             if stored := planner.stored_inputs():
-                record.note_inputs(stored)
+                record.note_inputs(stored)  # so that gc keeps them
             record.note_trackers(trackers.start(info))
             with storing("writing the run's config", run.folder):
                 text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))
@@ -116,7 +118,7 @@ def _end(
 ) -> None:
     """Write the summary, and tell everybody."""
     summary.status = status
-    summary.metrics = dict(job.files.last)
+    summary.metrics = dict(job.files.last)  # by full name
     try:
         summary.write(job.run.folder)
     except StoreError:  # a full disk: whoever watches is told all the same, and the trackers are closed

@@ -83,8 +83,8 @@ class StageLog:
         else:
             self._run_files.rewind(self._stage, step)
 
-    def close(self) -> None:
-        """Drop what an earlier attempt left, if this one logged nothing and resumed nowhere."""
+    def drop_unclaimed(self) -> None:
+        """Drop what an earlier attempt logged, if this one, at its end, has logged nothing and resumed nowhere."""
         if not self._truncated:
             self._truncate(None)
 

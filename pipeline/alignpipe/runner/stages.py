@@ -20,14 +20,14 @@ from alignpipe.store.locks import HeldLock
 def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
     """Get the artifact of one stage, and fill in `result`, also when that fails.
 
-    Raises what the stage raised; a full disk and `sys.exit()` become errors of one sentence.
+    Raises what the stage raised.
     """
     began = time.perf_counter()
     try:
         artifact = _reuse_or_compute(job, spec, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
-        result.status = "failed"
+        result.status = "failed"  # an interrupted stage too: `error` says so, and the run's own status
         result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
@@ -59,7 +59,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         failure = job.store.work(spec.name, decision.key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
-        with recording_failure(job, decision):
+        with recording_failure(job, decision):  # and makes a full disk and `sys.exit()` errors of one sentence
             return _compute(job, decision, lock, result)
 
 
@@ -68,7 +68,7 @@ def _reuse(job: Job, decision: Decision, artifact: Artifact, result: StageResult
     stage = decision.spec.name
     if decision.warning:
         job.say(stage, f"warning: {decision.warning}")
-    replay(stage, job.store.use(artifact, decision.key), job.files, job.trackers.log)
+    replay(stage, job.store.records_in_use(artifact, decision.key), job.files, job.trackers.log)
     result.status = "cached"
     job.say(stage, f"cached: {decision.reason}")
     return artifact
@@ -92,7 +92,7 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         ctx = RunningStage(job, decision, work, device, log, bar)
         with job.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
-    log.close()
+    log.drop_unclaimed()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = job.store.publish(

@@ -5,7 +5,8 @@ objects/<stage>/<digest>/payload/      the artifact: read-only, the digest cover
 objects/<stage>/<digest>/manifest.json path, size and sha256 of every payload file; written last
 objects/<stage>/<digest>/records/<key> metrics.jsonl, timings.jsonl, record.json of the run that made it
 work/<stage>-<key>/                    state/ (checkpoints), payload/ (emptied at each attempt), metrics so far,
-                                       attempt.json (the code it runs with), failure.json (for those who wait)
+                                       attempt.json (the code it runs with), failure.json (for those who wait),
+                                       object/ (what is about to be published)
 runs/<run_key>.json                    the attempts of a run, and the trackers' names for it
 locks/  trash/  pins/                  one lock file per key and run; what gc may delete; what it must keep
 """

@@ -28,7 +28,7 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
     for path in (payload, *sorted(payload.rglob("*"))):
         if path.is_symlink():
             raise StoreError(f"stage {stage!r} left the link {path} in its payload; an artifact must hold real files")
-        if path.is_file() and path != payload:
+        if path.is_file() and path != payload:  # a stage may have put a file in the folder's place
             sync(path)
             files.append((path.relative_to(payload).as_posix(), path.stat().st_size, file_digest(path)))
         elif path.is_dir():
@@ -42,8 +42,12 @@ def make_manifest(payload: Path, stage: str, kind: Kind) -> dict[str, Any]:
 def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record: Mapping[str, Any]) -> Artifact:
     """Turn a work folder's payload into an object; if the same object is there already, only add the key's records.
 
-    A kill leaves no half of it: all is put together in the work folder, the manifest last, and one rename publishes it.
-    After a kill before the key points to the object, the next attempt finds the object here.
+    1. The key's records are put together in the work folder (`object/`).
+    2. A damaged object that is in the way goes to the trash.
+    3. The payload joins the records, then the manifest; one rename publishes it all, so that a kill leaves no half.
+    4. If the object is there, before that or because another process was quicker, the records are moved into it.
+
+    The caller then points the key to it; after a kill before that, the next attempt comes here again and to 4.
     """
     stage, digest, key = manifest["stage"], manifest["digest"], record["key"]
     target = layout.object(stage, digest)
@@ -60,13 +64,14 @@ def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record
     write_json(records / "record.json", record)
     if target.exists() and problem_of(target) is not None:
         to_trash(layout, target)
-    if target.exists() or not _publish(work / "payload", staging, target, manifest):
+    published = not target.exists() and _publish(work / "payload", staging, target, manifest)
+    if not published:
         _add_records(records, records_folder(target, key))
     return artifact
 
 
 def _publish(payload: Path, staging: Path, target: Path, manifest: Mapping[str, Any]) -> bool:
-    """Complete the object and move it to its place; False if another process has published the same one meanwhile."""
+    """Complete the object and move it to its place; False, and `staging` stays, if another has meanwhile."""
     payload.rename(staging / "payload")
     for entry in manifest["files"]:
         (staging / "payload" / entry["path"]).chmod(_READ_ONLY)

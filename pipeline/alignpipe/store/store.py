@@ -88,8 +88,8 @@ class Store:
         """Hold the lock of a key; while waiting, say who holds it."""
         return holding(self.layout.lock(f"{stage}-{key}"), owner, say, stop_requested, f"stage {stage}")
 
-    def use(self, artifact: Artifact, key: str) -> Path:
-        """Note that an object is in use (gc spares it for a while); gives the folder with its records."""
+    def records_in_use(self, artifact: Artifact, key: str) -> Path:
+        """The folder with the records of an object and key, after noting that it is in use (gc spares it a while)."""
         obj = artifact.folder.parent
         with storing("reading the store", obj):
             os.utime(obj)

@@ -36,9 +36,9 @@ class WorkFolder:
 
     def unfinished(self) -> Unfinished | None:
         """The earlier attempt, if it left any state to resume from: a finished checkpoint, or files of its own kind."""
-        own = self.state.iterdir() if self.state.is_dir() else ()
         step = self._last_step()
-        if step is None and all(path.name == "checkpoints" for path in own):
+        own = [path for path in self.state.iterdir() if path.name != "checkpoints"] if self.state.is_dir() else []
+        if step is None and not own:
             return None
         return Unfinished(step, (read_json(self._attempt) or {}).get("code", {}))
 
@@ -53,7 +53,7 @@ class WorkFolder:
             if restart and self.path.exists():
                 to_trash(self._layout, self.path)
             empty_folder(self.payload)
-            self.state.mkdir(exist_ok=True)
+            self.state.mkdir(parents=True, exist_ok=True)
             self._failure.unlink(missing_ok=True)
             write_json(self._attempt, {"code": dict(code), "started": now_text(), "host": socket.gethostname()})
 
