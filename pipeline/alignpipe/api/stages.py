@@ -29,7 +29,7 @@ class BuildContext(Protocol):
         ...
 
     def build(self, selected: Selected) -> Any:
-        """Build another component (a nested reward, the model source ...); a config may be a mapping, as in artifacts."""
+        """Build another component (a nested reward, the model source ...); configs may be mappings, as in artifacts."""
         ...
 
 
