@@ -50,8 +50,8 @@ def statistics() -> StepStatistics:
     made.add(
         MASK,
         ratio_gap=(ratios - 1).abs(),
-        ratio=ratios,
-        ratio_squared=ratios**2,
+        ratio_above=ratios - 1,
+        ratio_above_squared=(ratios - 1) ** 2,
         approxkl=zero + 0.25,
         clipfrac=MASK & (ratios > 1.2),
         policy_loss=zero - 1,
@@ -82,6 +82,7 @@ def test_hand_numbers() -> None:
         "policy/entropy_avg": 1.5,  # (0.5 + 1 + 3) / 3: padding does not count
         "loss/policy_avg": -1.0,
         "loss/value_avg": 2.0,
+        "val/error": 5 / 3,  # 1, 0 and 2, squared
         "val/clipfrac_avg": 0.0,
         "val/ratio": 1.0,
         "val/ratio_var": 0.5 / 3,
@@ -113,7 +114,7 @@ def test_without_a_critic_its_figures_are_left_out() -> None:
         0.1,
         ppo.CONFIG,
     )
-    of_the_critic = {"loss/value_avg", "val/clipfrac_avg", "val/explained_variance"}
+    of_the_critic = {"loss/value_avg", "val/clipfrac_avg", "val/error", "val/explained_variance"}
     assert figures().keys() - alone.keys() == {*of_the_critic, "val/missing_eos_gain"}
     assert alone["val/returns_mean"] == 1
 

@@ -110,8 +110,8 @@ def naive(players: Players, episodes: Episodes) -> dict[str, float]:
                 "clipfrac": torch.tensor(float(limited > plain)),
                 "value_loss": held if held > free else free,
                 "value_clipfrac": torch.tensor(float(held > free)),
-                "ratio": ratio,
-                "ratio_squared": ratio**2,
+                "ratio_above": ratio - 1,
+                "ratio_above_squared": (ratio - 1) ** 2,
                 "ratio_gap": (ratio - 1).abs(),
                 "approxkl": 0.5 * (new[step] - old) ** 2,
             }.items():

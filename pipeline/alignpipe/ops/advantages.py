@@ -115,7 +115,9 @@ def grpo_batch_scaled(scores: Tensor, groups: Tensor) -> Tensor:
     References:
         Liu et al., arXiv 2508.08221; TRL `grpo_trainer.py`, `scale_rewards=batch`.
     """
-    return _centred(scores, groups)[0] / (scores.std(correction=1) + STD_EPS)
+    centred, _ = _centred(scores, groups)
+    spread = scores.std(correction=1) if len(scores) > 1 else 0.0  # of one score there is none
+    return centred / (spread + STD_EPS)
 
 
 def grpo_unscaled(scores: Tensor, groups: Tensor) -> Tensor:

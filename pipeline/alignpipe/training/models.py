@@ -182,10 +182,15 @@ def _quiet() -> Iterator[None]:
 
 
 def without_dropout(config: PreTrainedConfig) -> None:
-    """Set every dropout probability of a model config to 0, in place (D19): otherwise the first ratio is not 1."""
-    for key, value in config.to_dict().items():
-        if ("drop" in key or key.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, key, 0.0)
+    """Set every dropout probability of a model config to 0, in place (D19): otherwise the first ratio is not 1.
+
+    Those of the configs in it (`text_config`) too.
+    """
+    for key, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            without_dropout(value)
+        elif "drop" in key and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, key, type(value)(0))
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -33,7 +33,7 @@ def update_metrics(
     lengths = mask.sum(1).float()
     scores = float(episodes.scores.mean())
     non_score_reward = -kl_coef * float(penalty_kl.mean())
-    ratio = statistics.mean("ratio")
+    above = statistics.mean("ratio_above")
     return {
         "objective/kl": float(sequence_kl.mean()),
         "objective/entropy": float(-episodes.logprobs.sum(1).mean()),
@@ -46,8 +46,8 @@ def update_metrics(
         "loss/policy_avg": statistics.mean("policy_loss"),
         **_of_missing_ends(episodes, config.missing_eos_score),
         **_of_the_critic(episodes, returns, statistics),
-        "val/ratio": ratio,
-        "val/ratio_var": max(0.0, statistics.mean("ratio_squared") - ratio**2),
+        "val/ratio": 1.0 + above,
+        "val/ratio_var": max(0.0, statistics.mean("ratio_above_squared") - above**2),
         "val/sampling_z": episodes.sampling_z,
         "val/num_eos_tokens": float(episodes.ended.sum()),
         "val/returns_mean": float(masked_mean(returns, mask)),
@@ -88,6 +88,7 @@ def _of_the_critic(episodes: Episodes, returns: Tensor, statistics: StepStatisti
     explained = float(explained_variance(episodes.values, returns, episodes.mask))
     return {
         "loss/value_avg": statistics.mean("value_loss"),
+        "val/error": float(masked_mean((episodes.values - returns) ** 2, episodes.mask)),
         "val/clipfrac_avg": statistics.mean("value_clipfrac"),
         **({} if math.isnan(explained) else {"val/explained_variance": explained}),
     }

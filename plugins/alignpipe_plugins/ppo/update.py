@@ -152,14 +152,15 @@ def _backward_policy(
     summed = masked_row_means(policy_loss, mask).sum() if loss.sequence_mean else masked_sum(policy_loss, mask)
     torch.autograd.backward(summed / divisor)
     with torch.no_grad():
-        ratio = torch.exp(logp - old_logp)
+        # What the ratio is above 1: its own squares would leave no digits for a variance of 1e-8.
+        above = torch.expm1(logp - old_logp)
         return {
-            "ratio_gap": (ratio - 1).abs(),
+            "ratio_gap": above.abs(),
             "approxkl": approx_kl(logp, old_logp),
             "clipfrac": clipped,
             "policy_loss": policy_loss,
-            "ratio": ratio,
-            "ratio_squared": ratio**2,
+            "ratio_above": above,
+            "ratio_above_squared": above**2,
         }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config
+from transformers import BertConfig, BertForSequenceClassification, Gemma3Config, GPT2Config
 
 from alignpipe.api import Artifact
 from alignpipe.errors import ModelError
@@ -103,6 +103,12 @@ def test_all_dropout_is_off_so_that_training_mode_computes_the_same() -> None:
     for model in (load_causal(tiny_models.gpt2()).train(), load_scorer(tiny_models.gpt2()).train()):
         hidden = model.transformer
         assert torch.equal(hidden(ids).last_hidden_state, hidden(ids).last_hidden_state)
+
+
+def test_dropout_of_a_config_within_a_config_is_off_too() -> None:
+    config = Gemma3Config(text_config={"attention_dropout": 0.3}, vision_config={"attention_dropout": 1})
+    without_dropout(config)
+    assert (config.text_config.attention_dropout, config.vision_config.attention_dropout) == (0, 0)
 
 
 def test_the_embedding_grows_for_a_new_pad_token_always_the_same() -> None:
