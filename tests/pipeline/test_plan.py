@@ -71,6 +71,19 @@ def test_iterated_run_takes_the_nearest():
     assert resolved["eval"] == {"dataset": "data", "policy": "ppo_2", "baseline": "sft", "reward": "reward_2"}
 
 
+def test_what_one_stage_is_given_serves_those_behind_it_if_no_stage_makes_it():
+    stored = {kind: Artifact(kind, kind, Path(), digit * 64) for kind, digit in (("dataset", "a"), ("reward", "b"))}
+    inputs = {"sft": {"dataset": "store:a"}, "ppo": {"reward": "store:b"}}
+
+    resolved = ports(
+        ["sft", "ppo", "eval"], inputs, lambda digest: [each for each in stored.values() if each.digest[0] == digest[0]]
+    )
+
+    assert resolved["ppo"]["dataset"] == resolved["eval"]["dataset"] == resolved["sft"]["dataset"]
+    assert resolved["eval"]["reward"] == resolved["ppo"]["reward"] == f"store:{'b' * 12}"
+    assert resolved["eval"]["baseline"] == "sft"
+
+
 def test_named_sources(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     stored = Artifact("reward", "reward", tmp_path, "abcd" * 16)
@@ -85,7 +98,7 @@ def test_named_sources(tmp_path):
         "reference": str(tmp_path),
         "reward": "store:abcdabcdabcd",
     }
-    assert resolved["eval"] == {"dataset": "data", "policy": "sft"}
+    assert resolved["eval"] == {"dataset": "data", "policy": "sft", "reward": "store:abcdabcdabcd"}
 
 
 def test_reference_follows_the_policy_that_was_named():

@@ -33,9 +33,10 @@ class Port:
     """One named input of a stage.
 
     `default` is the source when `inputs.<stage>.<port>` is not set: `nearest` is the nearest earlier stage that makes
-    the kind, `nearest_or_base` falls back to the run's base model, `base` is that model, `first` is the first policy of
-    the run (empty where the stage's own `policy` port got just that; the baseline of eval), `policy` is whatever that
-    port got (the reference of ppo), `none` leaves the port empty.
+    the kind (of a dataset or reward that none makes, what an earlier stage is given), `nearest_or_base` falls back to
+    the run's base model, `base` is that model, `first` is the first policy of the run (empty where the stage's own
+    `policy` port got just that; the baseline of eval), `policy` is whatever that port got (the reference of ppo),
+    `none` leaves the port empty.
     """
 
     kind: Kind

@@ -63,7 +63,18 @@ def _default(port: Port, earlier: Sequence[StageSpec], policy: Source | None) ->
         return None if first == policy else first  # a policy compared with itself tells nothing
     if makers:
         return Source("stage", makers[-1].name)
-    return BASE if port.default == "nearest_or_base" else None
+    return BASE if port.default == "nearest_or_base" else _given_earlier(port, earlier)
+
+
+def _given_earlier(port: Port, earlier: Sequence[StageSpec]) -> Source | None:
+    """What the nearest earlier stage is given of a kind that no stage makes: `inputs.ppo.reward` serves eval too.
+
+    Policies are left out: what a stage starts from is not what it is about.
+    """
+    if port.kind == "policy":
+        return None
+    given = [source for spec in earlier for name, source in spec.sources.items() if spec.needs[name].kind == port.kind]
+    return given[-1] if given else None
 
 
 def _first_policy(makers: Sequence[StageSpec]) -> Source | None:

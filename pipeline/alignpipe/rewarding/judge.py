@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ class Judge:
 
         `hint` says what to do about it.
         """
-        for column in getattr(self.reward, "columns", ()):
+        for column in self._columns:
             lacking = sum(row.get(column) is None for row in rows)
             if lacking:
                 others = ", ".join(sorted(name for name in rows[0] if name not in ("prompt", "messages"))) or "none"
@@ -79,6 +79,15 @@ class Judge:
                     f"{self.label} reads the column {column!r}, which {lacking} of {len(rows)} {what} do not have "
                     f"(their other columns: {others}); {hint}"
                 )
+
+    def can_read(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether every row has all columns that the reward says it reads."""
+        return all(row.get(column) is not None for column in self._columns for row in rows)
+
+    @property
+    def _columns(self) -> Iterable[str]:
+        columns: Iterable[str] = getattr(self.reward, "columns", ())
+        return columns
 
     def score(self, samples: Sequence[Sample]) -> Scored:
         """Scores of `samples`, in their order.

@@ -25,20 +25,34 @@ class RewardStage:
         """Leave `reward.json`, `report_card.json` and a trained reward's files in the payload.
 
         Several processes train a reward together; rank 0 does the rest.
+
+        Raises `DataError` for data without a column that the reward reads, before anything is trained.
         """
         name = self._selected.name
         reward: Reward = ctx.build(self._selected)
+        judge = Judge(reward, label(name, self._offered_by), ctx.scoring)
+        data = Dataset(inputs["dataset"].folder)
+        _check_columns(judge, data)
         if isinstance(reward, TrainableReward):
             reward.fit(inputs, ctx)
         if ctx.rank > 0:
             return
-        judge = Judge(reward, label(name, self._offered_by), ctx.scoring)
-        rows = _pairs(judge, Dataset(inputs["dataset"].folder), ctx)
+        rows = _pairs(judge, data, ctx)
         card = _card(judge, rows, ctx) if rows else {}
         if card:
             ctx.log({f"heldout/{figure}": value for figure, value in card.items()})
         save_reward(ctx.payload, reward, self._selected, self._version, self._offered_by)
         (ctx.payload / "report_card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+
+
+def _check_columns(judge: Judge, data: Dataset) -> None:
+    """Refuse data that has a column the reward reads neither in its prompts nor in its pairs: nothing could be scored.
+
+    What has it in the pairs alone is for a report card.
+    """
+    pairs = data.rows("preferences", "heldout") if data.count("preferences", "heldout") else []
+    if data.count("prompts", "train") and not (pairs and judge.can_read(pairs)):
+        judge.check_columns(data.rows("prompts", "train"), "training prompts")
 
 
 def _card(judge: Judge, rows: Sequence[Row], ctx: StageContext) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Table, write_dataset
-from alignpipe.errors import RewardError
+from alignpipe.errors import DataError, RewardError
 from alignpipe.rewarding.stage import RewardStage
 from support.context import FakeContext
 
@@ -35,8 +35,10 @@ class Learned(Longer):
     def load(self, folder: Path) -> None: ...
 
 
-def run(root: Path, reward: object, heldout: int = 2) -> FakeContext:
+def run(root: Path, reward: object, heldout: int = 2, prompts: Sequence[dict] = ()) -> FakeContext:
     tables: dict[Table, dict] = {"preferences": {"train": [PAIR], "heldout": [PAIR] * heldout}}
+    if prompts:
+        tables["prompts"] = {"train": [{"messages": [], **row} for row in prompts], "heldout": []}
     write_dataset(root / "data", tables)
     ctx = FakeContext(root / "stage", stage="reward", builders={"reward/acme": lambda _: reward})
     artifact = Artifact("dataset", "data", root / "data", "digest")
@@ -81,6 +83,22 @@ def test_pairs_without_a_column_the_reward_reads_give_no_card(tmp_path: Path) ->
         "(their other columns: chosen, rejected); so there is no report card"
     ]
     assert json.loads((ctx.payload / "report_card.json").read_text()) == {}
+
+
+def test_a_column_that_neither_pairs_nor_prompts_have_is_missed_before_training(tmp_path: Path) -> None:
+    class Comparing(Learned):
+        columns = ("answer",)
+
+    with pytest.raises(DataError, match="reads the column 'answer', which 1 of 1 training prompts do not have"):
+        run(tmp_path, Comparing(), prompts=[{"prompt": "Hi"}])
+    assert not list((tmp_path / "stage" / "payload").iterdir())
+
+
+def test_a_column_that_the_prompts_alone_have_is_enough(tmp_path: Path) -> None:
+    class Comparing(Longer):
+        columns = ("answer",)
+
+    run(tmp_path, Comparing(), prompts=[{"prompt": "Hi", "answer": "Hello"}])
 
 
 @pytest.mark.parametrize("told", ["applies to none of the 2 samples", "of no held-out pair both answers have a score"])
