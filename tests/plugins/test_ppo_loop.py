@@ -319,16 +319,43 @@ def test_the_reward_is_the_penalty_on_every_token_and_the_score_on_the_last(
 
 
 def test_gamma_and_lambda_reach_gae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = seen_by_gae(monkeypatch, tmp_path, gamma=0.0, lam=0.5)
-    torch.testing.assert_close(seen["raw"][seen["mask"]], (seen["rewards"] - seen["values"])[seen["mask"]])
+    seen = seen_by_gae(monkeypatch, tmp_path, gamma=0.9, lam=0.5)
+    for row, length in enumerate(seen["mask"].sum(1).tolist()):
+        rewards, values = (seen[name][row, :length].tolist() for name in ("rewards", "values"))
+        after = [*values[1:], 0.0]
+        deltas = [rewards[t] + 0.9 * after[t] - values[t] for t in range(length)]
+        expected = [sum(0.45 ** (j - t) * deltas[j] for j in range(t, length)) for t in range(length)]
+        assert seen["raw"][row, :length].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_the_kl_coefficient_moves_towards_its_target(tmp_path: Path) -> None:
+def test_the_kl_coefficient_moves_towards_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    real = loop.token_rewards
+
+    def token_rewards(episodes: Any, kl: torch.Tensor, kl_coef: float) -> torch.Tensor:
+        used.append(kl_coef)
+        return real(episodes, kl, kl_coef)
+
+    monkeypatch.setattr(loop, "token_rewards", token_rewards)
     _, above, _ = ppo.train(tmp_path / "above", kl_target=1e-3, kl_horizon=32, kl_coef=0.1)
     # KL 0 at the start is below any target: 0.1 * (1 - 0.2 * 16 / 32); then it is above it: * (1 + 0.2 * 16 / 32)
     assert above.series("kl_coef")[:3] == pytest.approx([0.1, 0.09, 0.099])
+    assert used == above.series("kl_coef")
     _, fixed, _ = ppo.train(tmp_path / "fixed", kl_coef=0.1)
     assert set(fixed.series("kl_coef")) == {0.1}
+
+
+def test_the_kl_coefficient_adapts_to_nats_per_response_whatever_penalises(tmp_path: Path) -> None:
+    def far(folder: str, **options: Any) -> FakeContext:
+        players = ppo.make_players(starts_as_reference=False)
+        with torch.no_grad():
+            players.reference.get_input_embeddings().weight.mul_(2)
+        return ppo.train(tmp_path / folder, players, kl_coef=0.1, kl_estimator=KLEstimator.k2, **options)[1]
+
+    kl = far("measured", max_steps=1).metrics()["objective/kl"]
+    assert kl > 1
+    adapting = far("adapting", max_steps=2, kl_target=kl / 1.1, kl_horizon=32)
+    assert adapting.series("kl_coef") == pytest.approx([0.1, 0.1 * (1 + 0.1 * 16 / 32)])
 
 
 def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
