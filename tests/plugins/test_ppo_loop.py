@@ -216,6 +216,22 @@ def test_the_critic_alone_learns_during_its_warmup(tmp_path: Path) -> None:
     assert ctx.metrics()["grad_norm/policy"] > 0
 
 
+def test_the_kl_coefficient_rests_while_the_critic_learns_alone(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, max_steps=4, critic_warmup=2, kl_target=1.0)
+    first, *waiting, adapted = ctx.series("kl_coef")
+    assert waiting == [first, first]
+    assert adapted != first
+
+
+def test_the_value_clip_reaches_the_critic(tmp_path: Path) -> None:
+    clipped = {
+        clip: ppo.train(tmp_path / str(clip), max_steps=1, clip_range_value=clip)[1].metrics()["val/clipfrac_avg"]
+        for clip in (1e-4, None)
+    }
+    assert clipped[1e-4] > 0.2
+    assert clipped[None] == 0
+
+
 def steps_of_an_update(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> int:
     """How many minibatches the only update takes."""
     count = 0
@@ -371,6 +387,11 @@ def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.Monk
     assert rates == pytest.approx([2e-3, 4e-3, 1e-3, 2e-3])  # critic, policy; linear to 0
     assert ctx.series("lr") == pytest.approx([4e-3, 2e-3])
     assert ctx.series("episode") == [16, 32]
+
+
+def test_the_rate_rises_over_its_warmup(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, epochs=1, minibatches=1, lr=3e-3, warmup_steps=2)
+    assert ctx.series("lr") == pytest.approx([1e-3, 2e-3, 3e-3, 1.5e-3])
 
 
 def test_the_optimisers_get_their_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
