@@ -68,6 +68,11 @@ def test_the_defaults_are_the_references() -> None:
     )  # D48 D50 D53
     assert (config.lr, config.adam_eps, config.max_grad_norm, config.missing_eos_score) == (3e-6, 1e-5, 1.0, -1.0)
     assert (config.whiten_advantages, config.whiten_rewards, config.critic_warmup) == (True, False, 0)
+    assert (config.max_steps, config.episodes, config.critic_lr) == (1000, 512, 1e-5)  # D51 D53
+    assert (config.schedule.name, config.warmup_steps) == ("linear", 0)  # D58
+    assert (config.kl_estimator.name, config.kl_target, config.kl_horizon) == ("k1", None, 10_000)  # D32 D36
+    assert (config.score_clip, config.target_kl, config.clip_range_high, config.dual_clip) == (None, None, None, None)
+    assert config.loss_aggregation.name == "token_mean"  # D63
 
 
 def test_the_defaults_of_the_others() -> None:

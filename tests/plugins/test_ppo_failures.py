@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from alignpipe.rewarding.judge import Judge
 from alignpipe.training.parallel import ALONE
 from alignpipe_plugins.ppo import loop
 from alignpipe_plugins.ppo.advantages import estimate, groups_of
+from alignpipe_plugins.ppo.config import ScaleRewards
 from alignpipe_plugins.ppo.kept import KeptEpisodes
 from support import ppo
 
@@ -221,9 +223,18 @@ def test_an_update_of_hardly_any_tokens_is_not_whitened(
     assert ppo.same(ppo.weights(players.network), before)
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
-def test_what_is_not_whitened_may_have_few_tokens(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ppo", {"whiten_advantages": False}),
+        *(("grpo", {"scale_rewards": scale}) for scale in ScaleRewards),
+        ("rloo", {}),
+    ],
+)
+def test_what_is_not_whitened_may_have_few_tokens(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     players = players_with(Rare("timeout"), Scoring(retries=0, failure_budget=0.99), critic=name == "ppo")
-    changes = {"whiten_advantages": False} if name == "ppo" else {}
     _, ctx, _ = ppo.train(tmp_path, players, config=ppo.CONFIGS[name], max_steps=1, **changes)
-    assert ctx.metrics()["reward_failures/timeout"] == 15
+    figures = ctx.metrics()
+    assert figures["reward_failures/timeout"] == 15
+    assert all(math.isfinite(value) for value in figures.values())
+    assert (figures["grad_norm/policy"] == 0) == (name != "ppo")  # a response without others is nothing to learn from

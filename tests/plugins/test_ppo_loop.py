@@ -216,6 +216,22 @@ def test_the_critic_alone_learns_during_its_warmup(tmp_path: Path) -> None:
     assert ctx.metrics()["grad_norm/policy"] > 0
 
 
+def test_the_kl_coefficient_rests_while_the_critic_learns_alone(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, max_steps=4, critic_warmup=2, kl_target=1.0)
+    first, *waiting, adapted = ctx.series("kl_coef")
+    assert waiting == [first, first]
+    assert adapted != first
+
+
+def test_the_value_clip_reaches_the_critic(tmp_path: Path) -> None:
+    clipped = {
+        clip: ppo.train(tmp_path / str(clip), max_steps=1, clip_range_value=clip)[1].metrics()["val/clipfrac_avg"]
+        for clip in (1e-4, None)
+    }
+    assert clipped[1e-4] > 0.2
+    assert clipped[None] == 0
+
+
 def steps_of_an_update(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> int:
     """How many minibatches the only update takes."""
     count = 0
@@ -319,16 +335,43 @@ def test_the_reward_is_the_penalty_on_every_token_and_the_score_on_the_last(
 
 
 def test_gamma_and_lambda_reach_gae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = seen_by_gae(monkeypatch, tmp_path, gamma=0.0, lam=0.5)
-    torch.testing.assert_close(seen["raw"][seen["mask"]], (seen["rewards"] - seen["values"])[seen["mask"]])
+    seen = seen_by_gae(monkeypatch, tmp_path, gamma=0.9, lam=0.5)
+    for row, length in enumerate(seen["mask"].sum(1).tolist()):
+        rewards, values = (seen[name][row, :length].tolist() for name in ("rewards", "values"))
+        after = [*values[1:], 0.0]
+        deltas = [rewards[t] + 0.9 * after[t] - values[t] for t in range(length)]
+        expected = [sum(0.45 ** (j - t) * deltas[j] for j in range(t, length)) for t in range(length)]
+        assert seen["raw"][row, :length].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_the_kl_coefficient_moves_towards_its_target(tmp_path: Path) -> None:
+def test_the_kl_coefficient_moves_towards_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    real = loop.token_rewards
+
+    def token_rewards(episodes: Any, kl: torch.Tensor, kl_coef: float) -> torch.Tensor:
+        used.append(kl_coef)
+        return real(episodes, kl, kl_coef)
+
+    monkeypatch.setattr(loop, "token_rewards", token_rewards)
     _, above, _ = ppo.train(tmp_path / "above", kl_target=1e-3, kl_horizon=32, kl_coef=0.1)
     # KL 0 at the start is below any target: 0.1 * (1 - 0.2 * 16 / 32); then it is above it: * (1 + 0.2 * 16 / 32)
     assert above.series("kl_coef")[:3] == pytest.approx([0.1, 0.09, 0.099])
+    assert used == above.series("kl_coef")
     _, fixed, _ = ppo.train(tmp_path / "fixed", kl_coef=0.1)
     assert set(fixed.series("kl_coef")) == {0.1}
+
+
+def test_the_kl_coefficient_adapts_to_nats_per_response_whatever_penalises(tmp_path: Path) -> None:
+    def far(folder: str, **options: Any) -> FakeContext:
+        players = ppo.make_players(starts_as_reference=False)
+        with torch.no_grad():
+            players.reference.get_input_embeddings().weight.mul_(2)
+        return ppo.train(tmp_path / folder, players, kl_coef=0.1, kl_estimator=KLEstimator.k2, **options)[1]
+
+    kl = far("measured", max_steps=1).metrics()["objective/kl"]
+    assert kl > 1
+    adapting = far("adapting", max_steps=2, kl_target=kl / 1.1, kl_horizon=32)
+    assert adapting.series("kl_coef") == pytest.approx([0.1, 0.1 * (1 + 0.1 * 16 / 32)])
 
 
 def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,6 +387,11 @@ def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.Monk
     assert rates == pytest.approx([2e-3, 4e-3, 1e-3, 2e-3])  # critic, policy; linear to 0
     assert ctx.series("lr") == pytest.approx([4e-3, 2e-3])
     assert ctx.series("episode") == [16, 32]
+
+
+def test_the_rate_rises_over_its_warmup(tmp_path: Path) -> None:
+    _, ctx, _ = ppo.train(tmp_path, epochs=1, minibatches=1, lr=3e-3, warmup_steps=2)
+    assert ctx.series("lr") == pytest.approx([1e-3, 2e-3, 3e-3, 1.5e-3])
 
 
 def test_the_optimisers_get_their_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def episodes() -> Episodes:
         logprobs=torch.tensor([[-1.0, -2.0], [-4.0, 0.0]]),
         ref_logprobs=torch.tensor([[-2.0, -2.0], [-3.0, 0.0]]),
         entropies=torch.tensor([[0.5, 1.0], [3.0, 0.0]]),
-        values=torch.tensor([[1.0, 2.0], [3.0, 0.0]]),
+        values=torch.tensor([[0.0, 2.0], [3.0, 0.0]]),
         scores=torch.tensor([3.0, 1.0]),
         ended=torch.tensor([True, False]),
         parts={"polite": torch.tensor([0.5, 1.0])},
@@ -89,7 +89,7 @@ def test_hand_numbers() -> None:
         "val/sampling_z": 1.25,
         "val/missing_eos_gain": -4.0,  # -1 in place of 3
         "val/num_eos_tokens": 1.0,
-        "val/explained_variance": 1 - (2 / 3) / 2,  # residuals 1, 0, 2; returns 2, 2, 5
+        "val/explained_variance": 1 - (8 / 9) / 2,  # residuals 2, 0, 2; returns 2, 2, 5
         "val/returns_mean": 3.0,
         "val/returns_var": 2.0,
         "response_length/mean": 1.5,

@@ -221,6 +221,27 @@ def test_without_held_out_prompts(tmp_path: Path) -> None:
         run(tmp_path / "best", replace(CONFIG, select=Select.best), dataset=data(tmp_path / "data2", heldout=0))
 
 
+def test_the_temperature_reaches_the_sampling(tmp_path: Path) -> None:
+    warm, cold = (
+        run(tmp_path / str(temperature), replace(CONFIG, temperature=temperature)).metrics()["policy/entropy_avg"]
+        for temperature in (0.7, 0.1)
+    )
+    assert cold < 0.9 * warm
+
+
+def test_scores_are_shaped_in_training_and_on_held_out_prompts(tmp_path: Path) -> None:
+    rule = ppo.Rule(lambda sample: 9.0)
+    clipped = run(tmp_path / "clipped", replace(CONFIG, score_clip=4.0), rule).metrics()
+    assert clipped["objective/scores"] == clipped["heldout/reward"] == 4
+    cut = run(tmp_path / "cut", replace(CONFIG, missing_eos_score=-4.0), rule).metrics()
+    for score, ended in (
+        ("objective/scores", 1 - cut["response_length/truncated_frac"]),
+        ("heldout/reward", cut["heldout/eos_rate"]),
+    ):
+        assert ended < 1
+        assert cut[score] == pytest.approx(9 * ended - 4 * (1 - ended))
+
+
 @pytest.mark.parametrize("table", ["train", "heldout"])
 def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(table: str, tmp_path: Path) -> None:
     rows = prompt_rows(3)

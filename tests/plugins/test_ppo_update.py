@@ -88,7 +88,7 @@ def gradients(players: Players) -> list[torch.Tensor]:
     return found
 
 
-def naive(players: Players, episodes: Episodes) -> dict[str, float]:
+def naive(players: Players, episodes: Episodes, clip_value: float = VALUE) -> dict[str, float]:
     """The same losses token by token; leaves the gradients and returns the figures."""
     advantages, returns = signals(episodes)
     figures: dict[str, list[torch.Tensor]] = {}
@@ -103,7 +103,7 @@ def naive(players: Players, episodes: Episodes) -> dict[str, float]:
             plain, limited = -advantage * ratio, -advantage * bounded
             target, before = returns[row, step], episodes.values[row, step]
             moved = values[step] - before
-            near = values[step] if abs(moved) <= VALUE else before + VALUE * moved.sign().detach()
+            near = values[step] if abs(moved) <= clip_value else before + clip_value * moved.sign().detach()
             free, held = 0.5 * (values[step] - target) ** 2, 0.5 * (near - target) ** 2
             for name, value in {
                 "policy_loss": limited if limited > plain else plain,
@@ -270,7 +270,12 @@ def test_the_dual_clip_reaches_the_loss() -> None:
 
 def test_without_value_clipping_the_critic_learns_from_every_token() -> None:
     players = ppo.make_players()
-    assert backward(players, ppo.make_episodes(players), clip_value=None).mean("value_clipfrac") == 0
+    episodes = ppo.make_episodes(players)
+    assert backward(players, episodes, clip_value=None).mean("value_clipfrac") == 0
+    found = gradients(players)
+    naive(players, episodes, clip_value=math.inf)
+    for one, other in zip(found, gradients(players), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_the_worst_ratio_is_that_of_the_tokens_and_never_hides_a_nan() -> None:

@@ -219,6 +219,11 @@ def test_equal_scores_give_no_group_advantage():
     assert rloo(torch.full((4,), 0.1), even(4, 4)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("estimator", [grpo, grpo_unscaled, grpo_batch_scaled, rloo])
+def test_a_response_left_alone_gets_nothing(estimator):
+    assert estimator(torch.tensor([7.0]), torch.tensor([0])).tolist() == [0.0]
+
+
 def test_groups_may_have_lost_members_and_stand_in_any_order():
     # group 0: 1, 3; group 1: 7 alone; group 2: 0, 2, 4
     scores = torch.tensor([0.0, 1.0, 7.0, 2.0, 3.0, 4.0], dtype=torch.float64)
