@@ -82,7 +82,7 @@ def test_hand_numbers() -> None:
         "policy/entropy_avg": 1.5,  # (0.5 + 1 + 3) / 3: padding does not count
         "loss/policy_avg": -1.0,
         "loss/value_avg": 2.0,
-        "val/error": 5 / 3,  # 1, 0 and 2, squared
+        "val/error": 8 / 3,  # 2, 0 and 2, squared
         "val/clipfrac_avg": 0.0,
         "val/ratio": 1.0,
         "val/ratio_var": 0.5 / 3,
