@@ -48,7 +48,8 @@ class Port:
 class Component:
     """One option of one config group.
 
-    `config` is a dataclass whose fields are the options (defaults included); `factory` is `"module:attribute"`, called
+    `config` is a dataclass whose fields are the options (defaults included); it may have `revision()`, the state of what
+    the options name outside themselves (`plan/keys.py`), and `check_machine()`, which refuses a machine; `factory` is `"module:attribute"`, called
     as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`; `version` is raised whenever the
     result for the same config changes; `api` is the version of this contract that it was written for; `needs` are the
     input ports; `makes` is the kind of the artifact; `uses` are the other slots whose config the component reads (they

@@ -78,11 +78,10 @@ def _given_earlier(port: Port, earlier: Sequence[StageSpec]) -> Source | None:
 
 
 def _first_policy(makers: Sequence[StageSpec]) -> Source | None:
-    """The first policy of the run: that of the first stage that makes one, or the base model which that stage improved.
+    """The first policy of the run: `sft, ppo, ppo_2` gives sft; `ppo` alone gives base, which it improved.
 
     A stage whose policy port is by default the base model (sft) is there to make a first policy of it; one that only
-    falls back to the base model (ppo without sft) improves it, and what it is measured against is the base model:
-    `sft, ppo` gives sft; `ppo` alone gives base; `sft, ppo, ppo_2` gives sft.
+    falls back to the base model (ppo without sft) improves it, and the base model is what it is measured against.
     """
     if not makers:
         return None
