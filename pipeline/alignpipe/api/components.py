@@ -48,14 +48,14 @@ class Port:
 class Component:
     """One option of one config group.
 
-    `config` is a dataclass whose fields are the options (defaults included); it may have `revision()`, the state of what
-    the options name outside themselves (`plan/keys.py`), and `check_machine()`, which refuses a machine; `factory` is `"module:attribute"`, called
-    as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`; `version` is raised whenever the
-    result for the same config changes; `api` is the version of this contract that it was written for; `needs` are the
-    input ports; `makes` is the kind of the artifact; `uses` are the other slots whose config the component reads (they
-    enter the stage's key); `parallel` says that its stage is written to be run by all processes of a launch together
-    (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone; `requires` is what the machine must have: a run
-    without a GPU refuses what needs one, `plugins show` tells the rest.
+    `config` is a dataclass whose fields are the options (defaults included); it may have `revision()`, the state of
+    what the options name outside themselves (`plan/keys.py`), and `check_machine()`, which refuses a machine; `factory`
+    is `"module:attribute"`, called as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`;
+    `version` is raised whenever the result for the same config changes; `api` is the version of this contract that it
+    was written for; `needs` are the input ports; `makes` is the kind of the artifact; `uses` are the other slots whose
+    config the component reads (they enter the stage's key); `parallel` says that its stage is written to be run by all
+    processes of a launch together (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone; `requires` is what
+    the machine must have: a run without a GPU refuses what needs one, `plugins show` tells the rest.
 
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
     (the option's name is put there), a factory that is not `module:attribute`, an `api` that is no pair of numbers, and
