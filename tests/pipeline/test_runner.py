@@ -563,6 +563,40 @@ def test_a_lost_tail_and_a_second_rewind(tmp_path):
         ]
 
 
+def test_what_comes_again_behind_the_checkpoint_of_the_last_step_is_written_once(tmp_path):
+    """Closing figures are logged at the last step, whose checkpoint says nothing of them."""
+    work, folder = tmp_path / "work", tmp_path / "run"
+    work.mkdir()
+    folder.mkdir()
+    told, observed = [], []
+
+    def attempt(begin):
+        files = RunFiles(folder)
+        log = StageLog("s", work, files, lambda *facts: told.append(facts), lambda *facts: observed.append(facts))
+        begin(log)
+        log.metrics({"closing": 3, "odd": float("nan")})
+        return files
+
+    attempt(lambda log: [log.metrics({"a": step}, step) for step in (1, 2)])
+    (work / "timings.jsonl").write_text('{"stage": "s", "step": 2, "s/time/save": 1.0}\n')
+    once = [(work / "metrics.jsonl").read_bytes(), (work / "timings.jsonl").read_bytes()]
+    told.clear(), observed.clear()
+    files = attempt(lambda log: log.rewind(2))
+    for path in (work, folder):
+        assert [(path / name).read_bytes() for name in ("metrics.jsonl", "timings.jsonl")] == once
+    assert [(name, step) for _, values, step in told for name in values] == [
+        ("a", 1),
+        ("a", 2),
+        ("closing", 2),
+        ("odd", 2),
+        ("time/save", 2),
+    ]
+    assert len(observed) == 1, "observers are shown what the present attempt logs"
+    assert files.last["s/closing"] == 3
+    attempt(lambda log: [log.rewind(2), log.metrics({"closing": 4})])
+    assert len(read_lines(work / "metrics.jsonl")) == 4, "another value is another line"
+
+
 @pytest.mark.parametrize(("steps", "resumed"), [([], False), ([0, 5], False), ([5], True), ([5, 0], True)])
 def test_a_stage_has_resumed_if_it_began_at_a_step(tmp_path, steps, resumed):
     """A mix rewinds for each of its members: the later ones begin where the ones before ended."""

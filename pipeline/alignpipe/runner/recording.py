@@ -61,6 +61,8 @@ class StageLog:
         self.resumed = False
         """Whether the stage went on at a checkpoint of an earlier attempt."""
         self._last = 0
+        self._again: list[dict[str, Any]] = []
+        """Kept metrics of the very step where the stage resumes: those behind its checkpoint are about to come again."""
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
@@ -93,6 +95,9 @@ class StageLog:
             self._truncate(None)
         line = {"stage": self._stage, "step": step}
         line.update({f"{self._stage}/{key}": _number(value) for key, value in values.items()})
+        if line in self._again:  # in the files, and shown, by `rewind`
+            self._again.remove(line)
+            return
         _append(self._work / name, line)
         self._run_files.append(name, line)
         self._log(self._stage, values, step)
@@ -106,6 +111,7 @@ class StageLog:
                 write_lines(path, kept)
             if name == METRICS and kept:
                 self._last = kept[-1]["step"]
+                self._again = [line for line in kept if line["step"] == step]
         self._truncated = True
 
 
