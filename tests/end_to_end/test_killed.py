@@ -26,8 +26,8 @@ COMMAND = (
     "ppo.select=best",
 )
 MOMENTS = [("sft", 1), ("sft", 30), ("reward", 1), ("reward", 20), ("reward", 40), ("ppo", 1), ("ppo", 4), ("ppo", 7)]
-"""Stage, and how many lines of metrics it has logged when the process is killed: before the first checkpoint too, and at
-the last step, of which reward has a checkpoint and more to log."""
+"""Stage, and how many lines of metrics it has logged when the process is killed: before the first checkpoint too, and
+at the last step, of which reward has a checkpoint and more to log."""
 
 
 def lines(folder: Path, stage: str) -> int:

@@ -48,10 +48,11 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
     """
     decision = job.planner.decide(spec, made)
     result.key = decision.key
+    owner = str(job.run.folder)
     if decision.artifact is not None:
+        job.store.discard_leftover(spec.name, decision.key, owner)
         return _reuse(job, decision, decision.artifact, result)
     waiting_since = time.time()
-    owner = str(job.run.folder)
     with job.store.lock(spec.name, decision.key, owner, job.terminal.say, job.signals.requested) as lock:
         decision = job.planner.decide(spec, made)
         if decision.artifact is not None:
