@@ -62,7 +62,7 @@ class StageLog:
         """Whether the stage went on at a checkpoint of an earlier attempt."""
         self._last = 0
         self._again: list[dict[str, Any]] = []
-        """Kept metrics of the step where the stage resumes: those logged behind its checkpoint are about to come again."""
+        """Kept metrics of the step where the stage resumes; those from behind its checkpoint are about to come again."""
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""

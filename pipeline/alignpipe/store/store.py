@@ -150,7 +150,7 @@ class Store:
                 self._remove(work.path)
 
     def _remove(self, work: Path) -> None:
-        """Remove a work folder at one blow: a checkpoint that lacks files, since a kill came between, stops a resume."""
+        """Remove a work folder at one blow: a checkpoint that lacks files, since a kill came between, ends a resume."""
         shutil.rmtree(to_trash(self.layout, work))
 
     def discard_damaged(self, artifact: Artifact) -> None:
