@@ -550,6 +550,10 @@ def test_context(tmp_path, capsys):
     assert Path(summary_of(run)["stages"]["data"]["artifact"], "slots").read_text() == "model"
 
 
+def held():
+    """The check of a lock that nobody takes away."""
+
+
 def test_a_lost_tail_and_a_second_rewind(tmp_path):
     work, folder = tmp_path / "work", tmp_path / "run"
     work.mkdir()
@@ -557,7 +561,7 @@ def test_a_lost_tail_and_a_second_rewind(tmp_path):
     (work / "metrics.jsonl").write_text('{"stage": "s", "step": 1, "s/a": 1}\n{"stage": "s", "step": 2, "s/a"')
     told = []
     files = RunFiles(folder)
-    log = StageLog("s", work, files, lambda *facts: told.append(facts), lambda *facts: None)
+    log = StageLog("s", work, held, files, lambda *facts: told.append(facts), lambda *facts: None)
     log.rewind(1)
     assert told == [("s", {"a": 1.0}, 1)]
     log.metrics({"a": 2}, 2)
@@ -581,7 +585,8 @@ def test_what_comes_again_behind_the_checkpoint_of_the_last_step_is_written_once
 
     def attempt(begin):
         files = RunFiles(folder)
-        log = StageLog("s", work, files, lambda *facts: told.append(facts), lambda *facts: observed.append(facts))
+        tell, observe = (lambda *facts: told.append(facts)), (lambda *facts: observed.append(facts))
+        log = StageLog("s", work, held, files, tell, observe)
         begin(log)
         log.metrics({"closing": 3, "odd": float("nan")})
         return files
@@ -609,7 +614,7 @@ def test_what_comes_again_behind_the_checkpoint_of_the_last_step_is_written_once
 @pytest.mark.parametrize(("steps", "resumed"), [([], False), ([0, 5], False), ([5], True), ([5, 0], True)])
 def test_a_stage_has_resumed_if_it_began_at_a_step(tmp_path, steps, resumed):
     """A mix rewinds for each of its members: the later ones begin where the ones before ended."""
-    log = StageLog("s", tmp_path, RunFiles(tmp_path), lambda *facts: None, lambda *facts: None)
+    log = StageLog("s", tmp_path, held, RunFiles(tmp_path), lambda *facts: None, lambda *facts: None)
     for step in steps:
         log.rewind(step)
     assert log.resumed is resumed
@@ -620,7 +625,7 @@ def test_a_stage_that_starts_anew_drops_what_an_earlier_attempt_logged(tmp_path)
     work.mkdir()
     folder.mkdir()
     (work / "metrics.jsonl").write_text('{"stage": "s", "step": 7, "s/a": 1}\n')
-    log = StageLog("s", work, RunFiles(folder), lambda *facts: None, lambda *facts: None)
+    log = StageLog("s", work, held, RunFiles(folder), lambda *facts: None, lambda *facts: None)
     log.drop_unclaimed()
     assert read_lines(work / "metrics.jsonl") == []
 

@@ -48,11 +48,21 @@ class StageLog:
     """The metrics and timings of one stage while it runs.
 
     What an earlier attempt logged is kept up to the step at which the stage resumes, all dropped if it does not resume.
+    `check` is called before the work folder is written, and raises if it is another process's by now.
     """
 
-    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: LogCallback, observe: LogCallback) -> None:
+    def __init__(
+        self,
+        stage: str,
+        work: Path,
+        check: Callable[[], None],
+        run_files: RunFiles,
+        log: LogCallback,
+        observe: LogCallback,
+    ) -> None:
         self._stage = stage
         self._work = work
+        self._check = check
         self._run_files = run_files
         self._log = log
         self._observe = observe
@@ -62,7 +72,7 @@ class StageLog:
         """Whether the stage went on at a checkpoint of an earlier attempt."""
         self._last = 0
         self._again: list[dict[str, Any]] = []
-        """Kept metrics of the step where the stage resumes; those from behind its checkpoint are about to come again."""
+        """Kept metrics of the step where the stage resumes; those from behind its checkpoint will come again."""
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
@@ -98,12 +108,14 @@ class StageLog:
         if line in self._again:  # in the files, and shown, by `rewind`
             self._again.remove(line)
             return
+        self._check()
         _append(self._work / name, line)
         self._run_files.append(name, line)
         self._log(self._stage, values, step)
 
     def _truncate(self, step: int | None) -> None:
         """Drop what was logged after `step`; without a step, everything."""
+        self._check()
         for name in (METRICS, TIMINGS):
             path = self._work / name
             kept = [line for line in read_lines(path) if step is not None and line["step"] <= step]
