@@ -366,6 +366,23 @@ def test_an_interrupted_stage_goes_on_with_the_member_it_was_at(tmp_path: Path) 
     assert (second.logged, second.timings) == (whole.logged, whole.timings)
 
 
+def test_a_member_scores_as_its_files_say_whether_it_was_trained_just_now_or_before_a_kill(tmp_path: Path) -> None:
+    class Rounded(Counting):
+        """What it keeps is not quite what it has learned, as with weights that a file computes with otherwise."""
+
+        def save(self, folder: Path) -> None:
+            (folder / "learned").write_text(str(-abs(self.learned)))
+
+    totals = []
+    for name in ("trained just now", "trained before a kill"):
+        mix = mixed(tmp_path, {"a": Rounded()})
+        mix.fit({}, FakeContext(tmp_path / "stage"))
+        totals.append(score(mix, "x").total)
+        mix.save(tmp_path)
+        totals.append([float((tmp_path / "members" / "a" / "learned").read_text())])
+        assert len(set(map(tuple, totals))) == 1, name
+
+
 def test_a_member_that_starts_anew_keeps_what_finished_ones_logged(tmp_path: Path) -> None:
     """Killed between two members: nothing of the second one is there to go on with."""
     whole = FakeContext(tmp_path / "whole")

@@ -24,7 +24,8 @@ def train_members(members: Mapping[str, Reward], inputs: Mapping[str, Artifact],
 
     Gives the step at which the stage goes on logging.
 
-    A member that has finished is kept in `ctx.work`, so that an interrupted stage goes on with the next one.
+    A member that has finished is kept in `ctx.work`, so that an interrupted stage goes on with the next one, and scores
+    with what is kept there.
     """
     log = Log(ctx)
     for name, member in members.items():
@@ -39,6 +40,8 @@ def train_members(members: Mapping[str, Reward], inputs: Mapping[str, Artifact],
         ctx.say(f"training member {name}")
         member.fit(inputs, MemberContext(ctx, name, work / "state", log))
         _keep(member, done, log.last)
+        # As after a kill, and as in later stages: a model read from files may compute otherwise (`model.forward`).
+        member.load(done)
         log.next_member()
     log.settle()
     return log.first
