@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import stat
 import time
 
@@ -185,6 +186,23 @@ def test_a_damaged_object_goes_to_the_trash_when_the_same_is_published(store):
     assert publish(store) == artifact
     assert problem_of(artifact.folder.parent, deep=True) is None
     assert len(list(store.layout.trash.iterdir())) == 1
+
+
+@pytest.mark.parametrize("gone", ["state", "state/checkpoints"])
+def test_a_work_folder_that_goes_while_a_plan_looks_is_none(store, monkeypatch, gone):
+    """As another process publishes: plans take no lock."""
+    work = fill(store)
+    (work.state / "checkpoints" / "step-1").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path) == str(work.path / gone):
+            shutil.rmtree(work.path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in scandir(path)])
+    assert work.unfinished() is None
 
 
 def test_a_second_attempt_finds_its_state_but_an_empty_payload(store):

@@ -36,9 +36,15 @@ class WorkFolder:
         self._layout = layout
 
     def unfinished(self) -> Unfinished | None:
-        """The earlier attempt, if it left any state to resume from: a finished checkpoint, or files of its own kind."""
-        step = self._last_step()
-        own = [path for path in self.state.iterdir() if path.name != "checkpoints"] if self.state.is_dir() else []
+        """The earlier attempt, if it left any state to resume from: a finished checkpoint, or files of its own kind.
+
+        Plans ask without the lock, so the folder may be going meanwhile, as its result has been published.
+        """
+        try:
+            step = self._last_step()
+            own = [path for path in self.state.iterdir() if path.name != "checkpoints"]
+        except FileNotFoundError:
+            return None
         if step is None and not own:
             return None
         return Unfinished(step, (read_json(self._attempt) or {}).get("code", {}))

@@ -37,7 +37,7 @@ class Progress:
         if done == 0:
             return 0
         self.kl_coef = extra["kl_coef"]
-        self.best.value, self.best.step = extra["best_value"], extra["best_step"]
+        self.best.resume(extra["best_value"], extra["best_step"])
         self.watch.restore(extra["alarms"])
         for name, judge in self._judges.items():
             judge.earlier.extend(extra.get("failures", {}).get(name, ()))  # older checkpoints do not say
@@ -54,7 +54,7 @@ class Progress:
             "failures": {name: list(judge.earlier) for name, judge in self._judges.items()},
         }
         self._checkpoints.save(done, self._networks, self._optimizers, extra)
-        self.best.drop_others()
+        self.best.saved()
 
     def check(self, done: int) -> None:
         """Raise `TrainingError` if a weight is not finite."""
