@@ -554,6 +554,22 @@ def held():
     """The check of a lock that nobody takes away."""
 
 
+def test_what_was_logged_is_forced_to_the_disk_when_a_checkpoint_asks_for_it(tmp_path, monkeypatch):
+    synced = []
+    work, folder = tmp_path / "work", tmp_path / "run"
+    work.mkdir()
+    folder.mkdir()
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    log = StageLog("s", work, held, RunFiles(folder), lambda *facts: None, lambda *facts: None)
+    log.sync()
+    assert synced == [], "nothing was logged"
+    log.metrics({"a": 1}, 1)
+    log.timings({"b": 1}, 1)
+    synced.clear()
+    log.sync()
+    assert synced == [str(work / "metrics.jsonl"), str(work / "timings.jsonl")]
+
+
 def test_a_lost_tail_and_a_second_rewind(tmp_path):
     work, folder = tmp_path / "work", tmp_path / "run"
     work.mkdir()

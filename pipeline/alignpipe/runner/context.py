@@ -58,7 +58,7 @@ class SilentStage(Builder):
 
     def _drop(self, *_: object, **__: object) -> None: ...
 
-    log = log_timings = rewind = progress = alert = _drop
+    log = log_timings = sync_log = rewind = progress = alert = _drop
 
 
 class RunningStage(Builder):
@@ -82,7 +82,8 @@ class RunningStage(Builder):
         self.scoring = job.run.settings.scoring
         self.rank = 0
         self.world_size = job.crew.size(decision)
-        self.log, self.log_timings, self.rewind = log.metrics, log.timings, log.rewind
+        self.log, self.log_timings = log.metrics, log.timings
+        self.sync_log, self.rewind = log.sync, log.rewind
         self._job = job
         self._lock = lock
         self._bar = bar

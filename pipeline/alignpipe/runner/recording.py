@@ -10,6 +10,7 @@ from typing import Any
 
 from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.layout import METRICS, TIMINGS
+from alignpipe.syncing import sync
 
 LogCallback = Callable[[str, Mapping[str, float], int], None]
 """Called with (stage, metrics without the stage's prefix, step)."""
@@ -84,6 +85,14 @@ class StageLog:
     def timings(self, timings: Mapping[str, float], step: int) -> None:
         """Record machine-dependent figures."""
         self._write(TIMINGS, timings, step)
+
+    def sync(self) -> None:
+        """Force what the work folder has to the disk; see `StageContext.sync_log`."""
+        self._check()
+        for path in (self._work / METRICS, self._work / TIMINGS):
+            if path.exists():
+                with storing("writing metrics", path):
+                    sync(path)
 
     def rewind(self, step: int) -> None:
         """Keep what was logged up to `step`, and replay it into this run as if it had just been logged."""

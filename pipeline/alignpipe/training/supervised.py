@@ -77,7 +77,7 @@ def train(
     team = _drawing_in_order(model, team, ctx)
     team.same_start(model)
     learner = adamw(model, options, options.lr, team)
-    checkpoints = Checkpoints(ctx.work, team)
+    checkpoints = Checkpoints(ctx.work, team, ctx.sync_log)
     steps = options.steps(len(examples))
     warmup = round(options.warmup_share * steps)
     start, _ = checkpoints.load({"model": model}, {"optimizer": learner.optimizer})

@@ -6,8 +6,8 @@ Random streams are functions of seed, purpose and update, so an update's number 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from alignpipe.api import StageContext
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.learner import Learner
@@ -21,12 +21,17 @@ class Progress:
     """Networks, optimisers, the KL coefficient, the best policy so far, what alarms have seen and judges failed on."""
 
     def __init__(
-        self, work: Path, learners: Mapping[str, Learner], judges: Mapping[str, Judge], kl_coef: float, team: Team
+        self,
+        ctx: StageContext,
+        learners: Mapping[str, Learner],
+        judges: Mapping[str, Judge],
+        kl_coef: float,
+        team: Team,
     ) -> None:
         self.kl_coef = kl_coef
-        self.best = Best(work, team)
+        self.best = Best(ctx.work, team)
         self.watch = Watch()
-        self._checkpoints = Checkpoints(work, team)
+        self._checkpoints = Checkpoints(ctx.work, team, ctx.sync_log)
         self._judges = judges
         self._networks = {name: learner.network for name, learner in learners.items()}
         self._optimizers = {name: learner.optimizer for name, learner in learners.items()}
