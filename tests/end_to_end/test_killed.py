@@ -18,15 +18,16 @@ COMMAND = (
     "sft.save_every=7",
     "sft.log_every=1",
     "reward.max_steps=40",
-    "reward.save_every=7",
+    "reward.save_every=8",
     "reward.log_every=1",
     "ppo.max_steps=8",
     "ppo.save_every=2",
     "ppo.eval_every=1",
     "ppo.select=best",
 )
-MOMENTS = [("sft", 1), ("sft", 30), ("reward", 1), ("reward", 20), ("ppo", 1), ("ppo", 4), ("ppo", 7)]
-"""Stage, and how many lines of metrics it has logged when the process is killed: before the first checkpoint too."""
+MOMENTS = [("sft", 1), ("sft", 30), ("reward", 1), ("reward", 20), ("reward", 40), ("ppo", 1), ("ppo", 4), ("ppo", 7)]
+"""Stage, and how many lines of metrics it has logged when the process is killed: before the first checkpoint too, and
+at the last step, of which reward has a checkpoint and more to log."""
 
 
 def lines(folder: Path, stage: str) -> int:

@@ -13,10 +13,13 @@ from contextlib import ExitStack
 import pytest
 
 from alignpipe.errors import StageInterrupted, StoreError
+from alignpipe.runner import execute
 from alignpipe.store import RunRecords, Store, leases
 from alignpipe.store import locks as store_locks
 from alignpipe.store.leases import Lease
 from alignpipe.store.locks import holder, holding, holding_if_free
+from support import fake_run
+from support.fake_run import make_registry, make_run
 
 SECONDS = 0.4
 
@@ -205,6 +208,34 @@ def test_gc_takes_what_a_killed_run_left_and_nothing_else(path, held):
     kill(held)
     with holding_if_free(path, "gc") as free:
         assert free is not None
+
+
+@pytest.mark.parametrize("at", ["log", "log_timings", "stop_requested"])
+def test_a_stage_whose_lock_another_has_taken_writes_nothing_more(tmp_path, monkeypatch, at):
+    """No metrics, no checkpoints (loops ask first whether to stop), no failure: the folder is another's."""
+    run = make_run(tmp_path, stages=["data", "sft"])
+    store, written = Store(tmp_path / "store"), []
+    with ExitStack() as other:
+
+        def interrupted_for_long(stage, inputs, ctx):
+            ctx.log({"loss": 2.0}, 1)
+            kill(ctx._lock._lock)
+            other.enter_context(store.lock("sft", ctx.work.parent.name.removeprefix("sft-"), "other", print, bool))
+            written.append(snapshot(ctx.work.parent))
+            if at == "stop_requested":
+                ctx.stop_requested()
+            else:
+                getattr(ctx, at)({"loss": 1.0}, 2)
+            written.append("goes on")
+
+        monkeypatch.setattr(fake_run.Train, "run", interrupted_for_long)
+        with pytest.raises(StoreError, match="was lost"):
+            execute(run, make_registry())
+        assert written == [snapshot(next((tmp_path / "store" / "work").glob("sft-*")))]
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- run records ---

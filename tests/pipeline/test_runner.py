@@ -145,6 +145,15 @@ def test_a_damaged_object_is_moved_away_and_computed_again(tmp_path, executions,
     assert statuses(run) == {"data": "cached", "sft": "ran", "ppo": "cached", "eval": "cached"}
 
 
+def test_a_reused_stage_removes_the_work_folder_that_a_kill_left(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_remove", lambda *_: None)
+        execute(make_run(tmp_path, "one"), make_registry())
+    assert len(list((tmp_path / "store" / "work").iterdir())) == 4
+    execute(make_run(tmp_path, "two"), make_registry())
+    assert not list((tmp_path / "store" / "work").iterdir())
+
+
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, executions):
     plain = make_run(tmp_path / "plain")
     execute(plain, make_registry())
@@ -541,6 +550,26 @@ def test_context(tmp_path, capsys):
     assert Path(summary_of(run)["stages"]["data"]["artifact"], "slots").read_text() == "model"
 
 
+def held():
+    """The check of a lock that nobody takes away."""
+
+
+def test_what_was_logged_is_forced_to_the_disk_when_a_checkpoint_asks_for_it(tmp_path, monkeypatch):
+    synced = []
+    work, folder = tmp_path / "work", tmp_path / "run"
+    work.mkdir()
+    folder.mkdir()
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    log = StageLog("s", work, held, RunFiles(folder), lambda *facts: None, lambda *facts: None)
+    log.sync()
+    assert synced == [], "nothing was logged"
+    log.metrics({"a": 1}, 1)
+    log.timings({"b": 1}, 1)
+    synced.clear()
+    log.sync()
+    assert synced == [str(work / "metrics.jsonl"), str(work / "timings.jsonl")]
+
+
 def test_a_lost_tail_and_a_second_rewind(tmp_path):
     work, folder = tmp_path / "work", tmp_path / "run"
     work.mkdir()
@@ -548,7 +577,7 @@ def test_a_lost_tail_and_a_second_rewind(tmp_path):
     (work / "metrics.jsonl").write_text('{"stage": "s", "step": 1, "s/a": 1}\n{"stage": "s", "step": 2, "s/a"')
     told = []
     files = RunFiles(folder)
-    log = StageLog("s", work, files, lambda *facts: told.append(facts), lambda *facts: None)
+    log = StageLog("s", work, held, files, lambda *facts: told.append(facts), lambda *facts: None)
     log.rewind(1)
     assert told == [("s", {"a": 1.0}, 1)]
     log.metrics({"a": 2}, 2)
@@ -563,10 +592,45 @@ def test_a_lost_tail_and_a_second_rewind(tmp_path):
         ]
 
 
+def test_what_comes_again_behind_the_checkpoint_of_the_last_step_is_written_once(tmp_path):
+    """Closing figures are logged at the last step, whose checkpoint says nothing of them."""
+    work, folder = tmp_path / "work", tmp_path / "run"
+    work.mkdir()
+    folder.mkdir()
+    told, observed = [], []
+
+    def attempt(begin):
+        files = RunFiles(folder)
+        tell, observe = (lambda *facts: told.append(facts)), (lambda *facts: observed.append(facts))
+        log = StageLog("s", work, held, files, tell, observe)
+        begin(log)
+        log.metrics({"closing": 3, "odd": float("nan")})
+        return files
+
+    attempt(lambda log: [log.metrics({"a": step}, step) for step in (1, 2)])
+    (work / "timings.jsonl").write_text('{"stage": "s", "step": 2, "s/time/save": 1.0}\n')
+    once = [(work / "metrics.jsonl").read_bytes(), (work / "timings.jsonl").read_bytes()]
+    told.clear(), observed.clear()
+    files = attempt(lambda log: log.rewind(2))
+    for path in (work, folder):
+        assert [(path / name).read_bytes() for name in ("metrics.jsonl", "timings.jsonl")] == once
+    assert [(name, step) for _, values, step in told for name in values] == [
+        ("a", 1),
+        ("a", 2),
+        ("closing", 2),
+        ("odd", 2),
+        ("time/save", 2),
+    ]
+    assert len(observed) == 1, "observers are shown what the present attempt logs"
+    assert files.last["s/closing"] == 3
+    attempt(lambda log: [log.rewind(2), log.metrics({"closing": 4})])
+    assert len(read_lines(work / "metrics.jsonl")) == 4, "another value is another line"
+
+
 @pytest.mark.parametrize(("steps", "resumed"), [([], False), ([0, 5], False), ([5], True), ([5, 0], True)])
 def test_a_stage_has_resumed_if_it_began_at_a_step(tmp_path, steps, resumed):
     """A mix rewinds for each of its members: the later ones begin where the ones before ended."""
-    log = StageLog("s", tmp_path, RunFiles(tmp_path), lambda *facts: None, lambda *facts: None)
+    log = StageLog("s", tmp_path, held, RunFiles(tmp_path), lambda *facts: None, lambda *facts: None)
     for step in steps:
         log.rewind(step)
     assert log.resumed is resumed
@@ -577,7 +641,7 @@ def test_a_stage_that_starts_anew_drops_what_an_earlier_attempt_logged(tmp_path)
     work.mkdir()
     folder.mkdir()
     (work / "metrics.jsonl").write_text('{"stage": "s", "step": 7, "s/a": 1}\n')
-    log = StageLog("s", work, RunFiles(folder), lambda *facts: None, lambda *facts: None)
+    log = StageLog("s", work, held, RunFiles(folder), lambda *facts: None, lambda *facts: None)
     log.drop_unclaimed()
     assert read_lines(work / "metrics.jsonl") == []
 

@@ -68,10 +68,17 @@ def test_a_killed_process_exits_with_the_signals_code(tmp_path):
     assert "interrupted (state of step 1 saved)" in err
 
 
-def test_a_second_signal_ends_at_once():
+def test_a_second_signal_ends_at_once_unless_it_is_the_first_once_more(monkeypatch):
+    """Schedulers and launchers send one to the process and to its group, milliseconds apart."""
+    now = [100.0]
+    monkeypatch.setattr("alignpipe.runner.signals.time.monotonic", lambda: now[0])
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.requested()
+        now[0] += 0.9
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 0.2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signals.exit_code == 130

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import stat
 import time
 
@@ -98,6 +99,37 @@ def test_publishing_a_key_again_replaces_its_records(store):
     assert publish(store) == first
 
 
+def test_a_kill_while_the_work_folder_is_removed_leaves_no_half_of_it(store, monkeypatch):
+    """A checkpoint that lacks files would end every later attempt, once the result is damaged or collected."""
+
+    def killed(path, **_):
+        raise KeyboardInterrupt
+
+    work = fill(store)
+    monkeypatch.setattr("alignpipe.store.store.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.publish(work, **made(store))
+    assert store.lookup("sft", KEY) is not None
+    assert not work.path.exists()
+
+
+def test_what_a_kill_left_of_a_stored_result_is_removed(store, monkeypatch):
+    work = fill(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_remove", lambda *_: None)
+        store.publish(work, **made(store))
+    with holding(store.layout.lock(work.path.name), "another"):
+        store.discard_leftover("sft", KEY, "me")
+    assert work.path.exists(), "its owner is just about to remove it"
+    store.discard_leftover("sft", KEY, "me")
+    assert not work.path.exists()
+    assert list(store.layout.trash.iterdir()) == []
+    again = fill(store)
+    os.utime(again.path / "attempt.json", (time.time() + 9, time.time() + 9))
+    store.discard_leftover("sft", KEY, "me")
+    assert again.path.exists(), "a later attempt, which may go on"
+
+
 def test_an_empty_payload_or_a_link_is_refused(store, tmp_path):
     work = opened(store, "sft", KEY, {})
     with pytest.raises(StoreError, match="'sft' ended without writing anything"):
@@ -154,6 +186,23 @@ def test_a_damaged_object_goes_to_the_trash_when_the_same_is_published(store):
     assert publish(store) == artifact
     assert problem_of(artifact.folder.parent, deep=True) is None
     assert len(list(store.layout.trash.iterdir())) == 1
+
+
+@pytest.mark.parametrize("gone", ["state", "state/checkpoints"])
+def test_a_work_folder_that_goes_while_a_plan_looks_is_none(store, monkeypatch, gone):
+    """As another process publishes: plans take no lock."""
+    work = fill(store)
+    (work.state / "checkpoints" / "step-1").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path) == str(work.path / gone):
+            shutil.rmtree(work.path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in scandir(path)])
+    assert work.unfinished() is None
 
 
 def test_a_second_attempt_finds_its_state_but_an_empty_payload(store):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -364,6 +365,38 @@ def test_an_interrupted_stage_goes_on_with_the_member_it_was_at(tmp_path: Path) 
     mixed(tmp_path, {"a": a, "b": b}).fit({}, second)
     assert (a.fitted, b.started_at) == (0, [2])
     assert (second.logged, second.timings) == (whole.logged, whole.timings)
+
+
+def test_a_member_scores_as_its_files_say_whether_it_was_trained_just_now_or_before_a_kill(tmp_path: Path) -> None:
+    class Rounded(Counting):
+        """What it keeps is not quite what it has learned, as with weights that a file computes with otherwise."""
+
+        def save(self, folder: Path) -> None:
+            (folder / "learned").write_text(str(-abs(self.learned)))
+
+    totals = []
+    for name in ("trained just now", "trained before a kill"):
+        mix = mixed(tmp_path, {"a": Rounded()})
+        mix.fit({}, FakeContext(tmp_path / "stage"))
+        totals.append(score(mix, "x").total)
+        mix.save(tmp_path)
+        totals.append([float((tmp_path / "members" / "a" / "learned").read_text())])
+        assert len(set(map(tuple, totals))) == 1, name
+
+
+def test_a_trained_member_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ctx = FakeContext(tmp_path)
+    mixed(tmp_path / "mix", {"a": Counting()}).fit({}, ctx)
+    folder = ctx.work / "members" / "a"
+    partial = folder / "trained.partial"
+    assert {partial / "learned", partial / "last_step.json", partial} == set(synced[:3])
+    assert synced[3:] == [folder], "the rename"
 
 
 def test_a_member_that_starts_anew_keeps_what_finished_ones_logged(tmp_path: Path) -> None:

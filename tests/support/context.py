@@ -53,6 +53,8 @@ class FakeContext:
     def log_timings(self, timings: Mapping[str, float], step: int) -> None:
         self.timings.append((step, dict(timings)))
 
+    def sync_log(self) -> None: ...
+
     def rewind(self, step: int) -> None:
         self.logged = [entry for entry in self.logged if entry[0] <= step]
         self.timings = [entry for entry in self.timings if entry[0] <= step]

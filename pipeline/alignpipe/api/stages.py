@@ -62,6 +62,10 @@ class StageContext(BuildContext, Protocol):
         """Record machine-dependent figures (`time/generate`, `perf/tokens_per_second`) at `step`."""
         ...
 
+    def sync_log(self) -> None:
+        """Force what was logged to the disk: called before a checkpoint counts, since nothing before it comes again."""
+        ...
+
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: called once when a stage resumes from its checkpoint of `step`.
 

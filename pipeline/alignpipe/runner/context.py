@@ -18,6 +18,7 @@ from alignpipe.runner.job import Job
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar
 from alignpipe.store import WorkFolder
+from alignpipe.store.locks import HeldLock
 
 
 class Builder:
@@ -57,7 +58,7 @@ class SilentStage(Builder):
 
     def _drop(self, *_: object, **__: object) -> None: ...
 
-    log = log_timings = rewind = progress = alert = _drop
+    log = log_timings = sync_log = rewind = progress = alert = _drop
 
 
 class RunningStage(Builder):
@@ -68,6 +69,7 @@ class RunningStage(Builder):
         job: Job,
         decision: Decision,
         work: WorkFolder,
+        lock: HeldLock,
         device: str,
         log: StageLog,
         bar: Bar,
@@ -80,14 +82,20 @@ class RunningStage(Builder):
         self.scoring = job.run.settings.scoring
         self.rank = 0
         self.world_size = job.crew.size(decision)
-        self.log, self.log_timings, self.rewind = log.metrics, log.timings, log.rewind
-        self.stop_requested = job.signals.requested
+        self.log, self.log_timings = log.metrics, log.timings
+        self.sync_log, self.rewind = log.sync, log.rewind
         self._job = job
+        self._lock = lock
         self._bar = bar
 
     def progress(self, done: int, total: int, figures: Mapping[str, float] | None = None, unit: str = "step") -> None:
         """Show how far the stage is."""
         self._bar.update(done, total, figures or {}, unit)
+
+    def stop_requested(self) -> bool:
+        """Whether to save and end; raises `StoreError` if the work folder is another process's by now."""
+        self._lock.check()
+        return self._job.signals.requested()
 
     def say(self, message: str) -> None:
         """Tell the user one line."""

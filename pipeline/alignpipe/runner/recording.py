@@ -10,6 +10,7 @@ from typing import Any
 
 from alignpipe.store.files import storing, write_atomically
 from alignpipe.store.layout import METRICS, TIMINGS
+from alignpipe.syncing import sync
 
 LogCallback = Callable[[str, Mapping[str, float], int], None]
 """Called with (stage, metrics without the stage's prefix, step)."""
@@ -48,11 +49,21 @@ class StageLog:
     """The metrics and timings of one stage while it runs.
 
     What an earlier attempt logged is kept up to the step at which the stage resumes, all dropped if it does not resume.
+    `check` is called before the work folder is written, and raises if it is another process's by now.
     """
 
-    def __init__(self, stage: str, work: Path, run_files: RunFiles, log: LogCallback, observe: LogCallback) -> None:
+    def __init__(
+        self,
+        stage: str,
+        work: Path,
+        check: Callable[[], None],
+        run_files: RunFiles,
+        log: LogCallback,
+        observe: LogCallback,
+    ) -> None:
         self._stage = stage
         self._work = work
+        self._check = check
         self._run_files = run_files
         self._log = log
         self._observe = observe
@@ -61,6 +72,8 @@ class StageLog:
         self.resumed = False
         """Whether the stage went on at a checkpoint of an earlier attempt."""
         self._last = 0
+        self._again: list[dict[str, Any]] = []
+        """Kept metrics of the step where the stage resumes; those from behind its checkpoint will come again."""
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
@@ -72,6 +85,14 @@ class StageLog:
     def timings(self, timings: Mapping[str, float], step: int) -> None:
         """Record machine-dependent figures."""
         self._write(TIMINGS, timings, step)
+
+    def sync(self) -> None:
+        """Force what the work folder has to the disk; see `StageContext.sync_log`."""
+        self._check()
+        for path in (self._work / METRICS, self._work / TIMINGS):
+            if path.exists():
+                with storing("writing metrics", path):
+                    sync(path)
 
     def rewind(self, step: int) -> None:
         """Keep what was logged up to `step`, and replay it into this run as if it had just been logged."""
@@ -93,12 +114,17 @@ class StageLog:
             self._truncate(None)
         line = {"stage": self._stage, "step": step}
         line.update({f"{self._stage}/{key}": _number(value) for key, value in values.items()})
+        if line in self._again:  # in the files, and shown, by `rewind`
+            self._again.remove(line)
+            return
+        self._check()
         _append(self._work / name, line)
         self._run_files.append(name, line)
         self._log(self._stage, values, step)
 
     def _truncate(self, step: int | None) -> None:
         """Drop what was logged after `step`; without a step, everything."""
+        self._check()
         for name in (METRICS, TIMINGS):
             path = self._work / name
             kept = [line for line in read_lines(path) if step is not None and line["step"] <= step]
@@ -106,6 +132,7 @@ class StageLog:
                 write_lines(path, kept)
             if name == METRICS and kept:
                 self._last = kept[-1]["step"]
+                self._again = [line for line in kept if line["step"] == step]
         self._truncated = True
 
 

@@ -1,4 +1,4 @@
-"""Stopping: Ctrl-C and SIGTERM ask the stage to save and end; a second one ends it at once."""
+"""Stopping: Ctrl-C and SIGTERM ask the stage to save and end; a later one ends it at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import time
 from types import FrameType
 from typing import Any, Self
 
+_SAME = 1.0
+"""Seconds in which further signals are the first once more: launchers and schedulers send one to a process directly and
+to its group, milliseconds apart."""
 _FIRST = b"\nalignpipe: stopping at the next step; once more to stop at once\n"
 
 
@@ -59,8 +62,11 @@ class StopSignals:
             self._before[signal.SIGUSR2](signal.SIGUSR2, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received_at is not None:
+            if now - self.received_at < _SAME:
+                return
             raise KeyboardInterrupt
-        self.received, self.received_at = signal.Signals(number), time.monotonic()
+        self.received, self.received_at = signal.Signals(number), now
         if not self._silent:
             os.write(2, _FIRST)

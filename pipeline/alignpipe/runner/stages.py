@@ -48,10 +48,11 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
     """
     decision = job.planner.decide(spec, made)
     result.key = decision.key
+    owner = str(job.run.folder)
     if decision.artifact is not None:
+        job.store.discard_leftover(spec.name, decision.key, owner)
         return _reuse(job, decision, decision.artifact, result)
     waiting_since = time.time()
-    owner = str(job.run.folder)
     with job.store.lock(spec.name, decision.key, owner, job.terminal.say, job.signals.requested) as lock:
         decision = job.planner.decide(spec, made)
         if decision.artifact is not None:
@@ -59,7 +60,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         failure = job.store.work(spec.name, decision.key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
-        with recording_failure(job, decision):  # and makes a full disk and `sys.exit()` errors of one sentence
+        with recording_failure(job, decision, lock):  # and makes a full disk and `sys.exit()` errors of one sentence
             return _compute(job, decision, lock, result)
 
 
@@ -87,9 +88,9 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
     job.observers.notify("alignpipe_stage_started", info=job.info, stage=stage)
     work = job.store.work(stage, decision.key)
     work.prepare(decision.code, decision.restart)
-    log = StageLog(stage, work.path, job.files, job.trackers.log, job.observers.log)
+    log = StageLog(stage, work.path, lock.check, job.files, job.trackers.log, job.observers.log)
     with job.terminal.bar(stage) as bar:
-        ctx = RunningStage(job, decision, work, device, log, bar)
+        ctx = RunningStage(job, decision, work, lock, device, log, bar)
         with job.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     log.drop_unclaimed()

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, fsync, and OS errors in one sentence."""
+"""Files that are complete or absent: atomic writes, and OS errors in one sentence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.errors import StoreError
+from alignpipe.syncing import sync
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -85,15 +86,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-
-
-def sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def empty_folder(folder: Path) -> None:

@@ -57,14 +57,17 @@ class HeldLock:
 
     def check(self) -> None:
         """Raise `StoreError` if the lock was lost meanwhile, which only one on a network file system can be."""
-        with storing("checking a lock of the store", self._path):
-            lost = self._lock.lost()
-        if lost:
+        if self.lost():
             raise StoreError(
                 f"the lock {self._path} was lost: this process could not renew it for {_LEASE_SECONDS:.0f} s, and "
                 f"{holder(self._path)} has taken it, so nothing more is written; if that one is gone too, give the "
                 "same command again"
             )
+
+    def lost(self) -> bool:
+        """Whether another process has the lock by now."""
+        with storing("checking a lock of the store", self._path):
+            return self._lock.lost()
 
 
 @contextmanager

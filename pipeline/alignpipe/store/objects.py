@@ -12,8 +12,9 @@ from typing import Any
 from alignpipe.api import Artifact, Kind
 from alignpipe.digests import file_digest, listing_digest
 from alignpipe.errors import StoreError
-from alignpipe.store.files import read_json, sync, write_json
+from alignpipe.store.files import read_json, write_json
 from alignpipe.store.layout import METRICS, TIMINGS, Layout, records_folder
+from alignpipe.syncing import sync
 
 _SCHEMA = 1
 _READ_ONLY = 0o444

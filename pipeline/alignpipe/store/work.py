@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from alignpipe.store.files import empty_folder, now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout
@@ -35,9 +36,15 @@ class WorkFolder:
         self._layout = layout
 
     def unfinished(self) -> Unfinished | None:
-        """The earlier attempt, if it left any state to resume from: a finished checkpoint, or files of its own kind."""
-        step = self._last_step()
-        own = [path for path in self.state.iterdir() if path.name != "checkpoints"] if self.state.is_dir() else []
+        """The earlier attempt, if it left any state to resume from: a finished checkpoint, or files of its own kind.
+
+        Plans ask without the lock, so the folder may be going meanwhile, as its result has been published.
+        """
+        try:
+            step = self._last_step()
+            own = [path for path in self.state.iterdir() if path.name != "checkpoints"]
+        except FileNotFoundError:
+            return None
         if step is None and not own:
             return None
         return Unfinished(step, (read_json(self._attempt) or {}).get("code", {}))
@@ -56,6 +63,10 @@ class WorkFolder:
             self.state.mkdir(parents=True, exist_ok=True)
             self._failure.unlink(missing_ok=True)
             write_json(self._attempt, {"code": dict(code), "started": now_text(), "host": socket.gethostname()})
+
+    def began_before(self, file: Path) -> bool:
+        """Whether the newest attempt began before `file` was written; so it did if it is not known any more."""
+        return not self._attempt.exists() or self._attempt.stat().st_mtime <= file.stat().st_mtime
 
     def note_failure(self, error: str) -> None:
         """Leave the error for the processes that wait for the key."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim import Optimizer
 
+from alignpipe.syncing import sync, sync_tree
 from alignpipe.training.parallel import Team
 from alignpipe.training.sharding import load_whole_state, whole_state
 
@@ -32,12 +33,14 @@ _FULL_BELOW = 1 << 20
 class Checkpoints:
     """Writes and reads the checkpoints of one stage; only the newest is kept.
 
-    All processes of `team` call every method; rank 0 writes, and says which checkpoint is the newest.
+    All processes of `team` call every method; rank 0 writes, and says which checkpoint is the newest. Before one
+    counts, what else lies in `work` is on the disk, since it may refer to that, and so is the log (`sync_log`).
     """
 
-    def __init__(self, work: Path, team: Team) -> None:
+    def __init__(self, work: Path, team: Team, sync_log: Callable[[], None] = lambda: None) -> None:
         self._folder = work / "checkpoints"
         self._team = team
+        self._sync_log = sync_log
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
@@ -57,11 +60,12 @@ class Checkpoints:
         for name, module in modules.items():
             save_model(module, str(draft / f"{name}.safetensors"))
         _save({"optimizers": states, "extra": dict(extra)}, draft / "state.pt")
-        for path in (*draft.iterdir(), draft):
-            _fsync(path)
+        sync_tree(draft)
+        sync_tree(self._folder.parent, but=self._folder)
+        self._sync_log()
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-        _fsync(self._folder)
+        sync(self._folder)
         for old in self._folder.glob(f"{_PREFIX}*"):
             if old != target:
                 shutil.rmtree(old)
@@ -98,11 +102,3 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
         if shutil.disk_usage(path.parent).free < _FULL_BELOW:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -46,6 +46,10 @@ class Team:
         """Whether this process writes what the stage leaves: checkpoints and the payload."""
         return self.rank == 0
 
+    def with_one_lane(self) -> Team:
+        """The same processes, each with one lane."""
+        return Team(self.rank, self.size, ONE_LANE, shard=self.shard)
+
     def share(
         self, lengths: Sequence[int], *, rows: Sequence[int] | None = None, groups: Sequence[int] | None = None
     ) -> list[int]:

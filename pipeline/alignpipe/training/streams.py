@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -18,6 +20,21 @@ def stream(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """
     name = data_digest([purpose, seed, *numbers])
     return torch.Generator().manual_seed(int(name[:8], 16))  # torch takes 32 bits on a CPU
+
+
+@contextmanager
+def global_stream(device: str, seed: int, purpose: str, *numbers: int) -> Iterator[None]:
+    """In the block torch's own generators draw what the name says (see `stream`); after it they are as before.
+
+    For layers that take no generator. All threads share a device's generator, so one thread draws at a time.
+    """
+    kind, number = torch.device(device).type, stream(seed, purpose, *numbers).initial_seed()
+    with torch.random.fork_rng([] if kind == "cpu" else [device], device_type=None if kind == "cpu" else kind):
+        if kind == "cpu":
+            torch.default_generator.manual_seed(number)  # at once; `torch.manual_seed` looks for devices
+        else:
+            torch.manual_seed(number)
+        yield
 
 
 def batch_indices(step: int, size: int, count: int, seed: int) -> list[int]:

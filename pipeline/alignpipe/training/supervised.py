@@ -21,7 +21,7 @@ from alignpipe.training.learner import Learner, adamw, by_micro_batches
 from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import Team, added
 from alignpipe.training.schedule import rate
-from alignpipe.training.streams import batch_indices
+from alignpipe.training.streams import batch_indices, global_stream
 from alignpipe.training.supervised_config import SupervisedConfig
 
 
@@ -74,9 +74,10 @@ def train(
 
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when a gradient is not finite.
     """
+    team = _drawing_in_order(model, team, ctx)
     team.same_start(model)
     learner = adamw(model, options, options.lr, team)
-    checkpoints = Checkpoints(ctx.work, team)
+    checkpoints = Checkpoints(ctx.work, team, ctx.sync_log)
     steps = options.steps(len(examples))
     warmup = round(options.warmup_share * steps)
     start, _ = checkpoints.load({"model": model}, {"optimizer": learner.optimizer})
@@ -89,7 +90,8 @@ def train(
         factor = rate(step, steps, warmup, options.schedule)
         learner.set_rate(factor)
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
-        metrics = _step(learner, batch, loss, options.micro_batch_size, step, team)
+        with global_stream(ctx.device, ctx.seed, "dropout", step, team.rank):
+            metrics = _step(learner, batch, loss, options.micro_batch_size, step, team)
         done = step + 1
         last = done == steps
         if done % options.log_every == 0 or last:
@@ -111,6 +113,15 @@ def train(
             ctx.log_timings({"time/save": time.perf_counter() - began}, step=done)
         if stop:
             raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {steps}")
+
+
+def _drawing_in_order(model: nn.Module, team: Team, ctx: StageContext) -> Team:
+    """The team, with one lane where there is dropout: all lanes draw from one generator, whoever comes first."""
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    if not drops or team.lanes.count == 1:
+        return team
+    ctx.say("dropout: one lane trains, since lanes would draw their masks in any order")
+    return team.with_one_lane()
 
 
 def _step(

@@ -89,6 +89,10 @@ class MemberContext:
         """Record timings as `<member>/<timing>`."""
         self._ctx.log_timings({f"{self._name}/{key}": value for key, value in timings.items()}, self._log.at(step))
 
+    def sync_log(self) -> None:
+        """Force what was logged to the disk."""
+        self._ctx.sync_log()
+
     def rewind(self, step: int) -> None:
         """Forget what this member logged after `step`."""
         self._log.rewind(step)

@@ -12,6 +12,7 @@ from alignpipe.api import Artifact, Reward, Sample, StageContext, TrainableRewar
 from alignpipe.dataset import Dataset, Table
 from alignpipe.errors import DataError, RewardError
 from alignpipe.rewarding.judge import Judge
+from alignpipe.syncing import sync, sync_tree
 from alignpipe_plugins.mix.config import Normalise
 from alignpipe_plugins.mix.context import Log, MemberContext
 
@@ -24,7 +25,8 @@ def train_members(members: Mapping[str, Reward], inputs: Mapping[str, Artifact],
 
     Gives the step at which the stage goes on logging.
 
-    A member that has finished is kept in `ctx.work`, so that an interrupted stage goes on with the next one.
+    A member that has finished is kept in `ctx.work`, so that an interrupted stage goes on with the next one, and scores
+    with what is kept there.
     """
     log = Log(ctx)
     for name, member in members.items():
@@ -38,20 +40,25 @@ def train_members(members: Mapping[str, Reward], inputs: Mapping[str, Artifact],
             continue
         ctx.say(f"training member {name}")
         member.fit(inputs, MemberContext(ctx, name, work / "state", log))
-        _keep(member, done, log.last)
+        _keep(member, done, log.last, ctx)
+        # As after a kill, and as in later stages: a model read from files may compute otherwise (`model.forward`).
+        member.load(done)
         log.next_member()
     log.settle()
     return log.first
 
 
-def _keep(member: TrainableReward, done: Path, last_step: int) -> None:
-    """Write the trained member into a folder that is complete or absent."""
+def _keep(member: TrainableReward, done: Path, last_step: int, ctx: StageContext) -> None:
+    """Write the trained member into a folder that is complete or absent, also after a power cut."""
     partial = done.with_name(f"{_TRAINED}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     member.save(partial)
     (partial / _LAST_STEP).write_text(json.dumps(last_step))
+    sync_tree(partial)
+    ctx.sync_log()
     partial.rename(done)
+    sync(done.parent)
 
 
 def measure(

@@ -51,7 +51,7 @@ def train_ppo(
     loss = PolicyLoss.of(config, players.temperature)
     for learner in learners:
         team.same_start(learner.network)
-    progress = Progress(ctx.work, learners.named, judges_of(players, validation), config.kl_coef, team)
+    progress = Progress(ctx, learners.named, judges_of(players, validation), config.kl_coef, team)
     start = progress.load()
     if start:
         ctx.say(f"resumed at update {start} of {config.max_steps}")

@@ -6,8 +6,8 @@ Random streams are functions of seed, purpose and update, so an update's number 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from alignpipe.api import StageContext
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.learner import Learner
@@ -21,12 +21,17 @@ class Progress:
     """Networks, optimisers, the KL coefficient, the best policy so far, what alarms have seen and judges failed on."""
 
     def __init__(
-        self, work: Path, learners: Mapping[str, Learner], judges: Mapping[str, Judge], kl_coef: float, team: Team
+        self,
+        ctx: StageContext,
+        learners: Mapping[str, Learner],
+        judges: Mapping[str, Judge],
+        kl_coef: float,
+        team: Team,
     ) -> None:
         self.kl_coef = kl_coef
-        self.best = Best(work, team)
+        self.best = Best(ctx.work, team)
         self.watch = Watch()
-        self._checkpoints = Checkpoints(work, team)
+        self._checkpoints = Checkpoints(ctx.work, team, ctx.sync_log)
         self._judges = judges
         self._networks = {name: learner.network for name, learner in learners.items()}
         self._optimizers = {name: learner.optimizer for name, learner in learners.items()}
@@ -37,7 +42,7 @@ class Progress:
         if done == 0:
             return 0
         self.kl_coef = extra["kl_coef"]
-        self.best.value, self.best.step = extra["best_value"], extra["best_step"]
+        self.best.resume(extra["best_value"], extra["best_step"])
         self.watch.restore(extra["alarms"])
         for name, judge in self._judges.items():
             judge.earlier.extend(extra.get("failures", {}).get(name, ()))  # older checkpoints do not say
@@ -54,7 +59,7 @@ class Progress:
             "failures": {name: list(judge.earlier) for name, judge in self._judges.items()},
         }
         self._checkpoints.save(done, self._networks, self._optimizers, extra)
-        self.best.drop_others()
+        self.best.saved()
 
     def check(self, done: int) -> None:
         """Raise `TrainingError` if a weight is not finite."""

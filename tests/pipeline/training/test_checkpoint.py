@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,32 @@ def test_weights_optimiser_and_extras_come_back(tmp_path: Path) -> None:
         optim.step()
     assert torch.equal(net.weight, other.weight)
     assert torch.equal(net.bias, other.bias)
+
+
+def test_what_a_checkpoint_refers_to_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def note(name: str) -> None:
+        assert latest_step(tmp_path) is None, name
+        synced.append(name)
+
+    def fsync(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if path.name != "checkpoints":
+            note(str(path.relative_to(tmp_path)))
+
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "step-1").write_text("weights")
+    (tmp_path / "rollouts.jsonl").write_text("{}")
+    monkeypatch.setattr(os, "fsync", fsync)
+    Checkpoints(tmp_path, ALONE, lambda: note("log")).save(7, {"policy": stepped(0)[0]}, {}, {})
+    draft = "checkpoints/draft"
+    assert set(synced) == {
+        ".", "best", "best/step-1", "rollouts.jsonl", "log", draft, f"{draft}/policy.safetensors", f"{draft}/state.pt",
+    }  # fmt: skip
+    assert latest_step(tmp_path) == 7
 
 
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:

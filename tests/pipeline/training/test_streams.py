@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from alignpipe.training.streams import batch_indices, episode_uniforms, stream
+from alignpipe.training.streams import batch_indices, episode_uniforms, global_stream, stream
 
 
 def draw(*name: int | str) -> torch.Tensor:
@@ -35,6 +35,17 @@ def test_it_does_not_touch_the_global_generator():
     before = torch.random.get_rng_state()
     draw(0, "episodes", 0)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_global_stream_lasts_for_its_block():
+    before = torch.random.get_rng_state()
+    drawn = []
+    for step in (0, 1, 0):
+        with global_stream("cpu", 0, "dropout", step):
+            drawn.append(torch.rand(8))
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_every_episode_has_its_own_row():

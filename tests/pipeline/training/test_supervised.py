@@ -18,6 +18,8 @@ from alignpipe.training.parallel import ALONE, join
 from alignpipe.training.streams import batch_indices
 from alignpipe.training.supervised import LossSums
 from alignpipe.training.supervised_config import SupervisedConfig
+from alignpipe_plugins.model_pretrained.config import PretrainedConfig
+from alignpipe_plugins.model_pretrained.source import PretrainedSource
 from support import tiny_models
 from support.context import FakeContext
 from support.token_rows import OPTIONS, ROWS, Row, token_loss
@@ -29,9 +31,10 @@ def train(
     stop_after: int | None = None,
     rows: Sequence[Row] = ROWS,
     lanes: int = 1,
+    model: nn.Module | None = None,
 ):
     """Train a fresh model under `root`; returns it with its context, also if it was interrupted."""
-    model = load_causal(tiny_models.llama())
+    model = model or load_causal(tiny_models.llama())
     ctx = FakeContext(root, stage="sft", stop_after=stop_after, lanes=lanes)
     team, interrupted = join(ctx), None
     try:
@@ -91,6 +94,29 @@ def test_resuming_equals_not_stopping_to_the_bit(stop: int, tmp_path: Path) -> N
     assert second.said == [f"resumed at step {stop + 1} of 7"]
     assert same_weights(resumed, straight)
     assert first.logged + second.logged == whole.logged
+
+
+def with_dropout(share: float = 0.5) -> nn.Module:
+    """A model with adapters, a share of whose inputs is dropped."""
+    source = PretrainedSource(PretrainedConfig(path=str(tiny_models.llama()), lora_rank=4, lora_dropout=share), 0)
+    return source.adapt(source.load(tiny_models.llama()))
+
+
+def test_dropout_draws_what_seed_and_step_say(tmp_path: Path) -> None:
+    """So a resumed run drops the same again, whatever has been drawn in the process meanwhile, and at any `lanes`."""
+    straight, whole, _ = train(tmp_path / "straight", model=with_dropout())
+    _, first, _ = train(tmp_path / "stopped", stop_after=2, model=with_dropout())
+    torch.rand(7)
+    before = torch.random.get_rng_state()
+    resumed, second, _ = train(tmp_path / "stopped", lanes=2, model=with_dropout())
+    assert same_weights(resumed, straight)
+    assert first.logged + second.logged == whole.logged
+    assert [line for line in second.said if "lane" in line] == [
+        "dropout: one lane trains, since lanes would draw their masks in any order"
+    ]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    other, _, _ = train(tmp_path / "without", model=with_dropout(0.0))
+    assert not same_weights(other, straight), "something was dropped"
 
 
 def test_a_run_that_was_killed_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
