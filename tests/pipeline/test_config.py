@@ -138,11 +138,14 @@ def test_several_trackers_and_none() -> None:
     assert configured("tracker=[]").trackers == {}
 
 
-def test_a_sweep_has_the_name_of_its_folder() -> None:
-    cfg = composed("hydra.sweep.dir=/somewhere/sweeps/mine")
+@pytest.mark.parametrize(
+    ("folder", "name"), [("/somewhere/sweeps/mine", "mine"), (".", "somewhere"), ("a/..", "somewhere")]
+)
+def test_a_sweep_has_the_name_of_its_folder(folder: str, name: str) -> None:
+    cfg = composed(f"hydra.sweep.dir={folder}")
     cfg.hydra.mode = "MULTIRUN"
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    assert run_config(job, cfg.hydra, registry()).sweep == "mine"
+    assert run_config(job, cfg.hydra, registry()).sweep == name
 
 
 def test_an_experiment_is_an_overlay() -> None:

@@ -51,8 +51,13 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
         outputs=outputs,
         folder=Path(str(hydra.runtime.output_dir)).absolute(),
         overrides=tuple(map(str, hydra.overrides.task)),
-        sweep=Path(str(hydra.sweep.dir)).name if hydra.mode == RunMode.MULTIRUN else None,
+        sweep=_sweep_folder(hydra).name if hydra.mode == RunMode.MULTIRUN else None,
     )
+
+
+def _sweep_folder(hydra: HydraConf) -> Path:
+    """The sweep's folder, absolute: `.` has no name."""
+    return Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / str(hydra.sweep.dir)))
 
 
 def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
