@@ -81,6 +81,7 @@ def test_overrides_are_typed_and_recorded() -> None:
         "threads=2",
         "outputs=/else/../where",
     )
+    assert configured("ppo.lr=${sft.lr}").overrides == ("model=toy", "ppo.lr=${sft.lr}")
 
 
 def test_a_selected_config_is_the_real_frozen_dataclass() -> None:
@@ -146,6 +147,33 @@ def test_a_sweep_has_the_name_of_its_folder(folder: str, name: str) -> None:
     cfg.hydra.mode = "MULTIRUN"
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     assert run_config(job, cfg.hydra, registry()).sweep == name
+
+
+def job_of(words: list[str], *overrides: str) -> RunConfig:
+    """A job with these overrides, of the sweep with this command line."""
+    cfg = composed(*overrides, *(word for word in words if word.startswith("hydra.")))
+    cfg.hydra.mode = "MULTIRUN"
+    cfg.hydra.overrides.task = list(overrides)
+    job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return run_config(job, cfg.hydra, registry(), words)
+
+
+def test_the_command_that_gives_a_run_again() -> None:
+    words = ["-cd", "presets", "model=toy", "hydra.run.dir=here"]
+    cfg = composed("hydra.run.dir=here")
+    job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    run = run_config(job, cfg.hydra, registry(), words)
+    assert run.again == run.alone == tuple(words)
+
+
+def test_the_command_that_gives_a_sweep_again_and_a_job_of_it_alone() -> None:
+    words = ["-m", "-cd", "presets", "seed=1,2", "hydra.sweep.dir=a", "hydra.job.chdir=true", "hydra/launcher=basic"]
+    run = job_of(words, "model=toy", "seed=2")
+    kept = [word for word in words if word != "hydra.sweep.dir=a"]
+    assert run.again == (*kept, "hydra.sweep.dir=/somewhere/a")
+    assert run.alone == ("-cd", "presets", "hydra.job.chdir=true", "model=toy", "seed=2")
+    folder = "hydra.sweep.dir='a (b)\\'s'"
+    assert job_of(["-m", folder], "model=toy").again[-1] == "hydra.sweep.dir='/somewhere/a (b)\\'s'"
 
 
 def test_an_experiment_is_an_overlay() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from alignpipe.cli.report import RunFailed
-from alignpipe.cli.sweeps import SweepCallback, sweep_report
+from alignpipe.cli.sweeps import SweepCallback, command_line, sweep_report
 from alignpipe.errors import FolderInUse
 
 
@@ -114,6 +117,19 @@ def test_a_sweep_that_was_killed_holds_no_folder(tmp_path):
             (tmp_path / ".jobs" / "dead" / claim.name).write_text("0")
         job(sweep, 0, "seed=1", status="finished")
         assert [entry["status"] for entry in sweep.jobs()] == ["finished"]
+
+
+def test_a_job_in_a_process_of_its_own_knows_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["alignpipe", "-m", "seed=1,2"])
+    hydra = OmegaConf.create({"mode": RunMode.MULTIRUN})
+    with sweep_report():
+        sent = pickle.dumps(begin(tmp_path))
+        monkeypatch.setattr(sys, "argv", ["worker"])
+        SweepCallback.current = None
+        assert command_line(hydra) == ()
+        pickle.loads(sent).on_job_start(OmegaConf.create())
+        assert command_line(hydra) == ("-m", "seed=1,2")
+    assert command_line(OmegaConf.create({"mode": RunMode.RUN})) == ()
 
 
 def test_an_error_passes_and_no_job_means_no_table(tmp_path, capsys):

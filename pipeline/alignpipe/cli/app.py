@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
-from alignpipe.cli.sweeps import noted_job, sweep_report
+from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
@@ -66,7 +66,8 @@ def run_job(cfg: DictConfig) -> None:
         from alignpipe.runner import execute
 
         with noted_job(HydraConfig.get()):
-            status = execute(run_config(cfg, HydraConfig.get(), registry()), registry())
+            words = command_line(HydraConfig.get())
+            status = execute(run_config(cfg, HydraConfig.get(), registry(), words), registry())
     except Exception as error:
         if message_of(error) is None:
             raise  # a bug of ours or a plugin's: its traceback is wanted

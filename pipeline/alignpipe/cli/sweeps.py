@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from alignpipe.cli.report import RunFailed
 from alignpipe.cli.sweep_jobs import SweepJobs
+from alignpipe.config.run import overrides_of
 from alignpipe.errors import StoreError
 from alignpipe.store.files import storing, write_json
 from alignpipe.tables import cell, show_table
@@ -51,6 +52,8 @@ class SweepCallback(Callback):
     def __init__(self) -> None:
         self.folder: Path | None = None
         """None in a single run."""
+        self.words: tuple[str, ...] = ()
+        """The command line."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Open the notes of this sweep's jobs.
@@ -58,6 +61,7 @@ class SweepCallback(Callback):
         Raises `RunFailed`, which Hydra lets pass, if nothing can be written in the sweep's folder.
         """
         self.folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
+        self.words = tuple(sys.argv[1:])
         self.notes = SweepJobs(self.folder, uuid4().hex)
         try:
             SweepCallback.until_the_end.enter_context(self.notes.open())
@@ -90,6 +94,13 @@ class SweepCallback(Callback):
         }
 
 
+def command_line(hydra: HydraConf) -> tuple[str, ...]:
+    """The words behind `alignpipe`, of a job of a sweep those of the sweep; none if this process does not know them."""
+    if hydra.mode != RunMode.MULTIRUN:
+        return tuple(sys.argv[1:])
+    return SweepCallback.current.words if SweepCallback.current is not None else ()
+
+
 @contextmanager
 def noted_job(hydra: HydraConf) -> Iterator[None]:
     """Let the process that started the sweep know of the job that the block runs; nothing for a single run.
@@ -100,7 +111,7 @@ def noted_job(hydra: HydraConf) -> Iterator[None]:
     if hydra.mode != RunMode.MULTIRUN or sweep is None:  # a config.yaml of the user's own may leave out the callback
         yield
         return
-    with sweep.notes.job(int(hydra.job.num), Path(str(hydra.runtime.output_dir)), list(hydra.overrides.task)):
+    with sweep.notes.job(int(hydra.job.num), Path(str(hydra.runtime.output_dir)), overrides_of(hydra)):
         yield
 
 

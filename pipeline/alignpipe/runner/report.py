@@ -68,7 +68,7 @@ def _paths(run: RunConfig, made: Mapping[str, Artifact]) -> list[tuple[str, Path
 
 def _next_command(run: RunConfig) -> str:
     """The same run with another seed: always possible, and the first thing to know about a result."""
-    kept = [override for override in run.overrides if not override.lstrip("+").startswith("seed=")]
+    kept = [word for word in run.alone if not word.lstrip("+").startswith(("seed=", "hydra.run.dir="))]
     return shlex.join(["alignpipe", *kept, f"seed={run.settings.seed + 1}"]) + "   (does it hold with another seed?)"
 
 
@@ -80,10 +80,8 @@ def _one_line(text: str) -> str:
 def say_how_to_resume(job: Job, stop: BaseException) -> None:
     """Tell the user of an interrupted run how to go on."""
     reason = f" ({stop})" if str(stop) else ""
-    if job.run.sweep is not None:
-        job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
-        return
-    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
+    what = "give the same command again" if job.run.sweep is None else "start the same sweep again in the same folder"
+    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, {what}:")
     process = job.crew.process
     launcher = [] if process.world_size == 1 else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
-    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.overrides])}")
+    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.again])}")
