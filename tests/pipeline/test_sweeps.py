@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from alignpipe.cli.report import RunFailed
 from alignpipe.cli.sweeps import SweepCallback, command_line, sweep_report
-from alignpipe.errors import FolderInUse
+from alignpipe.errors import ConfigError, FolderInUse
 
 
 def begin(folder: Path) -> SweepCallback:
@@ -51,9 +51,14 @@ def test_a_line_a_job_and_the_file(tmp_path, capsys):
         "job  overrides            status         gold win rate  KL",
         "9    seed=1               finished       0.875          2.500",
         "10   seed=2               failed in ppo  -              -",
-        "11   seed=${oc.env:SEED}  failed         -              -",
+        "11   seed=${oc.env:SEED}  interrupted    -              -",
     ]
-    assert lines[-2:] == [f"jobs        {tmp_path}/<job>", f"figures     {tmp_path}/sweep.json"]
+    assert lines[6:] == [
+        "",
+        "failed      10: TrainingError: NaN",
+        f"jobs        {tmp_path}/<job>",
+        f"figures     {tmp_path}/sweep.json",
+    ]
     written = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
     assert [entry["job"] for entry in written] == ["9", "10", "11"]
     assert written[0]["metrics"] == figures
@@ -77,7 +82,28 @@ def test_what_an_earlier_sweep_left_in_the_folder_is_not_counted(tmp_path):
     with sweep_report():
         sweep = begin(tmp_path)
         job(sweep, 0, "seed=3")
-        assert [(entry["overrides"], entry["status"]) for entry in sweep.jobs()] == [(["seed=3"], "failed")]
+        assert [(entry["overrides"], entry["status"]) for entry in sweep.jobs()] == [(["seed=3"], "interrupted")]
+
+
+def test_the_reason_of_a_job_that_failed_before_its_first_stage(tmp_path, capsys):
+    with sweep_report():
+        sweep = begin(tmp_path)
+        job(sweep, 0, "seed=1", status="finished", metrics={"eval/kl": 1.0})
+        with pytest.raises(ConfigError), sweep.notes.job(0, tmp_path / "0", ["lr=-1"]):
+            raise ConfigError("lr must be\nat least 0")
+        with pytest.raises(ZeroDivisionError), sweep.notes.job(1, tmp_path / "1", ["lr=2"]):
+            raise ZeroDivisionError("a bug")
+    assert "failed      0: lr must be at least 0\nfailed      1: ZeroDivisionError: a bug\n" in capsys.readouterr().out
+    first, second = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
+    assert (first["status"], first["failed_stage"], first["metrics"]) == ("failed", None, {})
+    assert (first["error"], second["error"]) == ("lr must be\nat least 0", "ZeroDivisionError: a bug")
+
+
+def test_a_job_whose_process_was_killed(tmp_path):
+    with ExitStack() as SweepCallback.until_the_end:
+        sweep = begin(tmp_path)
+        with sweep.notes.job(0, tmp_path / "0", ["seed=1"]):
+            assert sweep.jobs()[0]["error"] == "its process ended before it could say why"
 
 
 def test_another_sweep_and_a_single_run_below_the_folder_are_not_counted(tmp_path):

@@ -79,7 +79,9 @@ class SweepCallback(Callback):
         return [self._job(note) for note in self.notes.read()]
 
     def _job(self, note: Mapping[str, Any]) -> dict[str, Any]:
-        summary = note["summary"] or {"status": "failed", "run_key": None, "stages": {}, "metrics": {}}
+        # Without a summary it ended before its first stage; without an error too somebody stopped it there.
+        status = "failed" if note["error"] else "interrupted"
+        summary = note["summary"] or {"status": status, "run_key": None, "stages": {}, "metrics": {}}
         failed = {name: stage["error"] for name, stage in summary["stages"].items() if stage["status"] == "failed"}
         return {
             "job": os.path.relpath(note["folder"], self.folder),
@@ -150,7 +152,11 @@ def _show(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
     finished = sum(job["status"] == "finished" for job in jobs)
     sys.stdout.write("\n")
     show_table(["job", "overrides", "status", *shown], rows, f"{finished} of {len(jobs)} jobs finished")
-    sys.stdout.write(f"\n{'jobs':<12}{folder}/<job>\n{'figures':<12}{folder / 'sweep.json'}\n")
+    sys.stdout.write("\n")
+    for job in jobs:
+        if job["status"] == "failed":
+            sys.stdout.write(f"{'failed':<12}{job['job']}: {' '.join(str(job['error']).split())}\n")
+    sys.stdout.write(f"{'jobs':<12}{folder}/<job>\n{'figures':<12}{folder / 'sweep.json'}\n")
     sys.stdout.flush()
 
 
