@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
 from alignpipe.cli.report import message_of
+from alignpipe.config.command import swept
 from alignpipe.config.model import CodeChange, RunConfig, RunSettings
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
@@ -174,6 +175,14 @@ def test_the_command_that_gives_a_sweep_again_and_a_job_of_it_alone() -> None:
     assert run.alone == ("-cd", "presets", "hydra.job.chdir=true", "model=toy", "seed=2")
     folder = "hydra.sweep.dir='a (b)\\'s'"
     assert job_of(["-m", folder], "model=toy").again[-1] == "hydra.sweep.dir='/somewhere/a (b)\\'s'"
+
+
+def test_what_is_swept() -> None:
+    words = ["-m", "model=toy", "seed=1,2", "+sft.steps=range(1,3)", "stages=[data,sft]", "outputs=a"]
+    overrides = ("model=toy", "+sft.steps=1", "seed=2", "stages=[data,sft]", "outputs=a", "ppo.lr=3")
+    assert swept(words, ("ppo.lr",), overrides) == ("+sft.steps=1", "seed=2", "ppo.lr=3")
+    assert job_of(["-m", "seed=1,2"], "model=toy", "seed=2").swept == ("seed=2",)
+    assert configured("seed=2").swept == ()
 
 
 def test_an_experiment_is_an_overlay() -> None:

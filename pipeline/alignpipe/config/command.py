@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +22,19 @@ def sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:
 def job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """The command line that runs one job of a sweep by itself; `words` are the sweep's, `overrides` the job's."""
     return (*_config_flags(words), *(word for word in words if _is_for_hydra(word)), *overrides)
+
+
+def swept(words: Sequence[str], params: Collection[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those of a job's overrides in which its sweep's jobs differ; `params` are the keys of `hydra.sweeper.params`."""
+    keys = {_key(word) for word in words if _has_several_values(word)} | {key.lstrip("+~") for key in params}
+    return tuple(override for override in overrides if _key(override) in keys)
+
+
+def _has_several_values(word: str) -> bool:
+    try:
+        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+    except HydraException:
+        return False  # a flag
 
 
 def _config_flags(words: Sequence[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from alignpipe.config.checks import (
     slot_nodes,
     tracker_nodes,
 )
-from alignpipe.config.command import job_alone, sweep_again
+from alignpipe.config.command import job_alone, sweep_again, swept
 from alignpipe.config.convert import choice_of, resolved_data
 from alignpipe.config.model import RunConfig, RunSettings
 from alignpipe.errors import ConfigError
@@ -57,6 +57,7 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry, words: Seq
         folder=Path(str(hydra.runtime.output_dir)).absolute(),
         overrides=overrides,
         sweep=sweep.name if sweep else None,
+        swept=swept(words, OmegaConf.select(hydra.sweeper, "params") or (), overrides) if sweep else (),
         again=sweep_again(words or ("-m", *overrides), sweep) if sweep else tuple(words) or overrides,
         alone=job_alone(words, overrides) if sweep else tuple(words) or overrides,
     )
