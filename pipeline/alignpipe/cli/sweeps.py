@@ -24,7 +24,7 @@ from alignpipe.cli.sweep_jobs import SweepJobs
 from alignpipe.config.run import overrides_of
 from alignpipe.errors import StoreError
 from alignpipe.store.files import storing, write_json
-from alignpipe.tables import cell, show_table
+from alignpipe.tables import cell, printable, show_table
 
 _WATCHED: Mapping[str, Sequence[str]] = {
     "gold win rate": ("gold/win_rate",),
@@ -155,7 +155,7 @@ def _show(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
     sys.stdout.write("\n")
     for job in jobs:
         if job["status"] == "failed":
-            sys.stdout.write(f"{'failed':<12}{job['job']}: {' '.join(str(job['error']).split())}\n")
+            sys.stdout.write(f"{'failed':<12}{job['job']}: {printable(' '.join(str(job['error']).split()))}\n")
     sys.stdout.write(f"{'jobs':<12}{folder}/<job>\n{'figures':<12}{folder / 'sweep.json'}\n")
     sys.stdout.flush()
 

@@ -12,7 +12,7 @@ from alignpipe.config.model import RunConfig
 from alignpipe.runner.job import Job
 from alignpipe.runner.summary import Summary
 from alignpipe.store.files import read_json
-from alignpipe.tables import cell, show_table
+from alignpipe.tables import cell, printable, show_table
 
 _SAMPLES = 3
 _TEXT = 300
@@ -73,7 +73,7 @@ def _next_command(run: RunConfig) -> str:
 
 
 def _one_line(text: str) -> str:
-    flat = " ".join(str(text).split())
+    flat = printable(" ".join(str(text).split()))
     return flat if len(flat) <= _TEXT else f"{flat[: _TEXT - 3]}..."
 
 
