@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
 from alignpipe.cli.report import message_of
-from alignpipe.config.command import swept
+from alignpipe.config.command import as_typed, swept
 from alignpipe.config.model import CodeChange, RunConfig, RunSettings
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
@@ -175,6 +175,22 @@ def test_the_command_that_gives_a_sweep_again_and_a_job_of_it_alone() -> None:
     assert run.alone == ("-cd", "presets", "hydra.job.chdir=true", "model=toy", "seed=2")
     folder = "hydra.sweep.dir='a (b)\\'s'"
     assert job_of(["-m", folder], "model=toy").again[-1] == "hydra.sweep.dir='/somewhere/a (b)\\'s'"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed"),
+    [
+        (r"model.path=my.py\:score", "model.path=my.py:score"),
+        (r"model.path=a\ b", "model.path=a b"),
+        (r"model.path=a\,b", r"model.path=a\,b"),
+        (r"model.path=a\(b\)", r"model.path=a\(b\)"),
+        (r"model.path='a\\b'", r"model.path='a\\b'"),
+        ("seed=1", "seed=1"),
+    ],
+)
+def test_overrides_of_a_sweeps_job_are_shown_as_they_were_typed(recorded: str, typed: str) -> None:
+    assert as_typed(recorded) == typed
+    assert job_of(["-m"], "model=toy", recorded).overrides == ("model=toy", typed)
 
 
 def test_what_is_swept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,20 @@ from hydra.errors import HydraException
 _CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Hydra's flags that say where configs come from; each takes a value."""
 _OF_SWEEPS = ("hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
+
+
+def as_typed(override: str) -> str:
+    """An override of a sweep's job without the backslashes that Hydra puts in, as far as it means the same without."""
+    plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", override)
+    return plain if plain == override or _meaning(plain) == _meaning(override) else override
+
+
+def _meaning(override: str) -> tuple[str, str, object] | None:
+    try:
+        read = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+    return read.get_key_element(), str(read.type), read.value()
 
 
 def sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:

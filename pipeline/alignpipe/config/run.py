@@ -21,7 +21,7 @@ from alignpipe.config.checks import (
     slot_nodes,
     tracker_nodes,
 )
-from alignpipe.config.command import job_alone, sweep_again, swept
+from alignpipe.config.command import as_typed, job_alone, sweep_again, swept
 from alignpipe.config.convert import choice_of, resolved_data
 from alignpipe.config.model import RunConfig, RunSettings
 from alignpipe.errors import ConfigError
@@ -64,10 +64,10 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry, words: Seq
 
 
 def overrides_of(hydra: HydraConf) -> tuple[str, ...]:
-    """The overrides of a job as they were given: `${...}` in them is not looked up."""
+    """The overrides of a job as they were typed: `${...}` in them is not looked up, and Hydra's escapes are gone."""
     given = OmegaConf.to_container(OmegaConf.create(hydra.overrides.task), resolve=False)
     assert isinstance(given, list)
-    return tuple(map(str, given))
+    return tuple(as_typed(str(override)) for override in given)
 
 
 def _sweep_folder(hydra: HydraConf) -> Path:
