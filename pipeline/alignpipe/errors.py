@@ -17,6 +17,10 @@ class ConfigError(AlignpipeError):
     """A config value, key, option or stage list that cannot be run."""
 
 
+class FolderInUse(ConfigError):
+    """The run's folder is another run's, which would be written over."""
+
+
 class PluginError(AlignpipeError):
     """A plugin that is broken, ambiguous, missing, or written for another API version."""
 

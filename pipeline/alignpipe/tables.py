@@ -1,10 +1,22 @@
-"""Tables for people at a terminal; plain columns, one line per row, for everything that reads a pipe."""
+"""Tables for people at a terminal; plain columns, one line per row, for everything that reads a pipe.
+
+Also `printable`, for text that a model, a data set or a reward wrote.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
+
+_DRIVES_TERMINALS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, those that turn the direction of writing, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for what would drive the terminal, or make a saved log something else than text."""
+    return _DRIVES_TERMINALS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def show_table(
@@ -17,6 +29,7 @@ def show_table(
 ) -> None:
     """Write a table to `out`, by default stdout; with `figures` all columns but the first are aligned to the right."""
     out = out or sys.stdout
+    rows = [[printable(cell) for cell in row] for row in rows]
     if out.isatty():
         _rich(headers, rows, title, figures, out)
         return

@@ -85,6 +85,17 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
     assert ["0", "reward.scale=-1", "failed"] in [line.split() for line in done.stdout.splitlines()]
 
 
+def test_jobs_of_a_sweep_that_would_share_a_folder(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    done = alignpipe_command("-m", *SHORT, "seed=0,1", "hydra.sweep.dir=s", "hydra.sweep.subdir=same")
+    assert done.returncode == 1
+    assert "same: job 0 of this sweep has had this run folder; choose another hydra.sweep.dir" in done.stderr
+    first, second = json.loads((tmp_path / "cwd" / "s" / "sweep.json").read_text())["jobs"]
+    assert (first["status"], second["status"], second["run_key"]) == ("finished", "failed", None)
+    summary = json.loads((tmp_path / "cwd" / "s" / "same" / "summary.json").read_text())
+    assert summary["run_key"] == first["run_key"]
+    assert alignpipe_command("-m", *SHORT, "seed=2", "hydra.sweep.dir=s", "hydra.sweep.subdir=same").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.api import Selected
 from alignpipe.cli.report import message_of
+from alignpipe.config.command import as_typed, swept
 from alignpipe.config.model import CodeChange, RunConfig, RunSettings
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
@@ -81,6 +82,7 @@ def test_overrides_are_typed_and_recorded() -> None:
         "threads=2",
         "outputs=/else/../where",
     )
+    assert configured("ppo.lr=${sft.lr}").overrides == ("model=toy", "ppo.lr=${sft.lr}")
 
 
 def test_a_selected_config_is_the_real_frozen_dataclass() -> None:
@@ -138,11 +140,65 @@ def test_several_trackers_and_none() -> None:
     assert configured("tracker=[]").trackers == {}
 
 
-def test_a_sweep_has_the_name_of_its_folder() -> None:
-    cfg = composed("hydra.sweep.dir=/somewhere/sweeps/mine")
+@pytest.mark.parametrize(
+    ("folder", "name"), [("/somewhere/sweeps/mine", "mine"), (".", "somewhere"), ("a/..", "somewhere")]
+)
+def test_a_sweep_has_the_name_of_its_folder(folder: str, name: str) -> None:
+    cfg = composed(f"hydra.sweep.dir={folder}")
     cfg.hydra.mode = "MULTIRUN"
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    assert run_config(job, cfg.hydra, registry()).sweep == "mine"
+    assert run_config(job, cfg.hydra, registry()).sweep == name
+
+
+def job_of(words: list[str], *overrides: str) -> RunConfig:
+    """A job with these overrides, of the sweep with this command line."""
+    cfg = composed(*overrides, *(word for word in words if word.startswith("hydra.")))
+    cfg.hydra.mode = "MULTIRUN"
+    cfg.hydra.overrides.task = list(overrides)
+    job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return run_config(job, cfg.hydra, registry(), words)
+
+
+def test_the_command_that_gives_a_run_again() -> None:
+    words = ["-cd", "presets", "model=toy", "hydra.run.dir=here"]
+    cfg = composed("hydra.run.dir=here")
+    job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    run = run_config(job, cfg.hydra, registry(), words)
+    assert run.again == run.alone == tuple(words)
+
+
+def test_the_command_that_gives_a_sweep_again_and_a_job_of_it_alone() -> None:
+    words = ["-m", "-cd", "presets", "seed=1,2", "hydra.sweep.dir=a", "hydra.job.chdir=true", "hydra/launcher=basic"]
+    run = job_of(words, "model=toy", "seed=2")
+    kept = [word for word in words if word != "hydra.sweep.dir=a"]
+    assert run.again == (*kept, "hydra.sweep.dir=/somewhere/a")
+    assert run.alone == ("-cd", "presets", "hydra.job.chdir=true", "model=toy", "seed=2")
+    folder = "hydra.sweep.dir='a (b)\\'s'"
+    assert job_of(["-m", folder], "model=toy").again[-1] == "hydra.sweep.dir='/somewhere/a (b)\\'s'"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed"),
+    [
+        (r"model.path=my.py\:score", "model.path=my.py:score"),
+        (r"model.path=a\ b", "model.path=a b"),
+        (r"model.path=a\,b", r"model.path=a\,b"),
+        (r"model.path=a\(b\)", r"model.path=a\(b\)"),
+        (r"model.path='a\\b'", r"model.path='a\\b'"),
+        ("seed=1", "seed=1"),
+    ],
+)
+def test_overrides_of_a_sweeps_job_are_shown_as_they_were_typed(recorded: str, typed: str) -> None:
+    assert as_typed(recorded) == typed
+    assert job_of(["-m"], "model=toy", recorded).overrides == ("model=toy", typed)
+
+
+def test_what_is_swept() -> None:
+    words = ["-m", "model=toy", "seed=1,2", "+sft.steps=range(1,3)", "stages=[data,sft]", "outputs=a"]
+    overrides = ("model=toy", "+sft.steps=1", "seed=2", "stages=[data,sft]", "outputs=a", "ppo.lr=3")
+    assert swept(words, ("ppo.lr",), overrides) == ("+sft.steps=1", "seed=2", "ppo.lr=3")
+    assert job_of(["-m", "seed=1,2"], "model=toy", "seed=2").swept == ("seed=2",)
+    assert configured("seed=2").swept == ()
 
 
 def test_an_experiment_is_an_overlay() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from alignpipe.api import Component, Selected, hookimpl
 from alignpipe.config.model import RunSettings
-from alignpipe.errors import AlignpipeError, ConfigError, PluginError, StoreError
+from alignpipe.errors import AlignpipeError, ConfigError, FolderInUse, PluginError, StoreError
 from alignpipe.plan import Planner, make_plan
 from alignpipe.runner import execute
 from alignpipe.runner.context import Builder
@@ -181,6 +181,22 @@ def test_the_same_command_reenters_an_unfinished_run(tmp_path):
     record = json.loads(next((tmp_path / "store" / "runs").iterdir()).read_text())
     assert [attempt["status"] for attempt in record["attempts"]] == ["running", "finished"]
     assert record["tracker_ids"] == {"wandb": "id-1"}
+
+
+def test_a_folder_that_another_run_is_writing_is_refused(tmp_path):
+    process = fake_run.start(tmp_path, folder="same", sft={"pause": 60})
+    folder = tmp_path / "runs" / "same"
+    try:
+        while not read_lines(folder / "metrics.jsonl"):
+            assert process.poll() is None
+        before = (folder / "metrics.jsonl").read_text()
+        with pytest.raises(FolderInUse, match=rf"runs/same: process {process.pid} .*hydra.run.dir, .*hydra.sweep.dir"):
+            execute(make_run(tmp_path, "same", seed=2), make_registry())
+        assert (folder / "metrics.jsonl").read_text() == before
+    finally:
+        process.kill()
+        process.communicate()
+    assert execute(make_run(tmp_path, "same", seed=2), make_registry()) == 0
 
 
 def test_four_processes_compute_a_key_once(tmp_path, executions):

@@ -270,6 +270,26 @@ def test_names_config_then_environment_then_run(tmp_path):
     assert resolve_names(WandbConfig(), make_info(tmp_path / "run", overrides=()), {}).name == "run"
 
 
+def test_jobs_of_a_sweep_have_names_of_their_own(tmp_path):
+    shared = ("experiment=smoke", "reward=mix", *(f"+reward@reward.members.{name}=rules" for name in "abc"))
+
+    def name(folder, *overrides, swept=(), sweep="s"):
+        info = make_info(tmp_path / folder, overrides=(*shared, *overrides), swept=swept, sweep=sweep)
+        made = resolve_names(WandbConfig(), info, {}).name
+        assert len(made) <= 80
+        return made
+
+    assert name("0", "ppo.lr=1", "seed=2", swept=("ppo.lr=1", "seed=2")).startswith(
+        "ppo.lr=1 seed=2 experiment=smoke re"
+    )
+    long = "ppo.lr=" + "1" * 100
+    for swept in ((), (long,)):  # a launcher's process that does not know, and what is too long for a name
+        assert name("0", long, swept=swept).endswith("... 0")
+        assert name("1", long, swept=swept) != name("0", long, swept=swept) == name("0", long, swept=swept)
+    assert name("0", "seed=1", sweep=None).startswith("experiment=smoke reward=mix +reward@")
+    assert name("0", "judge.api_key=k", swept=("judge.api_key=k",)).startswith("judge.api_key=*** experiment=smoke")
+
+
 def test_timeouts_config_then_environment_then_ours():
     assert timeouts(WandbConfig(), {}) == {"init_timeout": 90.0, "finish_timeout": 60.0}
     assert timeouts(WandbConfig(init_timeout=5), {"WANDB_FINISH_TIMEOUT": "3"}) == {"init_timeout": 5}

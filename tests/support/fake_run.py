@@ -283,7 +283,16 @@ def make_run(
     settings_ = RunSettings(outputs=str(outputs), **settings)
     resolved = {"seed": settings_.seed, "stages": settings_.stages}
     return RunConfig(
-        settings_, selected, trackers or {}, resolved, outputs, outputs / "runs" / folder, overrides, sweep
+        settings_,
+        selected,
+        trackers or {},
+        resolved,
+        outputs,
+        outputs / "runs" / folder,
+        overrides,
+        sweep,
+        again=overrides if sweep is None else ("-m", *overrides, f"hydra.sweep.dir={sweep}"),
+        alone=overrides,
     )
 
 

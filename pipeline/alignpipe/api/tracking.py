@@ -21,7 +21,7 @@ class RunInfo:
     `config` is the whole resolved config as plain data; `tracker_ids` holds what each tracker returned from `start` in
     an earlier attempt of the same run, by tracker name, so that a resumed run continues there; `earlier` holds the run
     folders of the attempts that logged under these ids. `components` says per stage which option of which distribution
-    and version fills it.
+    and version fills it. `swept` are those of the overrides in which the jobs of the sweep differ, as far as is known.
     """
 
     run_key: str
@@ -34,6 +34,7 @@ class RunInfo:
     components: Mapping[str, str] = field(default_factory=dict)
     tracker_ids: Mapping[str, str] = field(default_factory=dict)
     earlier: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    swept: tuple[str, ...] = ()
 
 
 class Tracker(Protocol):

@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
-from alignpipe.cli.sweeps import sweep_report
+from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
-from alignpipe.errors import ConfigError
+from alignpipe.errors import ConfigError, FolderInUse
 from alignpipe.processes import this_process
 from alignpipe.registry import registry
 
@@ -65,12 +65,14 @@ def run_job(cfg: DictConfig) -> None:
     try:
         from alignpipe.runner import execute
 
-        status = execute(run_config(cfg, HydraConfig.get(), registry()), registry())
+        with noted_job(HydraConfig.get()):
+            words = command_line(HydraConfig.get())
+            status = execute(run_config(cfg, HydraConfig.get(), registry(), words), registry())
     except Exception as error:
         if message_of(error) is None:
             raise  # a bug of ours or a plugin's: its traceback is wanted
         if not sweep:
-            if not this_process().follows:
+            if not this_process().follows and not isinstance(error, FolderInUse):
                 discard_run_folder(Path(HydraConfig.get().runtime.output_dir))
             raise RunFailed(error) from error  # past Hydra, which would print the overrides beside it
         report(error)

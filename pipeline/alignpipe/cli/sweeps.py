@@ -1,23 +1,30 @@
 """The report of a sweep: a table with one line a job, and sweep.json beside Hydra's multirun.yaml.
 
-Everything is read from the jobs' folders, so that it works with every launcher that shares a file system with us.
+Everything is read from what the jobs noted (`cli/sweep_jobs.py`), so that it works with every launcher that shares a
+file system with us.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from hydra.conf import HydraConf
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
+from alignpipe.cli.report import RunFailed
+from alignpipe.cli.sweep_jobs import SweepJobs
+from alignpipe.config.run import overrides_of
 from alignpipe.errors import StoreError
-from alignpipe.store.files import read_json, storing, write_json
-from alignpipe.tables import cell, show_table
+from alignpipe.store.files import storing, write_json
+from alignpipe.tables import cell, printable, show_table
 
 _WATCHED: Mapping[str, Sequence[str]] = {
     "gold win rate": ("gold/win_rate",),
@@ -32,65 +39,100 @@ _COLUMNS = 4
 
 
 class SweepCallback(Callback):
-    """Called by Hydra in the process that starts the jobs, before the first one.
+    """Called by Hydra in the process that starts the jobs, before the first one, and in that of each job.
 
     Hydra calls back at the end too, but only if no job failed; so `sweep_report` does the rest.
     """
 
     current: SweepCallback | None = None
-    """The sweep that this process is running."""
+    """The sweep that this process is running, or of which it runs a job: launchers send the callback along."""
+    until_the_end = ExitStack()
+    """What is left again when the sweep ends; `sweep_report` sees to it."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        """None in a single run."""
+        self.words: tuple[str, ...] = ()
+        """The command line."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Remember the folder, and what an earlier sweep left in it."""
-        self.folder = Path(str(config.hydra.sweep.dir)).absolute()
-        self._before = self._ends()
+        """Open the notes of this sweep's jobs.
+
+        Raises `RunFailed`, which Hydra lets pass, if nothing can be written in the sweep's folder.
+        """
+        self.folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
+        self.words = tuple(sys.argv[1:])
+        self.notes = SweepJobs(self.folder, uuid4().hex)
+        try:
+            SweepCallback.until_the_end.enter_context(self.notes.open())
+        except StoreError as error:
+            raise RunFailed(error) from error
         SweepCallback.current = self
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the sweep known in a process that a launcher started."""
+        if self.folder is not None:
+            SweepCallback.current = self
 
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs that were begun, in their order, as they are written to sweep.json."""
-        new = {path for path, moment in self._ends().items() if self._before.get(path) != moment}
-        folders = [path.parents[1] for path in new if path.name == "overrides.yaml"]
-        return [
-            self._job(folder, (folder / "summary.json") in new) for folder in sorted(folders, key=_in_natural_order)
-        ]
+        return [self._job(note) for note in self.notes.read()]
 
-    def _ends(self) -> dict[Path, int]:
-        """When the files were written that Hydra begins a job with, and that a run ends with."""
-        found = [*self.folder.glob("**/.hydra/overrides.yaml"), *self.folder.glob("**/summary.json")]
-        return {path: path.stat().st_mtime_ns for path in found}
-
-    def _job(self, folder: Path, ended: bool) -> dict[str, Any]:
-        summary = read_json(folder / "summary.json") if ended else None
-        summary = summary or {"status": "failed", "run_key": None, "stages": {}, "metrics": {}}
+    def _job(self, note: Mapping[str, Any]) -> dict[str, Any]:
+        # Without a summary it ended before its first stage; without an error too somebody stopped it there.
+        status = "failed" if note["error"] else "interrupted"
+        summary = note["summary"] or {"status": status, "run_key": None, "stages": {}, "metrics": {}}
         failed = {name: stage["error"] for name, stage in summary["stages"].items() if stage["status"] == "failed"}
         return {
-            "job": str(folder.relative_to(self.folder)),
-            "overrides": OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml")),
+            "job": os.path.relpath(note["folder"], self.folder),
+            "overrides": note["overrides"],
             "status": summary["status"],
             "failed_stage": next(iter(failed), None),
-            "error": next(iter(failed.values()), None),
+            "error": next(iter(failed.values()), note["error"]),
             "run_key": summary["run_key"],
-            "folder": str(folder),
+            "folder": note["folder"],
             "stages": list(summary["stages"]),
             "metrics": summary["metrics"],
         }
 
 
+def command_line(hydra: HydraConf) -> tuple[str, ...]:
+    """The words behind `alignpipe`, of a job of a sweep those of the sweep; none if this process does not know them."""
+    if hydra.mode != RunMode.MULTIRUN:
+        return tuple(sys.argv[1:])
+    return SweepCallback.current.words if SweepCallback.current is not None else ()
+
+
+@contextmanager
+def noted_job(hydra: HydraConf) -> Iterator[None]:
+    """Let the process that started the sweep know of the job that the block runs; nothing for a single run.
+
+    Raises `FolderInUse` if the job would write over another one's results.
+    """
+    sweep = SweepCallback.current
+    if hydra.mode != RunMode.MULTIRUN or sweep is None:  # a config.yaml of the user's own may leave out the callback
+        yield
+        return
+    with sweep.notes.job(int(hydra.job.num), Path(str(hydra.runtime.output_dir)), overrides_of(hydra)):
+        yield
+
+
 @contextmanager
 def sweep_report() -> Iterator[None]:
     """Print the table of the sweep that the block runs, if it runs one, and write sweep.json, however it ends."""
-    try:
-        yield
-    finally:
-        sweep, SweepCallback.current = SweepCallback.current, None
-        jobs = sweep.jobs() if sweep is not None else []
-        if sweep is not None and jobs:
-            _show(sweep.folder, jobs)
-            try:
-                with storing("writing sweep.json", sweep.folder):
-                    write_json(sweep.folder / "sweep.json", {"schema": 1, "jobs": jobs})
-            except StoreError as error:  # the sweep's own end matters more
-                sys.stderr.write(f"sweep.json could not be written: {error}\n")
+    with ExitStack() as SweepCallback.until_the_end:
+        try:
+            yield
+        finally:
+            sweep, SweepCallback.current = SweepCallback.current, None
+            jobs = sweep.jobs() if sweep is not None else []
+            if sweep is not None and sweep.folder is not None and jobs:
+                _show(sweep.folder, jobs)
+                try:
+                    with storing("writing sweep.json", sweep.folder):
+                        write_json(sweep.folder / "sweep.json", {"schema": 1, "jobs": jobs})
+                except StoreError as error:  # the sweep's own end matters more
+                    sys.stderr.write(f"sweep.json could not be written: {error}\n")
 
 
 def _show(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
@@ -110,7 +152,11 @@ def _show(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
     finished = sum(job["status"] == "finished" for job in jobs)
     sys.stdout.write("\n")
     show_table(["job", "overrides", "status", *shown], rows, f"{finished} of {len(jobs)} jobs finished")
-    sys.stdout.write(f"\n{'jobs':<12}{folder}/<job>\n{'figures':<12}{folder / 'sweep.json'}\n")
+    sys.stdout.write("\n")
+    for job in jobs:
+        if job["status"] == "failed":
+            sys.stdout.write(f"{'failed':<12}{job['job']}: {printable(' '.join(str(job['error']).split()))}\n")
+    sys.stdout.write(f"{'jobs':<12}{folder}/<job>\n{'figures':<12}{folder / 'sweep.json'}\n")
     sys.stdout.flush()
 
 
@@ -118,8 +164,3 @@ def _figure(job: Mapping[str, Any], names: Sequence[str]) -> float | None:
     """A metric of the last stage that has it."""
     keys = (f"{stage}/{name}" for name in names for stage in reversed(job["stages"]))
     return next((job["metrics"][key] for key in keys if job["metrics"].get(key) is not None), None)
-
-
-def _in_natural_order(folder: Path) -> list[tuple[int, str]]:
-    """Job 10 after job 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(folder))]

@@ -55,7 +55,9 @@ class RunConfig:
 
     A slot is a config group; a stage instance such as `ppo_2` is filled from one. `selected` maps every slot and every
     stage instance to its choice, `trackers` every tracker's name. `resolved` is the whole composed config as plain
-    data. `outputs` and `folder` are absolute.
+    data. `outputs` and `folder` are absolute. `swept` are those of the overrides in which the jobs of a sweep differ.
+    `again` is the command line that gives this run again, or the sweep it is a job of, and `alone` the one that gives
+    this run by itself.
     """
 
     settings: RunSettings
@@ -66,3 +68,6 @@ class RunConfig:
     folder: Path
     overrides: tuple[str, ...] = ()
     sweep: str | None = None
+    swept: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,15 +21,17 @@ from alignpipe.config.checks import (
     slot_nodes,
     tracker_nodes,
 )
+from alignpipe.config.command import as_typed, job_alone, sweep_again, swept
 from alignpipe.config.convert import choice_of, resolved_data
 from alignpipe.config.model import RunConfig, RunSettings
 from alignpipe.errors import ConfigError
 from alignpipe.registry import Registry
 
 
-def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConfig:
+def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry, words: Sequence[str] = ()) -> RunConfig:
     """Check the composed config and turn it into dataclasses; `hydra` is Hydra's own node (`HydraConfig.get()`).
 
+    `words` is the command line, of a job of a sweep that of the sweep; none if it is not known.
     Raises `ConfigError` naming the key for anything that cannot be run, and OmegaConf's errors (`cli/report.py`).
     """
     sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
@@ -41,6 +44,8 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
     check_complete({**slots, **trackers})
     check_stable(slots)  # or keys would differ from run to run
 
+    overrides = overrides_of(hydra)
+    sweep = _sweep_folder(hydra) if hydra.mode == RunMode.MULTIRUN else None
     outputs = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / settings.outputs))
     return RunConfig(
         settings=settings,
@@ -50,9 +55,24 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry) -> RunConf
         resolved=resolved_data(cfg),
         outputs=outputs,
         folder=Path(str(hydra.runtime.output_dir)).absolute(),
-        overrides=tuple(map(str, hydra.overrides.task)),
-        sweep=Path(str(hydra.sweep.dir)).name if hydra.mode == RunMode.MULTIRUN else None,
+        overrides=overrides,
+        sweep=sweep.name if sweep else None,
+        swept=swept(words, OmegaConf.select(hydra.sweeper, "params") or (), overrides) if sweep else (),
+        again=sweep_again(words or ("-m", *overrides), sweep) if sweep else tuple(words) or overrides,
+        alone=job_alone(words, overrides) if sweep else tuple(words) or overrides,
     )
+
+
+def overrides_of(hydra: HydraConf) -> tuple[str, ...]:
+    """The overrides of a job as they were typed: `${...}` in them is not looked up, and Hydra's escapes are gone."""
+    given = OmegaConf.to_container(OmegaConf.create(hydra.overrides.task), resolve=False)
+    assert isinstance(given, list)
+    return tuple(as_typed(str(override)) for override in given)
+
+
+def _sweep_folder(hydra: HydraConf) -> Path:
+    """The sweep's folder, absolute: `.` has no name."""
+    return Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / str(hydra.sweep.dir)))
 
 
 def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:

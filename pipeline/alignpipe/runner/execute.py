@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from omegaconf import OmegaConf
 
 from alignpipe.api import Artifact
 from alignpipe.api.tracking import Status
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
+from alignpipe.digests import data_digest
+from alignpipe.errors import AlignpipeError, FolderInUse, StageInterrupted, StoreError
 from alignpipe.plan import Planner, make_plan
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
@@ -29,6 +32,7 @@ from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import RunRecords, Store
 from alignpipe.store.files import storing, write_atomically
+from alignpipe.store.locks import holder, holding_if_free
 from alignpipe.store.runs import RunRecord
 
 
@@ -66,10 +70,11 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
         check_device(run.settings, crew.process)
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
-    with storing("opening the run's folder", run.folder):
-        run.folder.mkdir(parents=True, exist_ok=True)
-    # It may have to wait for another process with the same run, and a stop ends that too.
-    with RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
+    # Both may have to wait until it is known whether another process lives, and a stop ends that too.
+    with (
+        _own_folder(run, store, terminal, signals),
+        RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record,
+    ):
         info = run_info(run, planner, record)
         try:
             if stored := planner.stored_inputs():
@@ -85,6 +90,24 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
         observers = Observers(registry.hook, terminal.say)
         job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
         return _run_stages(job, record)
+
+
+@contextmanager
+def _own_folder(run: RunConfig, store: Store, terminal: Terminal, signals: StopSignals) -> Iterator[None]:
+    """Make the run's folder, and hold it: two runs at once would write over each other's files.
+
+    Raises `FolderInUse` if another run that lives has it.
+    """
+    lock = store.layout.lock(f"folder-{data_digest(os.path.realpath(run.folder))}")
+    with holding_if_free(lock, str(run.folder), terminal.say, signals.requested, "the run's folder") as held:
+        if held is None:
+            raise FolderInUse(
+                f"{run.folder}: {holder(lock)} is writing its run there; choose another folder: hydra.run.dir, or for "
+                "a sweep another hydra.sweep.dir, or a hydra.sweep.subdir with ${hydra.job.num} in it"
+            )
+        with storing("opening the run's folder", run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        yield
 
 
 def _run_stages(job: Job, record: RunRecord) -> int:

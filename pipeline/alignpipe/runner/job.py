@@ -48,6 +48,7 @@ def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
         overrides=run.overrides,
         stages=tuple(spec.name for spec in planner.specs),
         sweep=run.sweep,
+        swept=run.swept,
         components={
             spec.name: ", ".join(
                 str(entry) for entry in spec.components if entry.component.group == spec.selected.group

@@ -12,7 +12,7 @@ from alignpipe.config.model import RunConfig
 from alignpipe.runner.job import Job
 from alignpipe.runner.summary import Summary
 from alignpipe.store.files import read_json
-from alignpipe.tables import cell, show_table
+from alignpipe.tables import cell, printable, show_table
 
 _SAMPLES = 3
 _TEXT = 300
@@ -68,22 +68,20 @@ def _paths(run: RunConfig, made: Mapping[str, Artifact]) -> list[tuple[str, Path
 
 def _next_command(run: RunConfig) -> str:
     """The same run with another seed: always possible, and the first thing to know about a result."""
-    kept = [override for override in run.overrides if not override.lstrip("+").startswith("seed=")]
+    kept = [word for word in run.alone if not word.lstrip("+").startswith(("seed=", "hydra.run.dir="))]
     return shlex.join(["alignpipe", *kept, f"seed={run.settings.seed + 1}"]) + "   (does it hold with another seed?)"
 
 
 def _one_line(text: str) -> str:
-    flat = " ".join(str(text).split())
+    flat = printable(" ".join(str(text).split()))
     return flat if len(flat) <= _TEXT else f"{flat[: _TEXT - 3]}..."
 
 
 def say_how_to_resume(job: Job, stop: BaseException) -> None:
     """Tell the user of an interrupted run how to go on."""
     reason = f" ({stop})" if str(stop) else ""
-    if job.run.sweep is not None:
-        job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, start the same sweep again.")
-        return
-    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, give the same command again:")
+    what = "give the same command again" if job.run.sweep is None else "start the same sweep again in the same folder"
+    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, {what}:")
     process = job.crew.process
     launcher = [] if process.world_size == 1 else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
-    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.overrides])}")
+    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.again])}")

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from alignpipe.tables import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -35,7 +37,8 @@ class Terminal:
         self._progress: Progress | None = None
 
     def say(self, line: str) -> None:
-        """Show one line, above the bar if there is one."""
+        """Show one line, above the bar if there is one; it may quote what a model or a reward wrote."""
+        line = printable(line)
         if self._progress is not None:
             # soft_wrap: a path that is longer than the line stays in one piece for who copies it
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

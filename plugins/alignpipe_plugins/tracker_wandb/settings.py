@@ -83,17 +83,27 @@ def resolve_names(config: WandbConfig, info: RunInfo, environ: Mapping[str, str]
     def choose(given: str | None, variable: str, made: str | None) -> str | None:
         return given or (None if environ.get(variable) else made)
 
-    overrides = " ".join(redact_override(override) for override in info.overrides)
     # The W&B sweep agent names the project and the run itself; what we gave would be another project's run.
     project = None if environ.get("WANDB_SWEEP_ID") else choose(config.project, "WANDB_PROJECT", "alignpipe")
     return RunNames(
         project=project,
         entity=config.entity,
         group=choose(config.group, "WANDB_RUN_GROUP", info.sweep),
-        name=choose(config.run_name, "WANDB_NAME", overrides[:_NAME_LENGTH] or info.folder.name),
+        name=choose(config.run_name, "WANDB_NAME", _name(info) or info.folder.name),
         notes=config.notes,
         tags=tuple(config.tags) or None,
     )
+
+
+def _name(info: RunInfo) -> str:
+    """The overrides, shortened; what differs within a sweep comes first, or else the job's folder comes last."""
+    swept = " ".join(map(redact_override, info.swept))
+    shared = " ".join(redact_override(override) for override in info.overrides if override not in info.swept)
+    text = f"{swept} {shared}".strip()
+    if len(text) <= _NAME_LENGTH or info.sweep is None or 0 < len(swept) <= _NAME_LENGTH:
+        return text[:_NAME_LENGTH].rstrip()
+    job = f"... {info.folder.name[-_NAME_LENGTH // 2 :]}"
+    return text[: _NAME_LENGTH - len(job)] + job
 
 
 def run_config(info: RunInfo) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""The command line that gives a run again, in the words its user would type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+_CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+"""Hydra's flags that say where configs come from; each takes a value."""
+_OF_SWEEPS = ("hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
+
+
+def as_typed(override: str) -> str:
+    """An override of a sweep's job without the backslashes that Hydra puts in, as far as it means the same without."""
+    plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", override)
+    return plain if plain == override or _meaning(plain) == _meaning(override) else override
+
+
+def _meaning(override: str) -> tuple[str, str, object] | None:
+    try:
+        read = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+    return read.get_key_element(), str(read.type), read.value()
+
+
+def sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """A sweep's command line with its folder, by default a new one each time: only there do its jobs go on."""
+    kept = (word for word in words if _key(word) != "hydra.sweep.dir")
+    return (*kept, _quoted("hydra.sweep.dir", str(folder)))
+
+
+def job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """The command line that runs one job of a sweep by itself; `words` are the sweep's, `overrides` the job's."""
+    return (*_config_flags(words), *(word for word in words if _is_for_hydra(word)), *overrides)
+
+
+def swept(words: Sequence[str], params: Collection[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those of a job's overrides in which its sweep's jobs differ; `params` are the keys of `hydra.sweeper.params`."""
+    keys = {_key(word) for word in words if _has_several_values(word)} | {key.lstrip("+~") for key in params}
+    return tuple(override for override in overrides if _key(override) in keys)
+
+
+def _has_several_values(word: str) -> bool:
+    try:
+        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+    except HydraException:
+        return False  # a flag
+
+
+def _config_flags(words: Sequence[str]) -> Iterator[str]:
+    rest = iter(words)
+    for word in rest:
+        if word in _CONFIG_FLAGS:
+            yield from (word, next(rest, ""))
+        elif word.startswith("--config-"):  # --config-dir=here
+            yield word
+
+
+def _is_for_hydra(word: str) -> bool:
+    """Whether an override sets something of Hydra's own that does not only concern sweeps."""
+    key = _key(word)
+    return key.startswith(("hydra.", "hydra/")) and not key.startswith(_OF_SWEEPS)
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _quoted(key: str, value: str) -> str:
+    """An override with quotes that Hydra's grammar takes off again, if it needs them."""
+    plain = f"{key}={value}"
+    try:
+        if OverridesParser.create().parse_override(plain).value() == value:
+            return plain
+    except HydraException:
+        pass  # then with quotes
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
