@@ -28,12 +28,9 @@ def global_stream(device: str, seed: int, purpose: str, *numbers: int) -> Iterat
 
     For layers that take no generator. All threads share a device's generator, so one thread draws at a time.
     """
-    kind, number = torch.device(device).type, stream(seed, purpose, *numbers).initial_seed()
-    with torch.random.fork_rng([] if kind == "cpu" else [device], device_type=None if kind == "cpu" else kind):
-        if kind == "cpu":
-            torch.default_generator.manual_seed(number)  # at once; `torch.manual_seed` looks for devices
-        else:
-            torch.manual_seed(number)
+    number = stream(seed, purpose, *numbers).initial_seed()
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(number)
         yield
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -74,7 +75,10 @@ def train(
 
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when a gradient is not finite.
     """
-    team = _drawing_in_order(model, team, ctx)
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    if drops and team.lanes.count > 1:  # all lanes draw from one generator, whoever comes first
+        ctx.say("dropout: one lane trains, since lanes would draw their masks in any order")
+        team = team.with_one_lane()
     team.same_start(model)
     learner = adamw(model, options, options.lr, team)
     checkpoints = Checkpoints(ctx.work, team, ctx.sync_log)
@@ -90,7 +94,7 @@ def train(
         factor = rate(step, steps, warmup, options.schedule)
         learner.set_rate(factor)
         batch = [examples[index] for index in batch_indices(step, options.batch_size, len(examples), ctx.seed)]
-        with global_stream(ctx.device, ctx.seed, "dropout", step, team.rank):
+        with global_stream(ctx.device, ctx.seed, "dropout", step, team.rank) if drops else nullcontext():
             metrics = _step(learner, batch, loss, options.micro_batch_size, step, team)
         done = step + 1
         last = done == steps
@@ -113,15 +117,6 @@ def train(
             ctx.log_timings({"time/save": time.perf_counter() - began}, step=done)
         if stop:
             raise StageInterrupted(f"{ctx.stage} stopped at step {done} of {steps}")
-
-
-def _drawing_in_order(model: nn.Module, team: Team, ctx: StageContext) -> Team:
-    """The team, with one lane where there is dropout: all lanes draw from one generator, whoever comes first."""
-    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    if not drops or team.lanes.count == 1:
-        return team
-    ctx.say("dropout: one lane trains, since lanes would draw their masks in any order")
-    return team.with_one_lane()
 
 
 def _step(
