@@ -101,6 +101,18 @@ def test_one_process_keeps_the_episodes(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 1 - rank
 
 
+def test_what_is_only_half_on_the_disk_comes_after_the_checkpoint(tmp_path: Path) -> None:
+    """After a power cut pages may be zeros, in the middle of lines; what a checkpoint counts on was synced."""
+    kept, path = KeptEpisodes(tmp_path, ALONE), tmp_path / "rollouts.jsonl"
+    episodes = ppo.make_episodes(ppo.make_players())
+    kept.add(1, episodes, torch.zeros(len(episodes.responses)))
+    whole = path.read_bytes()
+    for tail in (b'{"update": 2, "pro', b"\0" * 90 + b'rompt": ""}\n{"update": 2}\n'):
+        path.write_bytes(whole + tail)
+        kept.rewind(1)
+        assert path.read_bytes() == whole
+
+
 def test_whatever_a_model_writes_is_one_line(tmp_path: Path) -> None:
     episodes = ppo.make_episodes(ppo.make_players())
     odd = ["a\x85b", "c\u2028d", "e\x0bf\x1c", "g\nh\r"]

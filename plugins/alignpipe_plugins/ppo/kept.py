@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from alignpipe.syncing import sync
 from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.episodes import Episodes
 
@@ -33,16 +34,17 @@ class KeptEpisodes:
         self._leads = team.leads
 
     def rewind(self, update: int) -> None:
-        """Forget what was kept after `update`; a line cut short by a kill came after it."""
+        """Forget what was kept after `update`; a line that cannot be read (a kill, a power cut) came after it."""
         if not self._leads or not self._path.exists():
             return
         kept = []
         for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["update"] > update:
+            if not line.endswith("\n") or _update_of(line) > update:
                 break
             kept.append(line)
         draft = self._path.with_suffix(".draft")
         draft.write_text("".join(kept), encoding="utf-8")
+        sync(draft)
         draft.replace(self._path)
 
     def add(self, update: int, episodes: Episodes, kl: Tensor) -> None:
@@ -63,6 +65,14 @@ class KeptEpisodes:
         columns = list(dict.fromkeys(name for line in lines for name in line))
         table = pa.table({name: [line.get(name) for line in lines] for name in columns})
         pq.write_table(table, payload / FILE)
+
+
+def _update_of(line: str) -> float:
+    """The update that a line was kept of; infinity for one that was half on the disk when the power went."""
+    try:
+        return float(json.loads(line)["update"])
+    except ValueError:
+        return math.inf
 
 
 def _line(update: int, episodes: Episodes, row: int, kl: float) -> dict[str, Any]:
