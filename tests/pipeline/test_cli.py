@@ -94,6 +94,11 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
         (["model=toy", "reward.scal=1"], "reward.scal: there is no such key"),
         (["model=toy", "seed=x"], "seed: Value 'x' of type 'str' could not be converted to Integer"),
         (["model=toy", "seed"], "cannot read the override 'seed': an override is written key=value"),
+        (["model=toy", "seed = 1"], "'seed = 1': there must be no spaces around the =: write seed=1"),
+        (["plan", "model=toy", "reward.scale =1"], "there must be no spaces around the =: write reward.scale=1"),
+        (["-m", "model=toy", "ü=1"], "cannot read the override 'ü=1': a key can have no 'ü' in it"),
+        (["model=toy", "ppo@x y=ppo"], "a key can have no space in it, and this one is 'ppo@x y'"),
+        (["model=toy", "ppo..lr=1"], "'ppo..lr' is no key"),
         (["model=toy", "seed=-1"], "seed=-1: a whole number from 0"),
         (["model=toy", "seed=null"], "seed: null is no value for it (override seed=null)"),
         (["model=toy", "inputs.sft=base"], "inputs.sft: keys of its own are wanted: write inputs.sft.<key>=<value>"),
@@ -125,6 +130,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert done.stdout == ""
     assert list((tmp_path / "cwd").iterdir()) == []
     assert not Path("/runs").exists(), "an empty outputs must not lead to the root of the disk"
+
+
+@pytest.mark.parametrize("command", [["score", "--reward", "acme", "--data"], ["plugins", "check", "acme", "--data"]])
+def test_an_override_that_cannot_be_read_where_no_run_is_made(
+    command: list[str], alignpipe_command: RunCommand, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    done = alignpipe_command(*command, str(tmp_path / "x.jsonl"), "reward.scale = 1")
+    assert done.returncode == 1
+    assert "there must be no spaces around the =: write reward.scale=1" in only_line(done.stderr)
 
 
 def test_a_preset_that_is_no_yaml(alignpipe_command: RunCommand, tmp_path: Path) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import re
-import shlex
 import sys
 from dataclasses import fields, is_dataclass
 from types import FrameType
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from alignpipe.api import SLOTS
+from alignpipe.cli.unreadable import advice
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, did_you_mean
 from alignpipe.registry import registry
@@ -100,8 +99,7 @@ def _missing_option(error: MissingConfigException) -> str:
 def _composition(error: HydraException) -> str:
     """A config that Hydra could not compose; mostly OmegaConf refused a key or a value, which its cause tells."""
     if isinstance(error, OverrideParseException):
-        hint = _quoting(error.override) or ("" if "=" in error.override else "an override is written key=value")
-        return f"cannot read the override {error.override!r}: {hint or _joined(error.message)}"
+        return f"cannot read the override {error.override!r}: {advice(error.override) or _joined(error.message)}"
     cause = error.__cause__
     if not isinstance(cause, OmegaConfBaseException):
         known = ((re.match(pattern, str(error)), sentence) for pattern, sentence in _HYDRA_SAYS.items())
@@ -160,19 +158,6 @@ def _option_of(error: OmegaConfBaseException) -> str | None:
     if not isinstance(parent, DictConfig) or "name" not in parent:
         return None
     return str(parent["name"]) if "." not in parent._get_full_key(None) else None
-
-
-def _quoting(override: str | None) -> str | None:
-    """What to write for a value that Hydra's grammar cannot read as it is: spaces, umlauts, brackets in file names."""
-    key, _, value = (override or "").partition("=")
-    quoted = f'{key}="{value}"'
-    if not value or value[0] in "[{'\"" or '"' in value:
-        return None
-    try:
-        OverridesParser.create().parse_override(quoted)
-    except OverrideParseException:
-        return None
-    return f"this value needs quotes that reach Hydra: {shlex.quote(quoted)}"
 
 
 def _keys_beside(error: OmegaConfBaseException) -> list[str]:
