@@ -46,6 +46,13 @@ def test_cfg_job_shows_the_composed_config(alignpipe_command: RunCommand) -> Non
     assert done.stderr == ""
 
 
+def test_flags_stand_between_overrides(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    shown = alignpipe_command("model=toy", "--cfg", "job", "reward=acme", "--package", "reward", "reward.scale=2")
+    assert "scale: 2.0" in shown.stdout, shown.stderr
+    swept = alignpipe_command(*SHORT, "-m", "seed=0,1")
+    assert "2 of 2 jobs finished" in swept.stdout, swept.stderr
+
+
 def test_info_shows_the_plugins_source(alignpipe_command: RunCommand) -> None:
     done = alignpipe_command("model=toy", "--info", "searchpath")
     assert "plugins://" in done.stdout

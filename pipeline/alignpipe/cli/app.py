@@ -16,6 +16,7 @@ from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import sweep_report
+from alignpipe.cli.words import in_order
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
@@ -100,8 +101,9 @@ def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
     options: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
     application = hydra.main(config_path=str(conf_dir()), config_name="config", **options)(task)
     before = sys.argv
+    words = in_order(argv)
     # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
-    sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in argv)]
+    sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in words)]
     try:
         application()
     finally:
