@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from alignpipe.api import SLOTS
 from alignpipe.cli.unreadable import advice
+from alignpipe.config.checks import how_to_fill
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, did_you_mean
 from alignpipe.registry import registry
@@ -100,15 +101,18 @@ def _composition(error: HydraException) -> str:
     """A config that Hydra could not compose; mostly OmegaConf refused a key or a value, which its cause tells."""
     if isinstance(error, OverrideParseException):
         return f"cannot read the override {error.override!r}: {advice(error.override) or _joined(error.message)}"
-    cause = error.__cause__
+    known = ((re.match(pattern, str(error)), sentence) for pattern, sentence in _HYDRA_SAYS.items())
+    if found := next((sentence.format(*match.groups()) for match, sentence in known if match), ""):
+        return found
+    cause = error.__cause__ or error.__context__  # Hydra does not always say `from`
     if not isinstance(cause, OmegaConfBaseException):
-        known = ((re.match(pattern, str(error)), sentence) for pattern, sentence in _HYDRA_SAYS.items())
-        found = next((sentence.format(*match.groups()) for match, sentence in known if match), "")
-        return found or _joined(str(error))
+        return _joined(str(error))
     source = re.match(r"In '([^']+)'", str(error))
     override = re.match(r"Error merging override (.+)", str(error))
+    refused = re.match(r"Could not override '([^']+)'", str(error))
     where = f" (in conf/{source[1]}.yaml)" if source else f" (override {override[1]})" if override else ""
-    return _omegaconf(cause, override[1].partition("=")[0].lstrip("+~") if override else "") + where
+    given = override[1].partition("=")[0].lstrip("+~") if override else refused[1] if refused else ""
+    return _omegaconf(cause, given) + where
 
 
 _SLOT = "|".join(SLOTS)
@@ -147,6 +151,9 @@ def _omegaconf(error: OmegaConfBaseException, given: str = "") -> str:
         return f"{key}: {message}" if key else message
     choices = _keys_beside(error)
     wrong = str(error.key)
+    is_stage = given.startswith(f"{wrong}.") or re.search(r"_\d+$", wrong)  # not sft_lr=1, which wants sft.lr
+    if is_stage and not parent and (unfilled := how_to_fill(wrong, registry())) is not None:
+        return f"{wrong}: {unfilled}"
     parent = f"{parent}={option}" if option else parent
     listing = f"; keys{f' of {parent}' if parent else ''}: {', '.join(choices)}" if choices else ""
     return f"{key or wrong}: there is no such key{did_you_mean(wrong, choices)}{listing}"
