@@ -131,6 +131,8 @@ def test_a_job_that_fails_does_not_stop_the_sweep(alignpipe_command: RunCommand,
         (["model=toy", "--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
         (["model=toy", "inputs.sft.policy=ppo"], "ppo"),
         (["plan", "-m", "seed=1,2"], "plan shows one run"),
+        (["plan", *SHORT, "seed=1,2", "--multi"], "plan shows one run"),
+        (["plan", *SHORT, "seed=1,2", "hydra.mode=MULTIRUN"], "plan shows one run"),
         (["plan", "model=toy", "+foo=1"], "foo: there is no such key"),
         (["plugins", "show", "reward/acne"], "reward/acne: there is no such option (did you mean 'reward/acme'?)"),
     ],
@@ -179,6 +181,16 @@ def test_plan_makes_no_run_folder(alignpipe_command: RunCommand, tmp_path: Path)
     assert "sft" in done.stdout
     assert not (tmp_path / "cwd" / "outputs" / "runs").exists()
     assert not (tmp_path / "cwd" / ".hydra").exists()
+
+
+def test_plan_makes_no_folder_where_a_config_file_asks_for_a_sweep(
+    alignpipe_command: RunCommand, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "swept.yaml").write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    done = alignpipe_command("plan", *SHORT, "--config-dir", str(tmp_path / "mine"), "experiment=swept")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cwd").iterdir()) == []
 
 
 def test_experiment_works_with_and_without_a_plus(alignpipe_command: RunCommand) -> None:

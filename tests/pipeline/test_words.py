@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from alignpipe.cli.words import in_order
+from alignpipe.cli.words import in_order, is_sweep
 
 _READ = ("parse_args", "parse_intermixed_args")
 """How Hydra 1.3 and 1.4 read a command line."""
@@ -34,3 +34,32 @@ def test_both_hydras_read_the_words(argv: list[str], flags: dict[str, object], o
 
 def test_behind_two_dashes_there_are_no_flags() -> None:
     assert in_order(["a=1", "--cfg", "job", "--", "-m", "b=1"]) == ["--cfg", "job", "--", "a=1", "-m", "b=1"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-m", "seed=0,1"],
+        ["seed=0,1", "--multirun"],
+        ["seed=0,1", "--multi"],
+        ["hydra.mode=MULTIRUN", "seed=0,1"],
+        ["--", "seed=0,1", "++hydra.mode='MULTIRUN'"],
+        ["hydra.mode=RUN", "hydra.mode=RunMode.MULTIRUN"],
+    ],
+)
+def test_every_way_to_ask_for_a_sweep(argv: list[str]) -> None:
+    assert is_sweep(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["seed=0"],
+        ["--", "-m"],
+        ["hydra.mode=RUN"],
+        ["hydra.mode=MULTIRUN", "hydra.mode=RUN"],
+        ["reward.text=hydra.mode=MULTIRUN"],
+    ],
+)
+def test_what_asks_for_no_sweep(argv: list[str]) -> None:
+    assert not is_sweep(argv)

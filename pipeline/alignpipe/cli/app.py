@@ -16,7 +16,7 @@ from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import sweep_report
-from alignpipe.cli.words import in_order
+from alignpipe.cli.words import in_order, is_sweep
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
     """
     process = this_process()
-    if process.world_size > 1 and _is_sweep(argv):
+    if process.world_size > 1 and is_sweep(argv):
         raise ConfigError(
             f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (a sweep's "
             "launcher can start jobs side by side), or launch one run at a time"
@@ -46,14 +46,11 @@ def run(argv: list[str]) -> int:
 
 def plan(argv: list[str]) -> int:
     """Show what the same overrides would run, and why; no run folder is made."""
-    if _is_sweep(argv):
+    if is_sweep(argv):
         raise ConfigError("plan shows one run: leave out -m, and give each key one value")
-    _hydra_main(plan_job, [*argv, *_NO_FOLDER])
+    # A config file of the user's own may ask for a sweep too.
+    _hydra_main(plan_job, [*argv, "hydra.mode=RUN", *_NO_FOLDER])
     return 0
-
-
-def _is_sweep(argv: list[str]) -> bool:
-    return bool({"-m", "--multirun"} & set(argv))
 
 
 def run_job(cfg: DictConfig) -> None:
