@@ -46,6 +46,13 @@ def test_cfg_job_shows_the_composed_config(alignpipe_command: RunCommand) -> Non
     assert done.stderr == ""
 
 
+def test_flags_stand_between_overrides(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    shown = alignpipe_command("model=toy", "--cfg", "job", "reward=acme", "--package", "reward", "reward.scale=2")
+    assert "scale: 2.0" in shown.stdout, shown.stderr
+    swept = alignpipe_command(*SHORT, "-m", "seed=0,1")
+    assert "2 of 2 jobs finished" in swept.stdout, swept.stderr
+
+
 def test_info_shows_the_plugins_source(alignpipe_command: RunCommand) -> None:
     done = alignpipe_command("model=toy", "--info", "searchpath")
     assert "plugins://" in done.stdout
@@ -105,6 +112,11 @@ def test_jobs_of_a_sweep_that_would_share_a_folder(alignpipe_command: RunCommand
         (["model=toy", "reward.scal=1"], "reward.scal: there is no such key"),
         (["model=toy", "seed=x"], "seed: Value 'x' of type 'str' could not be converted to Integer"),
         (["model=toy", "seed"], "cannot read the override 'seed': an override is written key=value"),
+        (["model=toy", "seed = 1"], "'seed = 1': there must be no spaces around the =: write seed=1"),
+        (["plan", "model=toy", "reward.scale =1"], "there must be no spaces around the =: write reward.scale=1"),
+        (["-m", "model=toy", "ü=1"], "cannot read the override 'ü=1': a key can have no 'ü' in it"),
+        (["model=toy", "ppo@x y=ppo"], "a key can have no space in it, and this one is 'ppo@x y'"),
+        (["model=toy", "ppo..lr=1"], "'ppo..lr' is no key"),
         (["model=toy", "seed=-1"], "seed=-1: a whole number from 0"),
         (["model=toy", "seed=null"], "seed: null is no value for it (override seed=null)"),
         (["model=toy", "inputs.sft=base"], "inputs.sft: keys of its own are wanted: write inputs.sft.<key>=<value>"),
@@ -112,6 +124,15 @@ def test_jobs_of_a_sweep_that_would_share_a_folder(alignpipe_command: RunCommand
         (["model=toy", "~foo"], "~foo: there is no such key"),
         (["model=toy", 'outputs="~/here"'], "outputs=~/here: nobody replaced the ~"),
         (["model=toy", "seed=1,2"], "seed has several values: add -m"),
+        (["model=toy", "stages=[data,ppo_2]", "ppo_2.lr=1"], "ppo_2: nothing fills it: add +ppo@ppo_2=<ppo>"),
+        (["model=toy", "ppo_2=ppo"], "ppo_2: nothing fills it: add +ppo@ppo_2=<ppo>"),
+        (["model=toy", "+ppo_2.lr=1"], "ppo_2: nothing fills it: add +ppo@ppo_2=<ppo>"),
+        (["model=toy", "ppo_lr=1"], "ppo_lr: there is no such key"),
+        (["model=toy", "dpo.beta=1"], "dpo: no dpo is chosen: add +dpo=<plain>"),
+        (
+            ["model=toy", "+ppo@ppo_2=ppo", "+scale/smoke/ppo@ppo_2=ppo"],
+            ": there is no such key; keys of ppo_2=ppo: lr, kl_coef (in conf/scale/smoke/ppo/",
+        ),
         (["model=toy", "sft=null"], "Got NoneType; a stage is left out with stages=[...]"),
         (["model=toy", "seed=1", "data.size=a b(1)"], "needs quotes that reach Hydra: 'data.size=\"a b(1)\"'"),
         (["model=toy", "data.size=pairs.jsonl"], "could not be converted to Integer in data=support"),
@@ -121,6 +142,8 @@ def test_jobs_of_a_sweep_that_would_share_a_folder(alignpipe_command: RunCommand
         (["model=toy", "--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
         (["model=toy", "inputs.sft.policy=ppo"], "ppo"),
         (["plan", "-m", "seed=1,2"], "plan shows one run"),
+        (["plan", *SHORT, "seed=1,2", "--multi"], "plan shows one run"),
+        (["plan", *SHORT, "seed=1,2", "hydra.mode=MULTIRUN"], "plan shows one run"),
         (["plan", "model=toy", "+foo=1"], "foo: there is no such key"),
         (["plugins", "show", "reward/acne"], "reward/acne: there is no such option (did you mean 'reward/acme'?)"),
     ],
@@ -136,6 +159,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert done.stdout == ""
     assert list((tmp_path / "cwd").iterdir()) == []
     assert not Path("/runs").exists(), "an empty outputs must not lead to the root of the disk"
+
+
+@pytest.mark.parametrize("command", [["score", "--reward", "acme", "--data"], ["plugins", "check", "acme", "--data"]])
+def test_an_override_that_cannot_be_read_where_no_run_is_made(
+    command: list[str], alignpipe_command: RunCommand, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    done = alignpipe_command(*command, str(tmp_path / "x.jsonl"), "reward.scale = 1")
+    assert done.returncode == 1
+    assert "there must be no spaces around the =: write reward.scale=1" in only_line(done.stderr)
 
 
 def test_a_preset_that_is_no_yaml(alignpipe_command: RunCommand, tmp_path: Path) -> None:
@@ -159,6 +192,16 @@ def test_plan_makes_no_run_folder(alignpipe_command: RunCommand, tmp_path: Path)
     assert "sft" in done.stdout
     assert not (tmp_path / "cwd" / "outputs" / "runs").exists()
     assert not (tmp_path / "cwd" / ".hydra").exists()
+
+
+def test_plan_makes_no_folder_where_a_config_file_asks_for_a_sweep(
+    alignpipe_command: RunCommand, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "swept.yaml").write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    done = alignpipe_command("plan", *SHORT, "--config-dir", str(tmp_path / "mine"), "experiment=swept")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cwd").iterdir()) == []
 
 
 def test_experiment_works_with_and_without_a_plus(alignpipe_command: RunCommand) -> None:

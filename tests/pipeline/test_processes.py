@@ -71,7 +71,7 @@ def test_one_device_for_all_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+@pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi", "hydra.mode=MULTIRUN"])
 def test_a_sweep_is_refused(monkeypatch: Any, rank: int, flag: str) -> None:
     monkeypatch.setattr(app, "this_process", lambda: Process(rank, 2))
     with pytest.raises(ConfigError, match=r"-m starts its jobs in one process, and there are 2: leave out torchrun"):

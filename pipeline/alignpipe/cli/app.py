@@ -16,6 +16,7 @@ from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
+from alignpipe.cli.words import in_order, is_sweep
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
@@ -33,7 +34,7 @@ def run(argv: list[str]) -> int:
     Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
     """
     process = this_process()
-    if process.world_size > 1 and _is_sweep(argv):
+    if process.world_size > 1 and is_sweep(argv):
         raise ConfigError(
             f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (a sweep's "
             "launcher can start jobs side by side), or launch one run at a time"
@@ -45,14 +46,11 @@ def run(argv: list[str]) -> int:
 
 def plan(argv: list[str]) -> int:
     """Show what the same overrides would run, and why; no run folder is made."""
-    if _is_sweep(argv):
+    if is_sweep(argv):
         raise ConfigError("plan shows one run: leave out -m, and give each key one value")
-    _hydra_main(plan_job, [*argv, *_NO_FOLDER])
+    # A config file of the user's own may ask for a sweep too.
+    _hydra_main(plan_job, [*argv, "hydra.mode=RUN", *_NO_FOLDER])
     return 0
-
-
-def _is_sweep(argv: list[str]) -> bool:
-    return bool({"-m", "--multirun"} & set(argv))
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -102,8 +100,9 @@ def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
     options: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
     application = hydra.main(config_path=str(conf_dir()), config_name="config", **options)(task)
     before = sys.argv
+    words = in_order(argv)
     # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
-    sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in argv)]
+    sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in words)]
     try:
         application()
     finally:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import re
-import shlex
 import sys
 from dataclasses import fields, is_dataclass
 from types import FrameType
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from alignpipe.api import SLOTS
+from alignpipe.cli.unreadable import advice
+from alignpipe.config.checks import how_to_fill
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import AlignpipeError, did_you_mean
 from alignpipe.registry import registry
@@ -100,17 +100,19 @@ def _missing_option(error: MissingConfigException) -> str:
 def _composition(error: HydraException) -> str:
     """A config that Hydra could not compose; mostly OmegaConf refused a key or a value, which its cause tells."""
     if isinstance(error, OverrideParseException):
-        hint = _quoting(error.override) or ("" if "=" in error.override else "an override is written key=value")
-        return f"cannot read the override {error.override!r}: {hint or _joined(error.message)}"
-    cause = error.__cause__
+        return f"cannot read the override {error.override!r}: {advice(error.override) or _joined(error.message)}"
+    known = ((re.match(pattern, str(error)), sentence) for pattern, sentence in _HYDRA_SAYS.items())
+    if found := next((sentence.format(*match.groups()) for match, sentence in known if match), ""):
+        return found
+    cause = error.__cause__ or error.__context__  # Hydra does not always say `from`
     if not isinstance(cause, OmegaConfBaseException):
-        known = ((re.match(pattern, str(error)), sentence) for pattern, sentence in _HYDRA_SAYS.items())
-        found = next((sentence.format(*match.groups()) for match, sentence in known if match), "")
-        return found or _joined(str(error))
+        return _joined(str(error))
     source = re.match(r"In '([^']+)'", str(error))
     override = re.match(r"Error merging override (.+)", str(error))
+    refused = re.match(r"Could not override '([^']+)'", str(error))
     where = f" (in conf/{source[1]}.yaml)" if source else f" (override {override[1]})" if override else ""
-    return _omegaconf(cause, override[1].partition("=")[0].lstrip("+~") if override else "") + where
+    given = override[1].partition("=")[0].lstrip("+~") if override else refused[1] if refused else ""
+    return _omegaconf(cause, given) + where
 
 
 _SLOT = "|".join(SLOTS)
@@ -149,6 +151,9 @@ def _omegaconf(error: OmegaConfBaseException, given: str = "") -> str:
         return f"{key}: {message}" if key else message
     choices = _keys_beside(error)
     wrong = str(error.key)
+    is_stage = given.startswith(f"{wrong}.") or re.search(r"_\d+$", wrong)  # not sft_lr=1, which wants sft.lr
+    if is_stage and not parent and (unfilled := how_to_fill(wrong, registry())) is not None:
+        return f"{wrong}: {unfilled}"
     parent = f"{parent}={option}" if option else parent
     listing = f"; keys{f' of {parent}' if parent else ''}: {', '.join(choices)}" if choices else ""
     return f"{key or wrong}: there is no such key{did_you_mean(wrong, choices)}{listing}"
@@ -160,19 +165,6 @@ def _option_of(error: OmegaConfBaseException) -> str | None:
     if not isinstance(parent, DictConfig) or "name" not in parent:
         return None
     return str(parent["name"]) if "." not in parent._get_full_key(None) else None
-
-
-def _quoting(override: str | None) -> str | None:
-    """What to write for a value that Hydra's grammar cannot read as it is: spaces, umlauts, brackets in file names."""
-    key, _, value = (override or "").partition("=")
-    quoted = f'{key}="{value}"'
-    if not value or value[0] in "[{'\"" or '"' in value:
-        return None
-    try:
-        OverridesParser.create().parse_override(quoted)
-    except OverrideParseException:
-        return None
-    return f"this value needs quotes that reach Hydra: {shlex.quote(quoted)}"
 
 
 def _keys_beside(error: OmegaConfBaseException) -> list[str]:

@@ -61,7 +61,7 @@ class SweepCallback(Callback):
         Raises `RunFailed`, which Hydra lets pass, if nothing can be written in the sweep's folder.
         """
         self.folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
-        self.words = tuple(sys.argv[1:])
+        self.words = _words()
         self.notes = SweepJobs(self.folder, uuid4().hex)
         try:
             SweepCallback.until_the_end.enter_context(self.notes.open())
@@ -99,8 +99,13 @@ class SweepCallback(Callback):
 def command_line(hydra: HydraConf) -> tuple[str, ...]:
     """The words behind `alignpipe`, of a job of a sweep those of the sweep; none if this process does not know them."""
     if hydra.mode != RunMode.MULTIRUN:
-        return tuple(sys.argv[1:])
+        return _words()
     return SweepCallback.current.words if SweepCallback.current is not None else ()
+
+
+def _words() -> tuple[str, ...]:
+    """What stands behind `alignpipe`, without the `--` that `words.in_order` puts in."""
+    return tuple(word for word in sys.argv[1:] if word != "--")
 
 
 @contextmanager

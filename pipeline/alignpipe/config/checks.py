@@ -39,6 +39,8 @@ def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> No
                 f"{key} is configured but not in stages=[{','.join(stages)}]; add it there, or leave it out"
             )
         if key not in slots:
+            if isinstance(node, DictConfig) and (unfilled := how_to_fill(key, registry)) is not None:
+                raise ConfigError(f"{key}: {unfilled}")
             near = did_you_mean(key, [*settings, *slots, *stages])
             raise ConfigError(f"{key}: there is no such key{near}; keys: {', '.join([*settings, *slots])}")
 
@@ -81,14 +83,26 @@ def check_stages(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> 
 
 def _no_component(stage: str, cfg: DictConfig, registry: Registry) -> str:
     """What to say of a name in `stages` that nothing fills."""
-    groups = [group for group in registry.groups() if group not in NOT_STAGES]
+    if (unfilled := how_to_fill(stage, registry)) is not None:
+        return f"stages names {stage!r}, but {unfilled}"
+    known = [str(key) for key in cfg if is_typed(cfg._get_node(key))]
+    groups = _stage_groups(registry)
+    return f"stages names {stage!r}, which is not in the config{did_you_mean(stage, [*known, *groups])}"
+
+
+def how_to_fill(stage: str, registry: Registry) -> str | None:
+    """What to add for a stage that is wanted and has no component; None for a name that no stage can have."""
+    groups = _stage_groups(registry)
     base = re.sub(r"_\w+$", "", stage)
     if stage in groups:
-        return f"stages names {stage!r}, but no {stage} is chosen: add +{stage}=<{'|'.join(registry.options(stage))}>"
+        return f"no {stage} is chosen: add +{stage}=<{'|'.join(registry.options(stage))}>"
     if base in groups:
-        return f"stages names {stage!r}, but nothing fills it: add +{base}@{stage}=<{'|'.join(registry.options(base))}>"
-    known = [str(key) for key in cfg if is_typed(cfg._get_node(key))]
-    return f"stages names {stage!r}, which is not in the config{did_you_mean(stage, [*known, *groups])}"
+        return f"nothing fills it: add +{base}@{stage}=<{'|'.join(registry.options(base))}>"
+    return None
+
+
+def _stage_groups(registry: Registry) -> list[str]:
+    return [group for group in registry.groups() if group not in NOT_STAGES]
 
 
 def slot_nodes(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> dict[str, DictConfig]:

@@ -1,0 +1,41 @@
+"""The words of a command line as Hydra's own parser tells them apart: flags, and overrides anywhere between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hydra._internal.utils import get_args_parser
+from hydra.types import RunMode
+
+_MODE = re.compile(r"\+{0,2}hydra\.mode=[\s'\"]*(?:RunMode\.)?(\w+)[\s'\"]*")
+"""Hydra's setting for what `-m` is a flag for."""
+
+
+class _Word(str):
+    """A word of its own: the parser hands on what it is given, and a flag's value may equal an override."""
+
+
+def in_order(argv: Sequence[str]) -> list[str]:
+    """The same words with the overrides together behind the flags: Hydra 1.3 finds them nowhere else, 1.4 anywhere."""
+    flags, overrides, _ = _read(argv)
+    return [*flags, "--", *overrides]
+
+
+def is_sweep(argv: Sequence[str]) -> bool:
+    """Whether the words ask for a sweep: `-m`, what the parser takes as short for it, or Hydra's own setting."""
+    _, overrides, multirun = _read(argv)
+    modes = [found[1] for word in overrides if (found := _MODE.fullmatch(word))]
+    return multirun or modes[-1:] in (["MULTIRUN"], [str(RunMode.MULTIRUN.value)])
+
+
+def _read(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """The flags with their values, the overrides, and whether a flag asks for a sweep.
+
+    Behind a `--` of the user's own there are overrides only.
+    """
+    words: list[str] = [_Word(word) for word in argv]
+    end = words.index("--") if "--" in words else len(words)
+    read = get_args_parser().parse_intermixed_args(words[:end])
+    flags = [word for word in words[:end] if not any(word is override for override in read.overrides)]
+    return list(map(str, flags)), list(map(str, [*read.overrides, *words[end + 1 :]])), read.multirun
