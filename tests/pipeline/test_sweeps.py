@@ -12,7 +12,7 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from alignpipe.cli.report import RunFailed
+from alignpipe.cli.report import RunFailed, message_of
 from alignpipe.cli.sweeps import SweepCallback, command_line, sweep_report
 from alignpipe.errors import ConfigError, FolderInUse
 
@@ -175,10 +175,12 @@ def test_an_error_passes_and_no_job_means_no_table(tmp_path, capsys):
     assert not (tmp_path / "two").exists()
 
 
-def test_a_folder_in_which_nothing_can_be_written(tmp_path):
+def test_a_folder_in_which_nothing_can_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
-    with pytest.raises(RunFailed, match="cannot write"), sweep_report():
+    with pytest.raises(RunFailed) as raised, sweep_report():
         begin(tmp_path / "file" / "below")
+    assert f"cannot write {tmp_path}/file/below" in message_of(raised.value.error)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_file_that_cannot_be_written_does_not_hide_how_the_sweep_ended(tmp_path, capsys):

@@ -34,15 +34,20 @@ class SweepJobs:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Keep the notes for the duration of the block, in which other sweeps see that this one lives."""
+        """Keep the notes for the duration of the block, in which other sweeps see that this one lives.
+
+        Raises `OSError` if their folder cannot be made.
+        """
         made = [path for path in (self._sweep, *self._sweep.parents) if not path.exists()]
         try:
+            self._notes.mkdir(parents=True)
             with holding_if_free(_life(self._notes), f"the sweep in {self._sweep}"):
                 yield
         finally:
             try:
                 with storing("clearing away the notes of a sweep's jobs", self._notes):
-                    shutil.rmtree(self._notes)
+                    if self._notes.exists():
+                        shutil.rmtree(self._notes)
                     for path in (self._notes.parent, *made):  # a sweep without jobs leaves nothing behind
                         if path.is_dir() and not any(path.iterdir()):
                             path.rmdir()

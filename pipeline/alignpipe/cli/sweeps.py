@@ -65,7 +65,7 @@ class SweepCallback(Callback):
         self.notes = SweepJobs(self.folder, uuid4().hex)
         try:
             SweepCallback.until_the_end.enter_context(self.notes.open())
-        except StoreError as error:
+        except (OSError, StoreError) as error:
             raise RunFailed(error) from error
         SweepCallback.current = self
 
