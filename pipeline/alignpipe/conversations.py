@@ -20,7 +20,13 @@ class RowError(ValueError):
 
 
 class LacksColumns(RowError):
-    """A row without the columns of its table."""
+    """A row without the columns of its table, `wanted` in words."""
+
+    def __init__(self, wanted: str, raw: Mapping[str, Any]) -> None:
+        empty = [name for name, value in raw.items() if value is None]
+        nulls = f" ({', '.join(empty)} being null)" if empty else ""
+        super().__init__(f"needs {wanted}; it has {', '.join(map(repr, raw)) or 'no column'}{nulls}")
+        self.wanted = wanted
 
 
 class Unusable(Exception):
@@ -49,7 +55,7 @@ def demonstration(raw: Mapping[str, Any]) -> Exchange:
     if has(raw, "text"):
         prompt, rest = split_transcript(_transcript(raw))
         return Exchange(prompt, [], {"completion": rest})
-    raise lacks(raw, "'prompt' and 'completion', or 'messages'")
+    raise LacksColumns("'prompt' and 'completion', or 'messages'", raw)
 
 
 def preference(raw: Mapping[str, Any]) -> Exchange:
@@ -58,7 +64,7 @@ def preference(raw: Mapping[str, Any]) -> Exchange:
     Raises `RowError` if it is no pair, `Unusable` as `split_pair` does.
     """
     if not has(raw, "chosen", "rejected"):
-        raise lacks(raw, "'chosen' and 'rejected', with or without 'prompt'")
+        raise LacksColumns("'chosen' and 'rejected', with or without 'prompt'", raw)
     chosen, rejected = raw["chosen"], raw["rejected"]
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("'chosen' and 'rejected' must both be text or both be lists of messages")
@@ -97,13 +103,6 @@ def prompt_of(raw: Mapping[str, Any]) -> tuple[str, list[Message]]:
 def has(raw: Mapping[str, Any], *columns: str) -> bool:
     """Whether the row has a value in all these columns."""
     return all(raw.get(column) is not None for column in columns)
-
-
-def lacks(raw: Mapping[str, Any], wanted: str) -> LacksColumns:
-    """The error for a row without the columns `wanted`."""
-    empty = [name for name, value in raw.items() if value is None]
-    nulls = f" ({', '.join(empty)} being null)" if empty else ""
-    return LacksColumns(f"needs {wanted}; it has {', '.join(map(repr, raw)) or 'no column'}{nulls}")
 
 
 def messages_of(value: Any, column: str) -> list[Message]:

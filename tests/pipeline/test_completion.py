@@ -69,9 +69,20 @@ def complete(tmp_path: Path, fake_pipeline: Path):
         ("alignpipe model=toy code_change=w", ["code_change=warn"]),
         ("alignpipe model=toy reward=acme reward.scale=", ["reward.scale=1.0"]),
         ("alignpipe model=toy reward=acme reward.na", []),
+        ("alignpipe model=toy stages=", []),
+        ("alignpipe model=toy reward=acme reward.span=", []),
+        ("alignpipe model=toy -m se", ["seed="]),
+        ("alignpipe model=toy --cfg job reward=acme reward.sc", ["reward.scale="]),
+        ("alignpipe --co", ["--config-path", "--config-name", "--config-dir"]),
+        ("alignpipe model=toy --multirun --m", []),
+        ("alignpipe plan model=toy --c", ["--cfg", "--config-path", "--config-name", "--config-dir"]),
+        ("alignpipe --cfg ", ["job", "hydra", "all"]),
+        ("alignpipe model=toy --package re", []),
+        ("alignpipe -- --c", []),
         ("alignpipe plugins ", ["list", "show", "check", "new"]),
         ("alignpipe plugins show reward/a", ["reward/acme"]),
-        ("alignpipe plugins check ", ["reward/acme", "reward/bradley_terry"]),
+        ("alignpipe plugins check ", ["reward/acme", "reward/bradley_terry", "fakes"]),
+        ("alignpipe plugins check fa", ["fakes"]),
         ("alignpipe plugins check reward/acme reward.sc", ["reward.scale="]),
         ("alignpipe plugins new re", ["reward"]),
         ("alignpipe score ", ["--reward", "--data", "--run", "--out"]),
@@ -120,4 +131,7 @@ def test_an_empty_word_offers_subcommands_and_overrides(complete) -> None:
     assert {"plan", "plugins", "score", "store", "reward=", "model="} <= set(offered)
     after = complete("alignpipe plan model=toy ")
     assert {"reward=", "seed="} <= set(after)
+    assert {"--cfg", "--info", "--help", "--hydra-help", "--multirun", "--run", "--resolve"} <= set(
+        complete("alignpipe -")
+    )
     assert not {"plan", "plugins", "score", "store"} & set(after)

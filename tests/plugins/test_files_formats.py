@@ -85,7 +85,11 @@ def test_unusable_rows(table: str, raw: dict[str, Any], reason: str) -> None:
             {"question": "Q", "answer": "A"},
             "needs 'prompt' and 'completion', or 'messages'; it has 'question'",
         ),
-        ("demonstrations", {"prompt": "Q", "completion": None}, "(completion being null) (rename with data.columns)"),
+        (
+            "demonstrations",
+            {"prompt": "Q", "completion": None},
+            "it has 'prompt', 'completion' (completion being null)",
+        ),
         ("demonstrations", {"messages": [USER, YES, NO]}, "ends with an assistant's message; nobody asked"),
         ("prompts", {"prompt": 3}, "column 'prompt' is of type int, not a list of messages"),
         ("prompts", {}, "needs 'prompt' or 'messages'; it has no column"),

@@ -232,6 +232,17 @@ def test_malformed_rows_are_all_listed_or_skipped(tmp_path: Path) -> None:
     assert "data.preferences: of 3 rows dropped 2 malformed" in ctx.said
 
 
+@pytest.mark.parametrize("columns", [{}, {"prompt": "quesion"}, {"completion": "answer"}])
+def test_a_row_that_lacks_a_column_is_told_with_all_columns_of_its_file(
+    tmp_path: Path, columns: dict[str, str]
+) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("question,answer,id\nhi,yo,1\n")
+    text = error(tmp_path / "e", demonstrations=str(path), columns=columns)
+    wanted = "q.csv:2: needs 'prompt' and 'completion', or 'messages'"
+    assert f"{wanted}; it has 'question', 'answer', 'id' (rename with data.columns)" in text
+
+
 def test_nothing_left_says_what_was_dropped_and_why(tmp_path: Path) -> None:
     rows = [{"prompt": "", "completion": "x"}, {"prompt": "one two three", "completion": "x"}]
     path = write_jsonl(tmp_path / "d.jsonl", rows)

@@ -37,10 +37,24 @@ def _plugins_words(typed: Sequence[str]) -> Sequence[str]:
         return [f"{group}/{name}" for group in registry().groups() for name in registry().options(group)]
     if typed[0] == "check":
         rewards = [f"reward/{name}" for name in registry().options("reward")]
-        return rewards if len(typed) == 1 else ["--data", *_reward_keys(typed[1].removeprefix("reward/"))]
+        return (
+            [*rewards, *_with_rewards()]
+            if len(typed) == 1
+            else ["--data", *_reward_keys(typed[1].removeprefix("reward/"))]
+        )
     if typed[0] == "new":
         return ("reward",) if len(typed) == 1 else ("--from", "--folder") if len(typed) > 2 else ()
     return ()
+
+
+def _with_rewards() -> Sequence[str]:
+    """The distributions that bring a reward."""
+    from alignpipe.registry import registry
+
+    plugins = registry().plugins
+    return sorted(
+        {one.distribution for one in plugins for entry in one.components if entry.component.group == "reward"}
+    )
 
 
 def _score_words(typed: Sequence[str]) -> Sequence[str]:

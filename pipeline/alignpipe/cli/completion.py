@@ -18,10 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignpipe.cli.commands import COMMANDS, is_override
 from alignpipe.cli.suggestions import override_words, value_words
+from alignpipe.cli.words import in_order, known_flags
 from alignpipe.errors import AlignpipeError
 
 _NAME_KEY = re.compile(r"\.name=$")
 """A component's `name` is set by choosing an option, so nobody types it."""
+
+_KEY_AS_VALUE = re.compile(r"=[\w-]+[=.]$")
+"""Behind the `=` of a list or a dictionary Hydra offers what lies in it, as `stages=0=`."""
 
 _NAMING = (re.compile(r"^score .*--reward[ =](\w+)( |$)"), re.compile(r"^plugins check (?:reward/)?(\w+)( |$)"))
 """How the words of `score` and `plugins check` name a reward."""
@@ -62,7 +66,20 @@ def _words(line: str, argv: list[str]) -> list[str]:
         return given or _fitting(words(typed[1:]), current)
     own = [] if typed else _fitting(list(COMMANDS), current)
     run = typed[1:] if typed[:1] == ["plan"] else typed
+    as_flags = _flag_words(run, current)
+    if as_flags is not None:
+        return as_flags
     return own + (override_words(run, current) or _key_words(run, current, argv))
+
+
+def _flag_words(typed: Sequence[str], current: str) -> list[str] | None:
+    """Hydra's flags, or the values of the one before; None where neither is wanted."""
+    known = known_flags()
+    if values := known.get(typed[-1]) if typed else None:
+        return _fitting(values, current)
+    if not current.startswith("-") or "--" in typed:
+        return None
+    return _fitting([flag for flag in known if flag.startswith("--") and flag not in typed], current)
 
 
 def _fitting(words: Sequence[str], current: str) -> list[str]:
@@ -87,11 +104,12 @@ def _hydra_words(typed: Sequence[str], current: str, argv: list[str]) -> list[st
     """Hydra's candidates for `current` behind these overrides; none where it cannot compose: TAB shows no errors."""
     from alignpipe.cli.app import run
 
-    line = " ".join(["alignpipe", *typed, current])
-    os.environ["COMP_LINE"] = line
-    os.environ["COMP_POINT"] = str(len(line))
     captured = io.StringIO()
-    unfinished = (AlignpipeError, HydraException, OmegaConfBaseException)
+    # Hydra's parser leaves at a flag without its value.
+    unfinished = (AlignpipeError, HydraException, OmegaConfBaseException, SystemExit)
     with contextlib.redirect_stdout(captured), contextlib.suppress(*unfinished):
+        line = " ".join(["alignpipe", *in_order(typed), current])
+        os.environ["COMP_LINE"] = line
+        os.environ["COMP_POINT"] = str(len(line))
         run(argv)
-    return captured.getvalue().split()
+    return [word for word in captured.getvalue().split() if not _KEY_AS_VALUE.search(word)]

@@ -1,4 +1,7 @@
-"""The words of a command line as Hydra's own parser tells them apart: flags, and overrides anywhere between them."""
+"""The words of a command line as Hydra's own parser tells them apart: flags, and overrides anywhere between them.
+
+The parser is no public part of Hydra; this is the one module that asks it.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,11 @@ def is_sweep(argv: Sequence[str]) -> bool:
     _, overrides, multirun = _read(argv)
     modes = [found[1] for word in overrides if (found := _MODE.fullmatch(word))]
     return multirun or modes[-1:] in (["MULTIRUN"], [str(RunMode.MULTIRUN.value)])
+
+
+def known_flags() -> dict[str, Sequence[str]]:
+    """Hydra's flags, and of those that take one of a few values these."""
+    return {flag: tuple(action.choices or ()) for flag, action in get_args_parser()._option_string_actions.items()}
 
 
 def _read(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:

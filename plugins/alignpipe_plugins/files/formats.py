@@ -13,7 +13,6 @@ from alignpipe.conversations import (
     Unusable,
     demonstration,
     has,
-    lacks,
     messages_of,
     preference,
     prompt_of,
@@ -50,13 +49,10 @@ def parse(table: str, location: str, raw: Mapping[str, Any]) -> Row:
 
     Raises `RowError` for a malformed row and `Unusable` for one that cannot be trained on.
     """
-    try:
-        if table == "prompts":
-            row = _prompt(location, raw)
-        else:
-            row = Row(location, *(demonstration if table == "demonstrations" else preference)(raw))
-    except LacksColumns as error:
-        raise RowError(f"{error} (rename with data.columns)") from error
+    if table == "prompts":
+        row = _prompt(location, raw)
+    else:
+        row = Row(location, *(demonstration if table == "demonstrations" else preference)(raw))
     if row.messages and row.messages[-1]["role"] == "assistant":
         raise RowError("the conversation before the answer ends with an assistant's message; nobody asked")
     if not (row.prompt.strip() if not row.messages else any(each["content"].strip() for each in row.messages)):
@@ -79,7 +75,7 @@ def _prompt(location: str, raw: Mapping[str, Any]) -> Row:
     elif has(raw, "chosen", "rejected") and not has(raw, "prompt"):
         return as_prompt(Row(location, *preference(raw)))
     elif not has(raw, "prompt") and not has(raw, "text"):
-        raise lacks(raw, "'prompt' or 'messages'")
+        raise LacksColumns("'prompt' or 'messages'", raw)
     return as_prompt(Row(location, *demonstration(raw)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignpipe.conversations import RowError, Unusable
+from alignpipe.conversations import LacksColumns, RowError, Unusable
 from alignpipe.dataset import KNOWN
 from alignpipe.errors import DataError
 from alignpipe.rows import Broken, Raw
@@ -117,6 +117,8 @@ def load(
             ours, extras = _name_columns(table, location, raw, config)
             try:
                 row = parse(table, location, ours)
+            except LacksColumns as error:  # told with the names in the file, for one of them may be wanted
+                report.add_malformed(key, location, f"{LacksColumns(error.wanted, raw)} (rename with data.columns)")
             except RowError as error:
                 report.add_malformed(key, location, str(error))
             except Unusable as reason:
