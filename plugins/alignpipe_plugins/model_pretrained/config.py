@@ -60,7 +60,9 @@ class PretrainedConfig:
     lora_alpha: float = field(default=32.0, metadata={"help": "LoRA: adapters are scaled by lora_alpha / lora_rank"})
     lora_dropout: float = field(
         default=0.0,
-        metadata={"help": "LoRA: dropout in front of the adapters in sft and the reward model; ppo switches it off (D19)"},
+        metadata={
+            "help": "LoRA: dropout in front of the adapters in sft and the reward model; ppo switches it off (D19)"
+        },
     )
     lora_targets: list[str] = field(
         default_factory=list, metadata={"help": "LoRA: names of the layers to adapt; empty: every linear layer"}
