@@ -7,9 +7,7 @@ import re
 import shlex
 from dataclasses import fields
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
+from alignpipe.config.command import read_override
 from alignpipe.config.model import RunSettings
 from alignpipe.registry import registry
 
@@ -32,7 +30,7 @@ def advice(override: str) -> str | None:
     if wrong := _NOT_IN_KEYS.search(key):
         what = "space" if wrong[0].isspace() else repr(wrong[0])
         return f"a key can have no {what} in it, and this one is {key!r}"
-    if not _is_readable(f"{key}=1"):
+    if read_override(f"{key}=1") is None:
         return f"{key!r} is no key"
     return _of_value(key, value.strip())
 
@@ -69,7 +67,7 @@ def _typed(key: str, value: str) -> str | None:
     """The override as it is typed in a shell, with the quotes that Hydra needs; None if quotes do not help."""
     quoted = _quoted_list(value) if value.startswith("[") else _quoted(value)
     words = [f"{key}={each}" for each in (value, quoted) if each is not None]
-    return next((_for_shell(word) for word in words if _is_readable(word)), None)
+    return next((_for_shell(word) for word in words if read_override(word) is not None), None)
 
 
 def _for_shell(word: str) -> str:
@@ -92,11 +90,3 @@ def _quoted_list(text: str) -> str | None:
     if None in quoted or re.search(r"[][{}]", text[1:-1]):
         return None
     return f"[{','.join(map(str, quoted))}]"
-
-
-def _is_readable(override: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(override)
-    except HydraException:  # what a wrong character raises is no OverrideParseException
-        return False
-    return True

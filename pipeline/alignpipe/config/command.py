@@ -7,11 +7,20 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 _CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Hydra's flags that say where configs come from; each takes a value."""
 _OF_SWEEPS = ("hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
+
+
+def read_override(word: str) -> Override | None:
+    """A word as Hydra's grammar reads it; None for one that is no override (a flag, or what needs quotes)."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:  # what a wrong character raises is no OverrideParseException
+        return None
 
 
 def as_typed(override: str) -> str:
@@ -21,11 +30,8 @@ def as_typed(override: str) -> str:
 
 
 def _meaning(override: str) -> tuple[str, str, object] | None:
-    try:
-        read = OverridesParser.create().parse_override(override)
-    except HydraException:
-        return None
-    return read.get_key_element(), str(read.type), read.value()
+    read = read_override(override)
+    return None if read is None else (read.get_key_element(), str(read.type), read.value())
 
 
 def sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:
@@ -41,15 +47,10 @@ def job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]
 
 def swept(words: Sequence[str], params: Collection[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """Those of a job's overrides in which its sweep's jobs differ; `params` are the keys of `hydra.sweeper.params`."""
-    keys = {_key(word) for word in words if _has_several_values(word)} | {key.lstrip("+~") for key in params}
+    read = ((word, read_override(word)) for word in words)
+    several = {_key(word) for word, override in read if override is not None and override.is_sweep_override()}
+    keys = several | {key.lstrip("+~") for key in params}
     return tuple(override for override in overrides if _key(override) in keys)
-
-
-def _has_several_values(word: str) -> bool:
-    try:
-        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
-    except HydraException:
-        return False  # a flag
 
 
 def _config_flags(words: Sequence[str]) -> Iterator[str]:
@@ -73,11 +74,8 @@ def _key(word: str) -> str:
 
 def _quoted(key: str, value: str) -> str:
     """An override with quotes that Hydra's grammar takes off again, if it needs them."""
-    plain = f"{key}={value}"
-    try:
-        if OverridesParser.create().parse_override(plain).value() == value:
-            return plain
-    except HydraException:
-        pass  # then with quotes
+    plain = read_override(f"{key}={value}")
+    if plain is not None and plain.value() == value:
+        return f"{key}={value}"
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
