@@ -157,7 +157,7 @@ def _packing(model: nn.Module, batch: TokenBatch, *, read: Tensor, wanted_from: 
         return None
     owners = batch.prefix_owners
     prefixes = None if owners is None else SharedPrefixes(owners, batch.prompt_lengths)
-    return parts, Layout.of(read, wanted_from, parts.multiple, prefixes)
+    return parts, Layout.of(read, wanted_from, parts.padding, prefixes)
 
 
 def _logits(output: object) -> Tensor:

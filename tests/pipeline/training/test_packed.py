@@ -194,6 +194,14 @@ def test_a_head_with_a_hook_is_called_also_for_a_large_vocabulary(monkeypatch: p
     assert not torch.allclose(hooked, torch.zeros(()), atol=0.1)
 
 
+def no_padding(parts: Parts, tokens: int) -> int:
+    return 0
+
+
+def to_a_multiple_of_8(parts: Parts, tokens: int) -> int:
+    return -tokens % 8
+
+
 def test_numbers_of_tokens_rounded_up_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """20 tokens become 24 by pads, the 11 asked for 16 by prompt tokens; the other batch has no pads to give."""
     even = pad_rows([[5, 9], [11, 7], [30, 31]], [[40, 41], [50, 51], [60, 61]], 0, "cpu")
@@ -202,8 +210,8 @@ def test_numbers_of_tokens_rounded_up_change_nothing(monkeypatch: pytest.MonkeyP
     for layer in (model.model.layers[0], model.model.layers[-1]):
         layer.mlp.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
     results = []
-    for multiple in (1, 8):
-        monkeypatch.setattr(Parts, "multiple", multiple)
+    for padding in (no_padding, to_a_multiple_of_8):
+        monkeypatch.setattr(Parts, "padding", padding)
         for batch in (BATCH, even):
             logp, values, scores = (
                 response_logprobs(model, batch)[0],
@@ -222,10 +230,10 @@ TWICE = [[5, 9, 20, 7], [11], [5, 9, 20, 7], [30, 31], [11], [5, 9, 20, 7]]
 ANSWERS = [[40, 41], [50, 51, 52, 53], [42, 1], [60], [54], [40, 43, 44, 45, 46, 1]]
 
 
-@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("padding", [no_padding, to_a_multiple_of_8])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_a_prompt_that_comes_several_times_is_read_once(family: str, multiple: int, monkeypatch) -> None:
-    monkeypatch.setattr(Parts, "multiple", multiple)
+def test_a_prompt_that_comes_several_times_is_read_once(family: str, padding, monkeypatch) -> None:
+    monkeypatch.setattr(Parts, "padding", padding)
     batch = pad_rows(TWICE, ANSWERS, 0, "cpu")
     weights = torch.randn(batch.response_mask.shape, generator=torch.Generator().manual_seed(0)).double()
     model, critic = made(CONFIGS[family]).double(), scorer(CONFIGS[family]).double()
@@ -246,13 +254,26 @@ def test_a_prompt_that_comes_several_times_is_read_once(family: str, multiple: i
         assert relative(*grads) < 1e-6
     # 16 response tokens, of which 6 predict nothing, and 7 of the prompts'. What the first token of a response is
     # predicted by, the last of its prompt, is asked of each row.
-    assert seen == ([16 - 6 + 7 + 3] * 2 + [16 + 7] if multiple == 1 else [24, 24, 24])
+    assert seen == ([16 - 6 + 7 + 3] * 2 + [16 + 7] if padding is no_padding else [24, 24, 24])
 
 
 def test_products_in_bfloat16_are_made_for_few_lengths() -> None:
     model = made(CONFIGS["llama"])
-    assert packable(model, 9).multiple == 1
-    assert packable(set_forward(model, Forward.auto, ModelLinearDtype.bfloat16), 9).multiple == 64
+    assert packable(model, 9).padding(289) == 0
+    padding = packable(set_forward(model, Forward.auto, ModelLinearDtype.bfloat16), 9).padding
+    rounded = {tokens: tokens + padding(tokens) for tokens in range(1, 5000)}
+    assert [rounded[tokens] for tokens in (1, 8, 250, 289, 304, 513, 1024, 4001)] == [
+        8,
+        8,
+        256,
+        304,
+        304,
+        544,
+        1024,
+        4032,
+    ]
+    assert max(made / tokens for tokens, made in rounded.items() if tokens >= 128) < 17 / 16
+    assert len(set(rounded.values())) < 5000 / 35
 
 
 def with_config(**changes):

@@ -103,7 +103,7 @@ def test_tokens_are_put_into_their_cells() -> None:
 def test_the_layout_of_the_example_in_its_module() -> None:
     """Rows `a b c` and `a d e f`, whose first token is computed once; wanted are the last tokens."""
     prefixes = SharedPrefixes(torch.tensor([0, 0]), torch.tensor([1, 1]))
-    layout = Layout.of(torch.tensor([3, 4]), torch.tensor([2, 3]), 1, prefixes)
+    layout = Layout.of(torch.tensor([3, 4]), torch.tensor([2, 3]), lambda tokens: 0, prefixes)
     assert layout.grid.cells.tolist() == [0, 1, 2, 5, 6, 7]
     assert layout.grid.tokens.tolist() == [0, 1, 2, 0, 0, 3, 4, 5]
     assert (layout.grid.shared_cells.tolist(), layout.grid.shared_tokens.tolist()) == ([4], [0])

@@ -43,7 +43,7 @@ class PackedDecoder:
     @torch.inference_mode()
     def start(self) -> Tensor:
         """Read the prompts; returns the next token's logits [B, V]."""
-        layout = Layout.of(self._lengths, self._lengths - 1, self._parts.multiple)
+        layout = Layout.of(self._lengths, self._lengths - 1, self._parts.padding)
         return packed_output(self._parts, self._ids, layout, self._add_to_cache)
 
     @torch.inference_mode()

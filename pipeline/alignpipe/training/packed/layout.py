@@ -10,11 +10,15 @@ lie behind each other in one packed sequence. Two rows with the same first token
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Padding = Callable[[int], int]
+"""For a number of tokens: how many to compute beside them."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,19 @@ class Layout:
     wanted: int
 
     @staticmethod
-    def of(lengths: Tensor, first: Tensor, multiple: int, prefixes: SharedPrefixes | None = None) -> Layout:
+    def of(lengths: Tensor, first: Tensor, padding: Padding, prefixes: SharedPrefixes | None = None) -> Layout:
         """Rows of `lengths` [B] tokens, of which those from position `first` [B] on are wanted.
 
-        Tokens of a shared prefix are computed in its owner's row only, unless they are wanted. N and M are rounded up
-        to `multiple` as far as there are cells for it: with padding, which no token sees, and with further queries.
+        Tokens of a shared prefix are computed in its owner's row only, unless they are wanted. N and M grow by what
+        `padding` says, as far as there are cells for it: by padding, which no token sees, and by further queries.
         """
         width, size = int(lengths.max()), len(lengths) * int(lengths.max())
         positions = torch.arange(width, device=lengths.device)
         real = positions < lengths[:, None]
         own = real if prefixes is None else real & (positions >= _tokens_of_owner(prefixes, first)[:, None])
-        cells = _rounded_up(own.flatten(), ~real.flatten(), multiple)
+        cells = _rounded_up(own.flatten(), ~real.flatten(), padding)
         wanted = (real & (positions >= first[:, None])).flatten()[cells]
-        queries = _rounded_up(wanted, ~wanted, multiple)
+        queries = _rounded_up(wanted, ~wanted, padding)
         grid = GridIndex.of(cells, size)
         if prefixes is not None:
             shared_cells = (real & ~own).flatten().nonzero().squeeze(1)
@@ -92,7 +96,7 @@ def _tokens_of_owner(prefixes: SharedPrefixes, first: Tensor) -> Tensor:
     return torch.where(owns, 0, torch.minimum(lengths, first))
 
 
-def _rounded_up(chosen: Tensor, others: Tensor, multiple: int) -> Tensor:
-    """The indices where `chosen` [n] is true, then those of as many `others` [n] as a multiple lacks and there are."""
+def _rounded_up(chosen: Tensor, others: Tensor, padding: Padding) -> Tensor:
+    """The indices where `chosen` [n] is true, then those of as many `others` [n] as `padding` says and there are."""
     inside, rest = chosen.nonzero().squeeze(1), others.nonzero().squeeze(1)
-    return torch.cat((inside, rest[: -len(inside) % multiple]))
+    return torch.cat((inside, rest[: padding(len(inside))]))

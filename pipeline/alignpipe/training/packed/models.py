@@ -16,7 +16,6 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families of transformers with one shape of block; biases and norms of queries and keys are their submodules' own."""
 _ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that give a position the same values whatever the length of the row."""
-_MULTIPLE = 64
 _FORWARD = "_alignpipe_forward"
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -50,14 +49,17 @@ class Parts:
         hooked = head._forward_hooks or head._forward_pre_hooks
         return head if type(head) is nn.Linear and not hooked else None
 
-    @property
-    def multiple(self) -> int:
-        """The multiple to which numbers of tokens are rounded up.
+    def padding(self, tokens: int) -> int:
+        """How many further tokens to compute beside `tokens`, so that batches have one of few numbers of them.
 
         On a CPU oneDNN multiplies in bfloat16, and compiles code for every shape that it has not met lately. With the
-        tiny model this takes longer than the product itself, and batches rarely have the same number of tokens.
+        tiny model this takes longer than the product itself, and batches rarely have the same number of tokens. They
+        are rounded up to a multiple of 8 to 64 that is at most a sixteenth of them, where there are 128 or more.
         """
-        return _MULTIPLE if self.linear_dtype is torch.bfloat16 else 1
+        if self.linear_dtype is not torch.bfloat16:
+            return 0
+        multiple: int = 2 ** min(6, max(3, tokens.bit_length() - 5))
+        return -tokens % multiple
 
 
 def faster_in_bfloat16(model: PreTrainedModel, device: str) -> bool:
