@@ -13,13 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from alignpipe.api import Sample
+from alignpipe.api import Sample, Split, Table
 from alignpipe.errors import DataError
 
-Table = Literal["demonstrations", "preferences", "prompts"]
-Split = Literal["train", "heldout"]
 Row = Mapping[str, Any]
 
 COLUMNS: Mapping[Table, tuple[str, ...]] = {
@@ -99,6 +97,14 @@ class Dataset:
         """How many rows there are; 0 if the table is not there."""
         return self.counts.get(table, {}).get(split, 0)
 
+    def require(self, table: Table, split: Split) -> None:
+        """Raise `DataError` if the split is empty or not there."""
+        if not self.count(table, split):
+            raise DataError(
+                f"the data has no {table} in its {split} split ({self.folder}); "
+                f"give data.{table}, or leave the stage out"
+            )
+
     def rows(self, table: Table, split: Split) -> list[dict[str, Any]]:
         """All rows of one split.
 
@@ -106,11 +112,7 @@ class Dataset:
         """
         import pyarrow as pa
 
-        if not self.count(table, split):
-            raise DataError(
-                f"the data has no {table} in its {split} split ({self.folder}); "
-                f"give data.{table}, or leave the stage out"
-            )
+        self.require(table, split)
         with pa.memory_map(str(self.folder / table / f"{split}.arrow")) as source, pa.ipc.open_stream(source) as reader:
             rows: list[dict[str, Any]] = reader.read_all().to_pylist()
             return rows

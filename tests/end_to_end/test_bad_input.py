@@ -91,6 +91,23 @@ def test_every_prompt_longer_than_the_context(tmp_path):
     assert_failed(tmp_path, "data")
 
 
+@pytest.mark.parametrize(
+    ("table", "reward", "words"),
+    [
+        ("preferences", "exact_match", ["'reward'", "exact_match", "reads the column 'answer'"]),
+        ("demonstrations", "bradley_terry", ["'reward'", "bradley_terry", "no preferences", "data.preferences"]),
+    ],
+)
+def test_data_that_only_a_later_stage_cannot_use(tmp_path, table, reward, words):
+    """Known as soon as the data is there, so not only after the hours that sft may take."""
+    write_rows(tmp_path)
+    columns = ["data.columns={completion: chosen}"] if table == "demonstrations" else []
+    given = ["experiment=smoke", "data=files", f"data.{table}=pairs.jsonl", *columns, f"reward={reward}"]
+    assert_message(complaint(alignpipe(tmp_path, *given)), *words)
+    (summary,) = summaries(tmp_path)
+    assert statuses(summary) == {"data": "ran", **dict.fromkeys(("sft", "reward", "ppo", "eval"), "skipped")}
+
+
 def test_a_tokenizer_without_eos(tmp_path):
     write_rows(tmp_path)
     write_checkpoint(tmp_path / "mine", [row["prompt"] for row in ROWS], eos=False)

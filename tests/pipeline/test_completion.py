@@ -75,6 +75,8 @@ def complete(tmp_path: Path, fake_pipeline: Path):
         ("alignpipe model=toy --cfg job reward=acme reward.sc", ["reward.scale="]),
         ("alignpipe --co", ["--config-path", "--config-name", "--config-dir"]),
         ("alignpipe model=toy --multirun --m", []),
+        ("alignpipe model=toy --mul", ["--multirun"]),
+        ("alignpipe plan model=toy --mul", []),
         ("alignpipe plan model=toy --c", ["--cfg", "--config-path", "--config-name", "--config-dir"]),
         ("alignpipe --cfg ", ["job", "hydra", "all"]),
         ("alignpipe model=toy --package re", []),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignpipe.api import Artifact
-from alignpipe.dataset import Split, Table, write_dataset
+from alignpipe.api import Artifact, BuildContext, Component, Split, StageContext, Table
+from alignpipe.dataset import write_dataset
 
 NAMES = ("Maria", "Peter", "Amina", "Jonas")
 
@@ -31,3 +33,21 @@ def write(
             tables["prompts"].setdefault(split, []).append(_prompt(index))
     write_dataset(folder, {table: rows for table, rows in tables.items() if table not in without})
     return Artifact("dataset", "data", folder, "digest")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    without: list[str] = field(default_factory=list)
+
+
+class Data:
+    """The dataset as a stage."""
+
+    def __init__(self, config: DataConfig, context: BuildContext) -> None:
+        self.config = config
+
+    def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
+        write(ctx.payload, without=tuple(self.config.without))
+
+
+DATA = Component("data", "fake", DataConfig, "support.tiny_data:Data", "a dataset", makes="dataset")

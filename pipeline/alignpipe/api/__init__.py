@@ -1,7 +1,7 @@
 """The contract between alignpipe and its plugins: small, light to import, versioned by `API_VERSION`."""
 
 from alignpipe.api.artifacts import Artifact
-from alignpipe.api.components import API_VERSION, SLOTS, Component, Kind, Port, Selected
+from alignpipe.api.components import API_VERSION, SLOTS, Component, Kind, Port, Selected, Split, Table
 from alignpipe.api.hooks import ENTRY_POINT_GROUP, HookSpecs, hookimpl
 from alignpipe.api.rewards import Failure, Reward, Sample, Scores, TrainableReward
 from alignpipe.api.scoring import Scoring
@@ -26,8 +26,10 @@ __all__ = [
     "Scores",
     "Scoring",
     "Selected",
+    "Split",
     "Stage",
     "StageContext",
+    "Table",
     "Tracker",
     "TrainableReward",
     "hookimpl",

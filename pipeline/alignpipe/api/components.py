@@ -22,6 +22,12 @@ Kind = Literal["dataset", "policy", "reward", "report"]
 PortDefault = Literal["nearest", "nearest_or_base", "base", "first", "policy", "none"]
 """Where a port is fed from by default (see :class:`Port`)."""
 
+Table = Literal["demonstrations", "preferences", "prompts"]
+"""A table of a dataset (`alignpipe/dataset.py`)."""
+
+Split = Literal["train", "heldout"]
+"""A part of a table."""
+
 Requirement = Literal["gpu", "network", "sandbox"]
 """What a component may need of the machine it runs on."""
 
@@ -37,11 +43,25 @@ class Port:
     the run's base model, `base` is that model, `first` is the first policy of the run (empty where the stage's own
     `policy` port got just that; the baseline of eval), `policy` is whatever that port got (the reference of ppo),
     `none` leaves the port empty.
+
+    `tables` are the parts of a dataset without which the stage cannot work, `("preferences", "train")`: data that lacks
+    one is refused before any other stage works for hours.
+
+    Raises `ValueError` for tables of anything but a dataset, and for a part that is not known.
     """
 
     kind: Kind
     default: PortDefault = "nearest"
     required: bool = True
+    tables: tuple[tuple[Table, Split], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.tables and self.kind != "dataset":
+            raise ValueError(f"a port with tables is one for a dataset, not for a {self.kind}")
+        known = [(table, split) for table in get_args(Table) for split in get_args(Split)]
+        for part in self.tables:
+            if part not in known:
+                raise ValueError(f"tables of a port are pairs as {known[0]!r}, not {part!r}; there are {known}")
 
 
 @dataclass(frozen=True)

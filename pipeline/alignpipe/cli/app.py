@@ -16,7 +16,7 @@ from alignpipe.cli.folders import discard_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
-from alignpipe.cli.words import in_order, is_sweep
+from alignpipe.cli.words import in_order, is_sweep, keys_with_several_values
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
@@ -46,8 +46,10 @@ def run(argv: list[str]) -> int:
 
 def plan(argv: list[str]) -> int:
     """Show what the same overrides would run, and why; no run folder is made."""
-    if is_sweep(argv):
-        raise ConfigError("plan shows one run: leave out -m, and give each key one value")
+    several = keys_with_several_values(argv)
+    if several or is_sweep(argv):
+        mode = "leave out -m, and " if is_sweep(argv) else ""
+        raise ConfigError(f"plan shows one run: {mode}give {', '.join(several) or 'each key'} one value")
     # A config file of the user's own may ask for a sweep too.
     _hydra_main(plan_job, [*argv, "hydra.mode=RUN", *_NO_FOLDER])
     return 0

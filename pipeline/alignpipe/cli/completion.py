@@ -68,7 +68,7 @@ def _words(line: str, argv: list[str]) -> list[str]:
     run = typed[1:] if typed[:1] == ["plan"] else typed
     as_flags = _flag_words(run, current)
     if as_flags is not None:
-        return as_flags
+        return [word for word in as_flags if run is typed or word != "--multirun"]  # a plan is of one run
     return own + (override_words(run, current) or _key_words(run, current, argv))
 
 

@@ -160,7 +160,9 @@ def _columns(offer: Registered) -> list[tuple[str, str]]:
 
 
 def _port(port: Port) -> str:
-    return f"{port.kind}, from {port.default.replace('_', ' ')}" + ("" if port.required else ", may be empty")
+    tables = f" with {', '.join(f'{table} ({split})' for table, split in port.tables)}" if port.tables else ""
+    empty = "" if port.required else ", may be empty"
+    return f"{port.kind}{tables}, from {port.default.replace('_', ' ')}{empty}"
 
 
 def _fields(config: type[Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 
+from alignpipe.config.command import read_override
+
 _MODE = re.compile(r"\+{0,2}hydra\.mode=[\s'\"]*(?:RunMode\.)?(\w+)[\s'\"]*")
 """Hydra's setting for what `-m` is a flag for."""
 
@@ -30,6 +32,13 @@ def is_sweep(argv: Sequence[str]) -> bool:
     _, overrides, multirun = _read(argv)
     modes = [found[1] for word in overrides if (found := _MODE.fullmatch(word))]
     return multirun or modes[-1:] in (["MULTIRUN"], [str(RunMode.MULTIRUN.value)])
+
+
+def keys_with_several_values(argv: Sequence[str]) -> list[str]:
+    """The keys of overrides such as `seed=1,2`, which only a sweep can take."""
+    read = [read_override(word) for word in _read(argv)[1]]
+    several = [override for override in read if override is not None and override.is_sweep_override()]
+    return [override.get_key_element().lstrip("+~") for override in several]
 
 
 def known_flags() -> dict[str, Sequence[str]]:

@@ -95,7 +95,7 @@ class Planner:
         waiting = sorted({source.name for source in spec.sources.values() if source.origin == "stage"} - set(made))
         if waiting:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
-        inputs = {port: self._artifact(source, made) for port, source in spec.sources.items()}
+        inputs = {port: self.artifact(source, made) for port, source in spec.sources.items()}
         fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
         decision = Decision(
             spec,
@@ -153,7 +153,8 @@ class Planner:
         given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}
         return {**spec.keyed_slots, **given}
 
-    def _artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
+    def artifact(self, source: Source, made: Mapping[str, Artifact]) -> Artifact:
+        """What a source gives; an earlier stage's must be among `made`."""
         if source.origin == "stage":
             return made[source.name]
         if source.origin == "base":

@@ -79,9 +79,14 @@ def _reward_spec(name: str, selected: Selected, registered: Registered, registry
     for group, member_name in _names_of(selected.config):
         if group == "reward":
             member = registry.get(group, member_name).component
-            needs = {**member.needs, **needs}
+            needs = {**member.needs, **{port: _both(own, member.needs.get(port, own)) for port, own in needs.items()}}
             uses += member.uses
     return StageSpec(name, selected, registered, needs, "reward", tuple(dict.fromkeys(uses)))
+
+
+def _both(own: Port, member: Port) -> Port:
+    """A port of a reward that feeds its member's port of that name too."""
+    return replace(own, tables=tuple(dict.fromkeys(own.tables + member.tables))) if own.kind == member.kind else own
 
 
 def _names_of(value: object) -> list[tuple[str, str]]:

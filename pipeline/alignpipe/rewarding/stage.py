@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, Reward, Selected, StageContext, TrainableReward
+from alignpipe.api import Artifact, BuildContext, Reward, Selected, StageContext, TrainableReward
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.rewarding.artifact import label, save_reward
@@ -20,6 +20,10 @@ class RewardStage:
         self._selected = selected
         self._version = version
         self._offered_by = offered_by
+
+    def check(self, data: Dataset, ctx: BuildContext) -> None:
+        """Raise `DataError` for data without a column that the reward reads."""
+        _check_columns(Judge(ctx.build(self._selected), label(self._selected.name, self._offered_by)), data)
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Leave `reward.json`, `report_card.json` and a trained reward's files in the payload.

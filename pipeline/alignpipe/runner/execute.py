@@ -17,6 +17,7 @@ from alignpipe.errors import AlignpipeError, FolderInUse, StageInterrupted, Stor
 from alignpipe.plan import Planner, make_plan
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
+from alignpipe.runner.ahead import check_data_ahead
 from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.following import follow
@@ -120,6 +121,7 @@ def _run_stages(job: Job, record: RunRecord) -> int:
         for spec in job.planner.specs:
             if job.signals.requested():
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
+            check_data_ahead(job, spec, made)
             made[spec.name] = run_stage(job, spec, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:

@@ -17,7 +17,10 @@ def alignpipe_components() -> Iterable[Component]:
         config=BradleyTerryConfig,
         factory="alignpipe_plugins.bradley_terry.reward:build",
         summary="a reward model trained on preference pairs, started from the nearest policy",
-        needs={"dataset": Port("dataset"), "policy": Port("policy", default="nearest_or_base", required=False)},
+        needs={
+            "dataset": Port("dataset", tables=(("preferences", "train"),)),
+            "policy": Port("policy", default="nearest_or_base", required=False),
+        },
         makes="reward",
         uses=("model", "rollout"),
         parallel=True,

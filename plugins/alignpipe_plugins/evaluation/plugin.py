@@ -18,7 +18,7 @@ def alignpipe_components() -> Iterable[Component]:
         factory="alignpipe_plugins.evaluation.stage:build",
         summary="policy against the run's first policy on held-out prompts: reward, gold, win rate, KL, perplexity",
         needs={
-            "dataset": Port("dataset"),
+            "dataset": Port("dataset", tables=(("prompts", "heldout"),)),
             "policy": Port("policy"),
             "baseline": Port("policy", default="first", required=False),
             "reward": Port("reward", required=False),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, BuildContext, StageContext
-from alignpipe.dataset import Dataset, Row, Split
+from alignpipe.api import Artifact, BuildContext, Split, StageContext
+from alignpipe.dataset import Dataset, Row
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.lanes import Lanes

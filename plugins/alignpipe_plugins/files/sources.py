@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignpipe.dataset import Table
+from alignpipe.api import Table
 from alignpipe.digests import file_digest
 from alignpipe.errors import ConfigError, DataError
 from alignpipe.rows import FORMATS, ending, format_of

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from alignpipe.dataset import Table
+from alignpipe.api import Table
 from alignpipe_plugins.files.formats import Row
 
 

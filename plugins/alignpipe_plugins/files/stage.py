@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, BuildContext, StageContext
+from alignpipe.api import Artifact, BuildContext, Split, StageContext, Table
 from alignpipe.dataset import Row as Record
-from alignpipe.dataset import Split, Table, write_dataset
+from alignpipe.dataset import write_dataset
 from alignpipe.errors import DataError, StageInterrupted
 from alignpipe_plugins.files.config import FilesConfig, OnUnusable
 from alignpipe_plugins.files.formats import Row, as_demonstration, as_prompt

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, pstdev
 
-from alignpipe.api import Artifact, Reward, Sample, StageContext, TrainableReward
-from alignpipe.dataset import Dataset, Table
+from alignpipe.api import Artifact, Reward, Sample, StageContext, Table, TrainableReward
+from alignpipe.dataset import Dataset
 from alignpipe.errors import DataError, RewardError
 from alignpipe.rewarding.judge import Judge
 from alignpipe.syncing import sync, sync_tree

@@ -26,7 +26,7 @@ def alignpipe_components() -> Iterable[Component]:
             factory="alignpipe_plugins.ppo.stage:build",
             summary=summary,
             needs={
-                "dataset": Port("dataset"),
+                "dataset": Port("dataset", tables=(("prompts", "train"),)),
                 "policy": Port("policy", default="nearest_or_base", required=False),
                 "reference": Port("policy", default="policy", required=False),
                 "reward": Port("reward"),

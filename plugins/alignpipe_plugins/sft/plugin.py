@@ -17,7 +17,10 @@ def alignpipe_components() -> Iterable[Component]:
         config=SFTConfig,
         factory="alignpipe_plugins.sft.stage:build",
         summary="supervised fine-tuning on demonstrations; the loss counts the completion's tokens",
-        needs={"dataset": Port("dataset"), "policy": Port("policy", default="base", required=False)},
+        needs={
+            "dataset": Port("dataset", tables=(("demonstrations", "train"),)),
+            "policy": Port("policy", default="base", required=False),
+        },
         makes="policy",
         uses=("model",),
         parallel=True,

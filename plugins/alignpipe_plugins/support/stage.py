@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
-from alignpipe.api import Artifact, BuildContext, StageContext
-from alignpipe.dataset import Gold, Split, Table, write_dataset
+from alignpipe.api import Artifact, BuildContext, Split, StageContext, Table
+from alignpipe.dataset import Gold, write_dataset
 from alignpipe.errors import DataError
 from alignpipe_plugins.support.config import SupportConfig
 from alignpipe_plugins.support.gold import WEIGHTS, judge

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alignpipe.api import Artifact, Selected
-from alignpipe.dataset import Table, write_dataset
+from alignpipe.api import Artifact, Selected, Table
+from alignpipe.dataset import write_dataset
 from alignpipe.errors import DataError, RewardError
 from alignpipe.rewarding.stage import RewardStage
 from support.context import FakeContext

@@ -1,0 +1,47 @@
+"""What the later stages of a run need of its data, looked at before an earlier one works for hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from alignpipe.api import Artifact, Port
+from alignpipe.dataset import Dataset
+from alignpipe.errors import DataError
+from alignpipe.plan import StageSpec
+from alignpipe.runner.context import Builder
+from alignpipe.runner.job import Job
+
+
+def check_data_ahead(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> None:
+    """Refuse data that `spec` or a stage behind it could not use, if `spec` has work to do.
+
+    Raises `DataError`, which names that stage, where the data lacks a table that its component needs (`Port.tables`) or
+    a column that its reward reads.
+    """
+    if job.planner.decide(spec, made).action == "hit":
+        return
+    specs = job.planner.specs
+    for each in specs[specs.index(spec) :]:
+        for port, artifact in _datasets(job, each, made):
+            try:
+                for table, split in port.tables:
+                    Dataset(artifact.folder).require(table, split)
+                if each.selected.group == "reward" and each is not spec:  # which looks at it itself, right away
+                    _check_reward(job, each, Dataset(artifact.folder))
+            except DataError as error:
+                raise DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}") from error
+
+
+def _datasets(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> Iterator[tuple[Port, Artifact]]:
+    """The datasets that feed a stage's ports, as far as they are there, with their ports."""
+    for name, source in spec.sources.items():
+        port = spec.needs[name]
+        if port.kind == "dataset" and (source.origin != "stage" or source.name in made):
+            yield port, job.planner.artifact(source, made)
+
+
+def _check_reward(job: Job, spec: StageSpec, data: Dataset) -> None:
+    from alignpipe.rewarding.stage import RewardStage
+
+    stage = RewardStage(spec.selected, spec.registered.component.version, spec.registered.provider)
+    stage.check(data, Builder(job.registry, job.run.settings))

@@ -1,0 +1,76 @@
+"""Data that a later stage cannot use is refused before an earlier one works; see also end_to_end/test_bad_input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from alignpipe.api import Port, Selected
+from alignpipe.errors import DataError
+from alignpipe.runner import execute
+from support.fake_run import COMPONENTS, make_registry, make_run, statuses, summary_of
+from support.tiny_data import DATA, DataConfig
+
+PAIRS = Port("dataset", tables=(("preferences", "train"),))
+REFUSED = (
+    r"^stage 'ppo' \(.*fake-stages 1\.0.*\) cannot use the data: the data has no preferences in its train split .*; "
+    r"give data\.preferences, or leave the stage out$"
+)
+
+
+def registry():
+    """The fake stages, of which data makes a dataset and ppo needs pairs."""
+    of_group = {component.group: component for component in COMPONENTS}
+    ppo = replace(of_group["ppo"], needs={**of_group["ppo"].needs, "dataset": PAIRS})
+    return make_registry(components=tuple({**of_group, "data": DATA, "ppo": ppo}.values()))
+
+
+def run_of(outputs: Path, *without: str, **given):
+    return make_run(outputs, extra={"data": Selected("data", "fake", DataConfig(list(without)))}, **given)
+
+
+def test_a_table_that_a_later_stage_needs_is_missed_before_the_first_one_works(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "preferences")
+    with pytest.raises(DataError, match=REFUSED):
+        execute(run, registry())
+    assert statuses(run) == {"data": "ran", "sft": "skipped", "ppo": "skipped", "eval": "skipped"}
+    assert summary_of(run)["status"] == "failed"
+
+
+def test_it_is_missed_as_well_where_the_data_was_stored_before(tmp_path: Path) -> None:
+    execute(run_of(tmp_path, "preferences", stages=["data"]), registry())
+    run = run_of(tmp_path, "preferences")
+    with pytest.raises(DataError, match=REFUSED):
+        execute(run, registry())
+    assert statuses(run)["sft"] == "skipped"
+
+
+def test_it_is_missed_where_everything_before_that_stage_is_stored(tmp_path: Path) -> None:
+    execute(run_of(tmp_path, "preferences", stages=["data", "sft"]), registry())
+    run = run_of(tmp_path, "preferences")
+    with pytest.raises(DataError, match=REFUSED):
+        execute(run, registry())
+    assert statuses(run) == {"data": "cached", "sft": "cached", "ppo": "skipped", "eval": "skipped"}
+
+
+def test_data_that_is_given_from_the_store_is_looked_at_too(tmp_path: Path) -> None:
+    first = run_of(tmp_path, "preferences", stages=["data"])
+    execute(first, registry())
+    stored = f"store:{summary_of(first)['stages']['data']['digest']}"
+    inputs = {stage: {"dataset": stored} for stage in ("sft", "ppo")}
+    with pytest.raises(DataError, match=REFUSED):
+        execute(run_of(tmp_path, stages=["sft", "ppo"], inputs=inputs), registry())
+
+
+def test_other_tables_may_be_missing_and_stages_that_are_left_out_miss_none(tmp_path: Path) -> None:
+    assert execute(run_of(tmp_path, "demonstrations"), registry()) == 0
+    assert execute(run_of(tmp_path, "preferences", stages=["data", "sft"]), registry()) == 0
+
+
+def test_tables_are_parts_of_a_dataset() -> None:
+    with pytest.raises(ValueError, match="a port with tables is one for a dataset, not for a policy"):
+        Port("policy", tables=(("prompts", "train"),))
+    with pytest.raises(ValueError, match=r"not \('prompt', 'train'\); there are .*\('prompts', 'heldout'\)"):
+        Port("dataset", tables=(("prompt", "train"),))  # type: ignore[arg-type]
