@@ -9,11 +9,14 @@ import selectors
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any
 
 _Answer = queue.SimpleQueue[tuple[Any, BaseException | None]]
+_Call = tuple[Callable[[], Any], float | None, _Answer]
+"""What to call, how many seconds it has, and where its answer goes."""
 _GRACE = 0.5
 """Seconds that an async call which is cancelled at its deadline has to say where it was."""
 _OURS = ("alignpipe", "alignpipe_plugins")
@@ -25,15 +28,22 @@ class Overdue(Exception):
 
 
 class Worker:
-    """Makes calls one after the other; once one does not come back it is of no more use, and `idle` says so."""
+    """Makes calls one after the other; once one does not come back it is of no more use, and `idle` says so.
+
+    Its thread holds neither it nor, between two calls, what was called: a reward, with the model it may be, is let go
+    as soon as nobody asks it any more, and the thread ends.
+    """
 
     def __init__(self) -> None:
         self.idle = True
-        self._awaiting = False
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], float | None, _Answer]] = queue.SimpleQueue()
+        self._awaiting = threading.Event()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         # A daemon: a call that never returns must not keep the process from ending.
-        self._thread = threading.Thread(target=self._serve, name="alignpipe-reward", daemon=True)
+        self._thread = threading.Thread(
+            target=_serve, args=(self._calls, self._awaiting), name="alignpipe-reward", daemon=True
+        )
         self._thread.start()
+        weakref.finalize(self, self._calls.put, None)
 
     def call(self, function: Callable[[], Any], seconds: float | None) -> Any:
         """What `function` returns, awaited if it is awaitable; raises what it raises, `Overdue` after `seconds`."""
@@ -45,28 +55,13 @@ class Worker:
         except queue.Empty:
             assert seconds is not None
             try:
-                value, error = answer.get(timeout=_GRACE if self._awaiting else 0)
+                value, error = answer.get(timeout=_GRACE if self._awaiting.is_set() else 0)
             except queue.Empty:
                 raise Overdue(_overdue_message(seconds, self._current_line())) from None
         self.idle = True
         if error is not None:
             raise error
         return value
-
-    def _serve(self) -> None:
-        while True:
-            function, seconds, answer = self._calls.get()
-            try:
-                value = function()
-                if inspect.isawaitable(value):
-                    self._awaiting = True
-                    value = asyncio.run(_awaited(value, seconds))
-            except BaseException as error:
-                answer.put((None, error))
-            else:
-                answer.put((value, None))
-            finally:
-                self._awaiting = False
 
     def _current_line(self) -> str | None:
         """The line that the worker's thread is executing."""
@@ -77,6 +72,29 @@ class Worker:
         if last.filename == selectors.__file__:  # an event loop that waits: of what, a cancelled call would have told
             return None
         return f"{last.filename}:{last.lineno} ({last.name})"
+
+
+def _serve(calls: queue.SimpleQueue[_Call | None], awaiting: threading.Event) -> None:
+    """Make the calls that come, until None does."""
+    while (call := calls.get()) is not None:
+        _make(call, awaiting)
+        del call  # `get` waits for long, and would keep it
+
+
+def _make(call: _Call, awaiting: threading.Event) -> None:
+    """Make one call and send what it gives or raises; `awaiting` is set while an awaitable is awaited."""
+    function, seconds, answer = call
+    try:
+        value = function()
+        if inspect.isawaitable(value):
+            awaiting.set()
+            value = asyncio.run(_awaited(value, seconds))
+    except BaseException as error:
+        answer.put((None, error))
+    else:
+        answer.put((value, None))
+    finally:
+        awaiting.clear()
 
 
 async def _awaited(value: Awaitable[Any], seconds: float | None) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import math
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -264,6 +266,24 @@ def test_a_reward_that_hung_once_is_asked_again_in_a_fresh_thread() -> None:
     finally:
         gate.set()
     assert calls[0] is not calls[1]
+
+
+def test_a_reward_is_let_go_when_nobody_asks_it_any_more() -> None:
+    """A reward may be a model that fills a GPU, and the run goes on for hours without it."""
+    threads: list[threading.Thread] = []
+
+    def remembering(samples):
+        threads.append(threading.current_thread())
+        return numbers(samples)
+
+    judge = Judge(Rule(remembering), "acme")
+    judge.score(SAMPLES)
+    reward = weakref.ref(judge.reward)
+    del judge
+    gc.collect()
+    threads[0].join(10)
+    assert reward() is None
+    assert not threads[0].is_alive()
 
 
 def test_an_async_reward_is_awaited_and_cancelled() -> None:
