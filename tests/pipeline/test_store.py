@@ -456,6 +456,54 @@ def test_gc_keeps_young_work_and_what_is_being_worked_on(store):
     assert busy.exists()
 
 
+def test_gc_spares_an_old_object_that_a_run_comes_to_use(store):
+    """By another key with the same bytes: its run notes it only when its trackers have taken note of it."""
+    obj = publish(store).folder.parent
+    age(obj, 1)
+    planned = removals(store, days=7)
+    assert [entry.path for entry in planned] == [obj]
+    assert publish(store, OTHER_KEY).folder.parent == obj
+    assert remove(store, planned) == []
+    assert removals(store, days=7) == []
+    assert problem_of(obj) is None
+
+
+def test_gc_does_not_mind_folders_that_go_while_it_looks(store, monkeypatch):
+    """What a run that goes on moves, deletes and publishes."""
+    work = fill(store).path
+    age(work, 8)
+    gone = []
+
+    def vanishing(status):
+        def look(path, *arguments, **options):
+            if str(path).startswith(f"{work}/") and not gone:
+                gone.append(path)
+                shutil.rmtree(work)
+            return status(path, *arguments, **options)
+
+        return look
+
+    monkeypatch.setattr(os, "stat", vanishing(os.stat))
+    monkeypatch.setattr(os, "lstat", vanishing(os.lstat))
+    planned = removals(store, days=7)
+    assert gone
+    assert remove(store, planned) == []
+
+
+def test_gc_and_a_run_that_empty_the_trash_together(store, monkeypatch):
+    def twice(path, **options):
+        rmtree(path)
+        rmtree(path, **options)  # the other was a little later
+
+    rmtree = shutil.rmtree
+    work = fill(store)
+    monkeypatch.setattr("alignpipe.store.store.shutil.rmtree", twice)
+    store.publish(work, **made(store))
+    left = store.layout.trash / "work-left"
+    left.mkdir()
+    assert [entry.path for entry in remove(store, removals(store, days=7))] == [left]
+
+
 def test_what_ended_an_attempt_is_told_though_it_cannot_be_recorded(store, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignpipe.errors import StoreError
-from alignpipe.store.files import folder_bytes, storing
+from alignpipe.store.files import folder_bytes, statuses_below, storing
 from alignpipe.store.locks import holding_if_free
 from alignpipe.store.objects import to_trash
 from alignpipe.store.runs import RunRecords
@@ -58,20 +58,23 @@ def unused(store: Store) -> list[Path]:
 
 
 def _recent(obj: Path) -> bool:
-    return time.time() - obj.stat().st_mtime <= _GRACE_SECONDS
+    return time.time() - _changed(obj) <= _GRACE_SECONDS
 
 
 def remove(store: Store, planned: Iterable[Removal]) -> list[Removal]:
-    """Remove what `removals` listed, except what is being worked on; index lines stay, so that plans can explain."""
+    """Remove what `removals` listed, except what is in use by now; index lines stay, so that plans can explain."""
     done = []
     for entry in planned:
         with storing("removing old objects", entry.path), ExitStack() as locks:
             names = _locks_of(entry.path)
             free = [locks.enter_context(holding_if_free(store.layout.lock(name), "gc")) for name in names]
-            if not all(free) or not entry.path.exists():
+            # Adding up the sizes took time, in which a run may have come to use an object.
+            used = entry.path.parent.parent == store.root / "objects" and _recent(entry.path)
+            if used or not all(free) or not entry.path.exists():
                 continue
             gone = entry.path if entry.path.parent == store.layout.trash else to_trash(store.layout, entry.path)
-            shutil.rmtree(gone)
+            with suppress(FileNotFoundError):  # a run is removing the same folder from the trash
+                shutil.rmtree(gone)
         done.append(entry)
     return done
 
@@ -116,7 +119,16 @@ def _locks_of(path: Path) -> list[str]:
 
 
 def _newest(folder: Path) -> float:
-    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    """When anything in a folder was last changed."""
+    return max([_changed(folder), *(status.st_mtime for status in statuses_below(folder))])
+
+
+def _changed(path: Path) -> float:
+    """When a folder itself was last changed; just now if another process has removed it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _children(folder: Path) -> list[Path]:

@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,4 +98,12 @@ def empty_folder(folder: Path) -> None:
 
 def folder_bytes(folder: Path) -> int:
     """The size of all regular files below a folder, in bytes."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(status.st_size for status in statuses_below(folder) if stat.S_ISREG(status.st_mode))
+
+
+def statuses_below(folder: Path) -> Iterator[os.stat_result]:
+    """The status of everything below a folder, links as links; what another process removes meanwhile is left out."""
+    for where, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(where, name))

@@ -67,7 +67,7 @@ def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record
         to_trash(layout, target)
     published = not target.exists() and _publish(work / "payload", staging, target, manifest)
     if not published:
-        _add_records(records, records_folder(target, key))
+        _add_records(records, target)
     return artifact
 
 
@@ -88,8 +88,10 @@ def _publish(payload: Path, staging: Path, target: Path, manifest: Mapping[str, 
     return True
 
 
-def _add_records(records: Path, known: Path) -> None:
-    """Put a key's records beside an object that is there already."""
+def _add_records(records: Path, obj: Path) -> None:
+    """Put a key's records (a folder of its name) into an object that is there already, which is in use by that."""
+    os.utime(obj)  # before the run has noted it, gc must not take it for an old one that nobody needs
+    known = records_folder(obj, records.name)
     known.parent.mkdir(exist_ok=True)
     if known.exists():
         shutil.rmtree(known)

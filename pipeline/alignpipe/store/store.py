@@ -150,8 +150,11 @@ class Store:
                 self._remove(work.path)
 
     def _remove(self, work: Path) -> None:
-        """Remove a work folder at one blow: a checkpoint that lacks files, since a kill came between, ends a resume."""
-        shutil.rmtree(to_trash(self.layout, work))
+        """Remove a work folder at one blow: a checkpoint that lacks files, since a kill came between, ends a resume.
+
+        The result is stored, so what cannot be deleted, or gc is deleting too, fails nothing: it waits in the trash.
+        """
+        shutil.rmtree(to_trash(self.layout, work), ignore_errors=True)
 
     def discard_damaged(self, artifact: Artifact) -> None:
         """Move an object into the trash if its own files are damaged; one that only lost a record serves other keys."""
