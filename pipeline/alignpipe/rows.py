@@ -52,7 +52,8 @@ def format_of(path: Path) -> str:
 def read_rows(path: Path, shown: str) -> Found:
     """Yield `(location, row)` for every row of a file, in its order; a location reads `shown:line` or `shown row n`.
 
-    Raises `DataError` if the file as a whole cannot be read: a broken gzip, no Parquet, a column named twice.
+    Raises `DataError` if the file as a whole cannot be read: a broken gzip, no Parquet, a CSV without a header that can
+    be read, a column named twice.
     """
     readers = {"jsonl": _json_lines, "json": _json_rows, "csv": _csv_rows, "tsv": _tsv_rows, "parquet": _parquet_rows}
     reader = readers[format_of(path)]
@@ -177,6 +178,8 @@ def _csv_rows(shown: str, file: Bytes, delimiter: str = ",") -> Found:
             try:
                 values = next(reader, None)
             except csv.Error as error:
+                if header is None:  # the next line must not be taken for it
+                    raise DataError(f"{location} is no CSV: {error}; it must hold the names of the columns") from error
                 yield location, Broken(f"is no CSV: {error}")
                 continue
             if values is None:

@@ -119,6 +119,12 @@ def test_csv_rows_with_the_wrong_number_of_fields_or_an_open_quote(tmp_path: Pat
     assert "is no CSV" in str(found[3][1])
 
 
+def test_a_csv_header_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"a"x,b\n1,2\n3,4\n')
+    with pytest.raises(DataError, match=r"^a\.csv:1 is no CSV: .*; it must hold the names of the columns$"):
+        read(tmp_path / "a.csv")
+
+
 def test_a_csv_column_named_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b,a\n1,2,3\n")
     with pytest.raises(DataError, match=r"^a\.csv has two columns named 'a'"):
