@@ -272,7 +272,7 @@ def test_batches_and_order_change_nothing(tmp_path: Path) -> None:
 
 def test_it_comes_back_from_plain_data() -> None:
     config = MixConfig(
-        members={"r": Selected("reward", "rules", RulesConfig(wanted=["a"]))},
+        members={"r": Selected("reward", "rules", RulesConfig(wanted=["a", "${no such}"], starts_with="${x}"))},
         normalise={"r": Normalise.preferences},
         clip={"r": [-1.0, 1.0]},
     )
@@ -281,7 +281,7 @@ def test_it_comes_back_from_plain_data() -> None:
     assert (again.normalise, again.clip) == (config.normalise, config.clip)
     assert again.chosen()["r"].name == "rules"
     typed = from_plain(again.chosen()["r"].config, registry().get("reward", "rules"), registry())
-    assert typed == RulesConfig(wanted=["a"])
+    assert typed == RulesConfig(wanted=["a", "${no such}"], starts_with="${x}"), "and no interpolation"
 
 
 def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeGuard, get_origin
@@ -148,7 +149,7 @@ def from_plain(config: Mapping[str, Any], registered: Registered, registry: Regi
     """
     owner = f"{registered.component.group}={registered.component.name}"
     try:
-        node = OmegaConf.merge(component_node(registered), dict(config))
+        node = OmegaConf.merge(component_node(registered), _escaped(dict(config)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"stored options of {owner} do not fit {registered}: {error}") from error
     assert isinstance(node, DictConfig)
@@ -161,3 +162,17 @@ def resolved_data(node: Any) -> Any:
     Values that are still missing stay `???`.
     """
     return plain(OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """Resolved plain data as YAML; a text with `${` in it, as shell code has, is not read as an interpolation again."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(dict(data))), resolve=True)
+
+
+def _escaped(value: Any) -> Any:
+    """Plain data in which OmegaConf finds no interpolation: resolved, it is `value` again."""
+    if isinstance(value, dict):
+        return {name: _escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
