@@ -115,6 +115,7 @@ def test_reference_follows_the_policy_that_was_named():
         (["data", "ppo"], {"ppo": {"policy": "ppo"}}, "inputs.ppo.policy=ppo.*does not run before"),
         (["data", "sft", "ppo"], {"ppo": {"policy": "sfx"}}, "inputs.ppo.policy=sfx: there is neither a stage"),
         (["data", "ppo"], {"ppo": {"policy": "sft"}}, "neither a stage 'sft' in this run"),
+        (["data", "ppo"], {"ppo": {"policy": "~nobody-here/sft"}}, "neither a stage '~nobody-here/sft' in this run"),
         (["data", "sft"], {"sft": {"dataset": "base"}}, "inputs.sft.dataset: the base model is a policy"),
         (["data", "sft", "ppo"], {"ppo": {"policy": "data"}}, "inputs.ppo.policy: stage 'data' is a dataset"),
         (["data", "sft"], {"sft": {"dataset": "none"}}, "inputs.sft.dataset=none: this port is required"),

@@ -106,6 +106,7 @@ def test_the_artifact_keeps_the_file_and_another_file_gives_other_bytes(file: Pa
     ("path", "message"),
     [
         ("nowhere.py:score", "nowhere.py: there is no such file; write file.py:function"),
+        ("~nobody-here/my.py:score", "~nobody-here/my.py: there is no such file; write file.py:function"),
         (".:score", "is a folder"),
         ("{file}:scoer", r"no function 'scoer' \(did you mean 'score'\?\); its functions: score, exact, decorated"),
         ("{file}:truth", "no function 'truth'"),

@@ -285,6 +285,7 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
     assert (
         message == f"model.path=./models/gone/x: there is no such folder (looked in {tmp_path}), and it is no hub name"
     )
+    assert failing(PretrainedConfig(path="~nobody-here/x")).startswith("model.path=~nobody-here/x: there is no such")
     message = failing(PretrainedConfig(path=str(tiny_models.llama()), hub_revision="main"))
     assert message.startswith("model.hub_revision=main is for hub names")
 

@@ -114,6 +114,8 @@ def test_the_revision_is_what_the_files_hold(stored: Path, tmp_path: Path) -> No
 def test_what_is_no_stored_reward(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"reward.path=nowhere: there is no such folder; 'alignpipe store ls'"):
         StoredConfig(path="nowhere").revision()
+    with pytest.raises(ConfigError, match=r"reward.path=~nobody-here/kept: there is no such folder"):
+        StoredConfig(path="~nobody-here/kept").revision()
     with pytest.raises(ConfigError, match=r"it holds no reward\.json"):
         StoredConfig(path=str(tmp_path)).folder()
     with pytest.raises(RewardError, match="holds no stored reward"):

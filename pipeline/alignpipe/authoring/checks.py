@@ -73,7 +73,8 @@ def light_import(candidate: Candidate) -> str:
     for _ in range(2):  # the first one may have to compile
         done = subprocess.run([sys.executable, "-c", code, module], env=environ, capture_output=True, text=True)
         if done.returncode:
-            raise CheckFailed(f"importing {module} failed: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"]
+            raise CheckFailed(f"importing {module} failed: {said[-1]}")
         spent, modules = json.loads(done.stdout.splitlines()[-1])
         found = [name for name in HEAVY if name in modules]
         if found:

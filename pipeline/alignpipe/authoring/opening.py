@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,16 +48,17 @@ def _folder(name: str, overrides: Sequence[str]) -> Path | None:
     """The folder of a reward artifact; None if an option is meant."""
     if name.startswith(_STORE):
         digest = name.removeprefix(_STORE)
-        root = Path(chosen_settings(overrides).outputs).expanduser().absolute() / "store"
-        found = [artifact for artifact in Store(root).find(digest) if artifact.kind == "reward"] if digest else []
+        root = Path(chosen_settings(overrides).outputs).absolute() / "store"
+        artifacts = Store(root).find(digest) if digest else []
+        found = {artifact.digest: artifact.folder for artifact in artifacts if artifact.kind == "reward"}
         if len(found) != 1:
             told = "several rewards begin so" if found else "there is no such reward"
             raise ConfigError(
                 f"--reward {name}: {told} in {root}; 'alignpipe store ls' lists the digests, outputs=<folder> names "
                 "another store"
             )
-        return found[0].folder
-    path = Path(name).expanduser()
+        return next(iter(found.values()))  # what has the same digest, from two stages, is the same
+    path = Path(os.path.expanduser(name))
     if path.is_dir() and ("/" in name or (path / "reward.json").is_file()):
         inside = path / "payload"  # of an object's folder in the store
         return inside if (inside / "reward.json").is_file() else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def named_source(
             )
         _check_kind(label, f"stage {value!r}", maker.makes, port.kind)
         return Source("stage", value)
-    folder = Path(value).expanduser().absolute()
+    folder = Path(os.path.expanduser(value)).absolute()
     if not folder.is_dir():
         raise ConfigError(
             f"{label}={value}: there is neither a stage {value!r} in this run (stages={stages}) nor a folder "

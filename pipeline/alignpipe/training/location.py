@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -36,7 +37,7 @@ def resolve_model(path: str, revision: str | None, slot: str = "model") -> Locat
     Raises `ModelError` if it is a folder without a config.json, no folder and no hub name, or a hub name that cannot be
     reached.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         if revision is not None:
             raise ModelError(

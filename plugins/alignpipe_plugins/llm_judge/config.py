@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -134,7 +135,7 @@ class LlmJudgeConfig(RequestOptions):
         Raises `ConfigError` for a file that cannot be read.
         """
         built_in = Path(__file__).parent / "templates" / f"{self.mode.value}.jinja"
-        path = built_in if self.template is None else Path(self.template).expanduser()
+        path = built_in if self.template is None else Path(os.path.expanduser(self.template))
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

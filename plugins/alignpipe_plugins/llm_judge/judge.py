@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ class Conversation:
         self._secrets = key
         self._client = client
         self._url = f"{config.base_url.rstrip('/')}/chat/completions"
-        self._cache = None if config.cache is None else Cache(Path(config.cache).expanduser())
+        self._cache = None if config.cache is None else Cache(Path(os.path.expanduser(config.cache)))
         self._gate = asyncio.Semaphore(config.concurrency)
         self._turns: dict[str, asyncio.Lock] = {}
         self._heard: dict[str, Reply] = {}

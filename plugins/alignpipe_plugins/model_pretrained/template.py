@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from alignpipe.errors import ConfigError
@@ -14,7 +15,7 @@ def template_text(path: str) -> str:
     Raises `ConfigError` if it cannot be read.
     """
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(os.path.expanduser(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"model.chat_template={path} cannot be read: {error}") from error
 

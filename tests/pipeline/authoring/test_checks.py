@@ -45,6 +45,11 @@ def test_the_example_passes(example_reward: None, tmp_path: Path) -> None:
     ("check", "source", "why"),
     [
         ("light import", "import numpy\n" + function("return [0.0 for _ in samples]"), "acme_reward imports numpy"),
+        (
+            "light import",
+            "import os, sys\nif 'pytest' not in sys.modules:\n    os._exit(3)\n" + function("return [0.0]"),
+            "importing acme_reward failed: its process ended with status 3",
+        ),
         ("one score each", function("return [0.0]"), "1 scores for 24 samples"),
         ("one score each", "import sys\n" + function("sys.exit(0)"), "SystemExit: 0"),
         (

@@ -164,6 +164,18 @@ def test_the_folder_of_a_stored_object_is_one_too(example_reward: None, data: Pa
     assert open_named("store/objects/reward/abc", []).score([Sample("p", "no no")]).total == [1.0]
 
 
+def test_a_digest_that_two_stages_have_names_one_reward(example_reward: None, data: Path) -> None:
+    outputs = data / "outputs"
+    for stage in ("reward", "reward_2"):
+        obj = outputs / "store" / "objects" / stage / "abc"
+        stored_rule(obj / "payload")
+        manifest = {"kind": "reward", "stage": stage, "digest": "abc", "files": []}
+        (obj / "manifest.json").write_text(json.dumps(manifest))
+    assert open_named("store:ab", []).score([Sample("p", "no no")]).total == [1.0]
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        open_named("~nobody-here/kept", [])
+
+
 def test_rollouts_update_by_update() -> None:
     table = [
         {"update": update, "reward": float(update), "score": float(-update) if place else None}
