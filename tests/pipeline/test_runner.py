@@ -350,6 +350,26 @@ def test_trackers_are_closed_when_the_run_folder_cannot_be_written(tmp_path):
     assert json.loads(log.read_text().splitlines()[-1]) == ["finish", "failed"]
 
 
+def test_trackers_are_closed_whatever_goes_wrong_before_the_first_stage(tmp_path, monkeypatch):
+    """In a sweep the process goes on, and the next job's tracker would find this one's run still open."""
+
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    trackers, log = tracked(tmp_path)
+    monkeypatch.setattr(sys.modules["alignpipe.runner.execute"], "RunFiles", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        execute(make_run(tmp_path, trackers=trackers), make_registry())
+    assert json.loads(log.read_text().splitlines()[-1]) == ["finish", "failed"]
+
+
+def test_a_text_that_looks_like_an_interpolation_is_written_as_it_is(tmp_path):
+    text = "say ${no such} or \\${x} in a shell"
+    run = replace(make_run(tmp_path), resolved={"seed": 0, "data": {"prompts": [text]}})
+    assert execute(run, make_registry()) == 0
+    assert (run.folder / "config.yaml").read_text() == f"seed: 0\ndata:\n  prompts:\n  - {text}\n"
+
+
 def tracked(tmp_path, fails=""):
     tmp_path.mkdir(exist_ok=True)
     log = tmp_path / "tracker.jsonl"

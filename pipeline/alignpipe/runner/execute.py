@@ -1,30 +1,23 @@
-"""One run from its plan to its summary: the loop over the stages, and all the ways it can end."""
+"""One run from its plan to its summary: what must hold before any work, then the loop over the stages."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
-from omegaconf import OmegaConf
-
 from alignpipe.api import Artifact
-from alignpipe.api.tracking import Status
+from alignpipe.config.convert import as_yaml
 from alignpipe.config.model import RunConfig
-from alignpipe.digests import data_digest
-from alignpipe.errors import AlignpipeError, FolderInUse, StageInterrupted, StoreError
+from alignpipe.errors import AlignpipeError, StageInterrupted
 from alignpipe.plan import Planner, make_plan
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.ahead import check_data_ahead
 from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
+from alignpipe.runner.ending import end_run
 from alignpipe.runner.following import follow
 from alignpipe.runner.job import Job, run_info
 from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.recording import RunFiles
-from alignpipe.runner.report import final_report, say_how_to_resume
+from alignpipe.runner.report import say_how_to_resume
 from alignpipe.runner.requirements import check_device, check_requirements
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
@@ -33,8 +26,7 @@ from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import RunRecords, Store
 from alignpipe.store.files import storing, write_atomically
-from alignpipe.store.locks import holder, holding_if_free
-from alignpipe.store.runs import RunRecord
+from alignpipe.store.runs import RunRecord, own_folder
 
 
 def execute(run: RunConfig, registry: Registry) -> int:
@@ -73,7 +65,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     store.check_writable()
     # Both may have to wait until it is known whether another process lives, and a stop ends that too.
     with (
-        _own_folder(run, store, terminal, signals),
+        own_folder(store.layout, run.folder, terminal.say, signals.requested),
         RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record,
     ):
         info = run_info(run, planner, record)
@@ -82,33 +74,14 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
                 record.note_inputs(stored)  # so that gc keeps them
             record.note_trackers(trackers.start(info))
             with storing("writing the run's config", run.folder):
-                text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))
-                write_atomically(run.folder / "config.yaml", text, durable=False)
+                write_atomically(run.folder / "config.yaml", as_yaml(run.resolved), durable=False)
             files = RunFiles(run.folder)
-        except AlignpipeError:
+        except BaseException:
             trackers.finish("failed")
             raise
         observers = Observers(registry.hook, terminal.say)
         job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
         return _run_stages(job, record)
-
-
-@contextmanager
-def _own_folder(run: RunConfig, store: Store, terminal: Terminal, signals: StopSignals) -> Iterator[None]:
-    """Make the run's folder, and hold it: two runs at once would write over each other's files.
-
-    Raises `FolderInUse` if another run that lives has it.
-    """
-    lock = store.layout.lock(f"folder-{data_digest(os.path.realpath(run.folder))}")
-    with holding_if_free(lock, str(run.folder), terminal.say, signals.requested, "the run's folder") as held:
-        if held is None:
-            raise FolderInUse(
-                f"{run.folder}: {holder(lock)} is writing its run there; choose another folder: hydra.run.dir, or for "
-                "a sweep another hydra.sweep.dir, or a hydra.sweep.subdir with ${hydra.job.num} in it"
-            )
-        with storing("opening the run's folder", run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-        yield
 
 
 def _run_stages(job: Job, record: RunRecord) -> int:
@@ -125,43 +98,14 @@ def _run_stages(job: Job, record: RunRecord) -> int:
             made[spec.name] = run_stage(job, spec, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:
-        _end(job, record, summary, "interrupted")
+        end_run(job, record, summary, "interrupted")
         say_how_to_resume(job, stop)
         return job.signals.exit_code
     except BaseException:
         try:
-            _end(job, record, summary, "failed")
+            end_run(job, record, summary, "failed")
         except AlignpipeError as second:
             job.terminal.say(f"the run's end could not be recorded: {second.__cause__ or second}")
         raise
-    _end(job, record, summary, "finished", made)
+    end_run(job, record, summary, "finished", made)
     return 0
-
-
-def _end(
-    job: Job, record: RunRecord, summary: Summary, status: Status, made: Mapping[str, Artifact] | None = None
-) -> None:
-    """Write the summary, and tell everybody."""
-    summary.status = status
-    summary.metrics = dict(job.files.last)  # by full name
-    try:
-        summary.write(job.run.folder)
-    except StoreError:  # a full disk: whoever watches is told all the same, and the trackers are closed
-        summary.status = "interrupted" if status == "interrupted" else "failed"
-        _tell(job, record, summary)
-        raise
-    _tell(job, record, summary, made)
-
-
-def _tell(job: Job, record: RunRecord, summary: Summary, made: Mapping[str, Artifact] | None = None) -> None:
-    """Close the trackers, tell the observers, and show the results of a finished run."""
-    job.trackers.summary(summary.metrics)
-    lines = job.trackers.finish(summary.status)
-    try:
-        record.end(summary.status)
-    finally:
-        job.observers.notify("alignpipe_run_finished", info=job.info, summary=summary.plain())
-        if made is not None:
-            final_report(job.run, summary, made, sys.stdout)
-        for line in lines:
-            job.terminal.say(line)

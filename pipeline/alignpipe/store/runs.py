@@ -1,4 +1,7 @@
-"""Run records: a run's attempts, their folders and the trackers' ids, so that the same command resumes the run."""
+"""Run records: a run's attempts, their folders and the trackers' ids, so that the same command resumes the run.
+
+Also the lock on a run's folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignpipe.errors import StoreError
+from alignpipe.digests import data_digest
+from alignpipe.errors import FolderInUse, StoreError
 from alignpipe.store.files import now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout
 from alignpipe.store.locks import HeldLock, holder, holding_if_free
@@ -135,3 +139,23 @@ class RunRecords:
                     if Path(attempt["folder"]).exists():
                         used.update(attempt["stages"].values(), attempt.get("inputs", ()))
         return used
+
+
+@contextmanager
+def own_folder(
+    layout: Layout, folder: Path, say: Callable[[str], None], stop_requested: Callable[[], bool]
+) -> Iterator[None]:
+    """Make a run's folder, and hold it: two runs at once would write over each other's files.
+
+    Raises `FolderInUse` if another run that lives has it.
+    """
+    lock = layout.lock(f"folder-{data_digest(os.path.realpath(folder))}")
+    with holding_if_free(lock, str(folder), say, stop_requested, "the run's folder") as held:
+        if held is None:
+            raise FolderInUse(
+                f"{folder}: {holder(lock)} is writing its run there; choose another folder: hydra.run.dir, or for "
+                "a sweep another hydra.sweep.dir, or a hydra.sweep.subdir with ${hydra.job.num} in it"
+            )
+        with storing("opening the run's folder", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
