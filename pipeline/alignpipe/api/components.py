@@ -20,7 +20,7 @@ Kind = Literal["dataset", "policy", "reward", "report"]
 """What an artifact is."""
 
 PortDefault = Literal["nearest", "nearest_or_base", "base", "first", "policy", "none"]
-"""Where a port is fed from by default (see :class:`Port`)."""
+"""What feeds a port by default (see :class:`Port`)."""
 
 Table = Literal["demonstrations", "preferences", "prompts"]
 """A table of a dataset (`alignpipe/dataset.py`)."""
@@ -38,22 +38,25 @@ _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Port:
     """One named input of a stage.
 
-    `default` is the source when `inputs.<stage>.<port>` is not set: `nearest` is the nearest earlier stage that makes
-    the kind (of a dataset or reward that none makes, what an earlier stage is given), `nearest_or_base` falls back to
-    the run's base model, `base` is that model, `first` is the first policy of the run (empty where the stage's own
-    `policy` port got just that; the baseline of eval), `policy` is whatever that port got (the reference of ppo),
-    `none` leaves the port empty.
-
-    `tables` are the parts of a dataset without which the stage cannot work, `("preferences", "train")`: data that lacks
-    one is refused before any other stage works for hours.
-
     Raises `ValueError` for tables of anything but a dataset, and for a part that is not known.
     """
 
     kind: Kind
     default: PortDefault = "nearest"
+    """What feeds the port where `inputs.<stage>.<port>` is not set:
+
+    - `nearest`: the nearest earlier stage that makes the kind; if none makes it, what the nearest earlier stage with
+      such a port is given (datasets and rewards only)
+    - `nearest_or_base`: the nearest earlier stage that makes the kind, else the run's base model
+    - `base`: the run's base model
+    - `first`: the first policy of the run, unless it feeds the stage's port `policy` already (the baseline of eval)
+    - `policy`: whatever feeds the stage's port `policy` (the reference of ppo)
+    - `none`: nothing
+    """
     required: bool = True
     tables: tuple[tuple[Table, Split], ...] = ()
+    """The parts of a dataset without which the stage cannot work, as in `("preferences", "train")`: data that lacks one
+    is refused before any other stage works for hours."""
 
     def __post_init__(self) -> None:
         if self.tables and self.kind != "dataset":
@@ -68,15 +71,6 @@ class Port:
 class Component:
     """One option of one config group.
 
-    `config` is a dataclass whose fields are the options (defaults included); it may have `revision()`, the state of
-    what the options name outside themselves (`plan/keys.py`), and `check_machine()`, which refuses a machine; `factory`
-    is `"module:attribute"`, called as `factory(config, context)` with a :class:`~alignpipe.api.stages.BuildContext`;
-    `version` is raised whenever the result for the same config changes; `api` is the version of this contract that it
-    was written for; `needs` are the input ports; `makes` is the kind of the artifact; `uses` are the other slots whose
-    config the component reads (they enter the stage's key); `parallel` says that its stage is written to be run by all
-    processes of a launch together (`ctx.rank`, `ctx.world_size`), where others run on rank 0 alone; `requires` is what
-    the machine must have: a run without a GPU refuses what needs one, `plugins show` tells the rest.
-
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
     (the option's name is put there), a factory that is not `module:attribute`, an `api` that is no pair of numbers, and
     a requirement that is not known.
@@ -85,15 +79,25 @@ class Component:
     group: str
     name: str
     config: type[Any]
+    """A dataclass whose fields are the options, defaults included. It may have `revision()`, the state of
+    what the options name outside themselves (`plan/keys.py`), and `check_machine()`, which refuses a machine."""
     factory: str
+    """`"module:attribute"`, called as `factory(config, context)`: :class:`~alignpipe.api.stages.BuildContext`."""
     summary: str
     version: int = 1
+    """To be raised whenever the result for the same config changes."""
     api: tuple[int, int] = FIRST_API
+    """The version of this contract that it was written for."""
     needs: Mapping[str, Port] = field(default_factory=dict)
+    """The input ports, by name."""
     makes: Kind | None = None
+    """The kind of its artifact; None for what is no stage, and for rewards, which share one stage of the core's."""
     uses: tuple[str, ...] = ()
+    """The other slots whose config it reads; they enter the stage's key."""
     parallel: bool = False
+    """Whether all processes of a launch run the stage together (`ctx.rank`, `ctx.world_size`), not rank 0 alone."""
     requires: tuple[Requirement, ...] = ()
+    """What the machine must have: a run without a GPU refuses what needs one, `plugins show` tells the rest."""
 
     def __post_init__(self) -> None:
         for what, value in (("group", self.group), ("name", self.name)):

@@ -51,23 +51,16 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One job's configuration.
-
-    A slot is a config group; a stage instance such as `ppo_2` is filled from one. `selected` maps every slot and every
-    stage instance to its choice, `trackers` every tracker's name. `resolved` is the whole composed config as plain
-    data. `outputs` and `folder` are absolute. `swept` are those of the overrides in which the jobs of a sweep differ.
-    `again` is the command line that gives this run again, or the sweep it is a job of, and `alone` the one that gives
-    this run by itself.
-    """
+    """The configuration of one run, which may be a job of a sweep."""
 
     settings: RunSettings
-    selected: Mapping[str, Selected]
-    trackers: Mapping[str, Selected]
-    resolved: Mapping[str, Any]
-    outputs: Path
+    selected: Mapping[str, Selected]  # the choice of every slot (`model`) and of every further stage (`ppo_2`)
+    trackers: Mapping[str, Selected]  # by name (`wandb`)
+    resolved: Mapping[str, Any]  # the whole composed config as plain data
+    outputs: Path  # absolute, as is the next
     folder: Path
     overrides: tuple[str, ...] = ()
-    sweep: str | None = None
-    swept: tuple[str, ...] = ()
-    again: tuple[str, ...] = ()
-    alone: tuple[str, ...] = ()
+    sweep: str | None = None  # the name of the sweep's folder
+    swept: tuple[str, ...] = ()  # the overrides in which the jobs of the sweep differ
+    again: tuple[str, ...] = ()  # the command line that gives this run again, or the sweep
+    alone: tuple[str, ...] = ()  # the command line that gives this run by itself

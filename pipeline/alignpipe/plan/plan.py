@@ -27,25 +27,22 @@ Action = Literal["hit", "resume", "run", "unknown"]
 class Decision:
     """What is to be done with one stage.
 
-    `key`, `fingerprint`, `inputs` and `slots` are there unless the action is `unknown`; `artifact` is there for a hit.
-    `restart` comes with `run` only: what an earlier attempt left (of other code) must not be resumed, and is thrown
-    away. `warning` is a line for the user.
+    For the action `unknown` all but the first three fields are empty.
     """
 
     spec: StageSpec
     action: Action
-    why: tuple[str, ...]
+    why: tuple[str, ...]  # in words, for the user
     key: str = ""
-    fingerprint: Fingerprint = field(default_factory=dict)
-    inputs: Mapping[str, Artifact] = field(default_factory=dict)
-    slots: Mapping[str, Selected] = field(default_factory=dict)
-    code: Mapping[str, str] = field(default_factory=dict)
-    artifact: Artifact | None = None
-    step: int | None = None
-    restart: bool = False
-    warning: str | None = None
-    damaged: Artifact | None = None
-    """What the store has under the key but cannot be used."""
+    fingerprint: Fingerprint = field(default_factory=dict)  # what the key is the digest of
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)  # by port
+    slots: Mapping[str, Selected] = field(default_factory=dict)  # what the stage may read of the config (`ctx.slots`)
+    code: Mapping[str, str] = field(default_factory=dict)  # the hashes of the code that takes part
+    artifact: Artifact | None = None  # of a hit: the stored result
+    step: int | None = None  # of a resume: the step of the last checkpoint, if that is known
+    restart: bool = False  # of a run: an earlier attempt's state is of other code, and is thrown away
+    warning: str | None = None  # a line for the user
+    damaged: Artifact | None = None  # what the store has under the key, but which cannot be used
 
     @property
     def headline(self) -> str:
@@ -61,7 +58,7 @@ class Decision:
 
 
 class Planner:
-    """Decides stage by stage; the plan that is shown and the real run ask the same question.
+    """Knows the stages (`specs`) and decides what to do with each; `alignpipe plan` and a run ask the same question.
 
     Raises `ConfigError` when built if the stages or their ports are wrong, or a user's files cannot be read.
     """
@@ -76,9 +73,10 @@ class Planner:
         self.run_key = self._run_key()
 
     def _run_key(self) -> str:
-        """The run's name, known before any result is: of the stages' keys with sources in place of input digests.
+        """The run's name: a digest of all its stages' keys, made before there is any result.
 
-        The same config has the same name, and so enters the same unfinished run of the trackers again.
+        So in these keys an input is the name of its source (`sft`), in place of the digest of what that will make. The
+        same config has the same name, and so goes on in the unfinished run that it began earlier.
         """
         keys = []
         for spec in self.specs:
@@ -116,11 +114,11 @@ class Planner:
 
     def _hit(self, decision: Decision, stored: Stored) -> Decision:
         """A stage whose result is stored: it is used, unless the code changed and is to count."""
-        setting = self.run.settings.code_change
-        parts, what_to_do = compare_code(stored.code, decision.code, setting, decision.spec.components)
+        parts, what_to_do = self._changed_code(stored.code, decision)
         changed = f"the code of {parts} changed since {stored.created}"
         if what_to_do is CodeChange.rerun:
-            why = f"{changed} (code_change={setting.name}; code_change=ignore would reuse it)"
+            setting = self.run.settings.code_change.name
+            why = f"{changed} (code_change={setting}; code_change=ignore would reuse it)"
             return self._resume_or_run(decision, (why,))
         warning = None
         if what_to_do is CodeChange.warn:
@@ -133,8 +131,7 @@ class Planner:
         unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
         if unfinished is None:
             return replace(decision, why=why)
-        setting, components = self.run.settings.code_change, decision.spec.components
-        parts, what_to_do = compare_code(unfinished.code, decision.code, setting, components)
+        parts, what_to_do = self._changed_code(unfinished.code, decision)
         if what_to_do is CodeChange.rerun:
             reason = f"an unfinished attempt is not resumed: the code of {parts} changed since"
             return replace(decision, why=(*why, reason), restart=True)
@@ -144,10 +141,14 @@ class Planner:
         why = ("an earlier attempt did not finish",)
         return replace(decision, action="resume", step=unfinished.step, why=why, warning=warning)
 
-    def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
-        """What the stage may read of the config: its slots, and, under its stage's name, each reward that it is given.
+    def _changed_code(self, then: Mapping[str, str], decision: Decision) -> tuple[str, CodeChange]:
+        """The parts whose code is not what it was, and what to do about it."""
+        return compare_code(then, decision.code, self.run.settings.code_change, decision.spec.components)
 
-        The latter are for options that are not keyed; the reward's digest stands for the others in the key.
+    def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:
+        """What the stage may read of the config: its slots, and each reward that it is given, by the reward's stage.
+
+        A reward's artifact says what it is; the config adds what no key holds, such as the number of its workers.
         """
         rewards = {artifact.stage for artifact in inputs.values() if artifact.kind == "reward"}
         given = {stage: choice for stage, choice in self.run.selected.items() if stage in rewards}

@@ -37,20 +37,19 @@ FindStored = Callable[[str], Sequence[Artifact]]
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of the run: what fills it, its ports, what it makes, and the other slots it uses.
+    """One stage of the run, as it is known before anything runs."""
 
-    It is filled in three steps: `stage_specs` (up to `uses`), `ports.resolve_ports` (`sources`), `with_slots`
-    (`keyed_slots`, `components`).
-    """
-
+    # From the config and the registry alone: `stage_specs`.
     name: str
     selected: Selected
     registered: Registered
     needs: Mapping[str, Port]
     makes: Kind
     uses: tuple[str, ...]
+    # From the stages before it: `ports.resolve_ports`.
     sources: Mapping[str, Source] = field(default_factory=dict)
     """What feeds its ports, empty ones left out."""
+    # From what feeds it: `with_slots`.
     keyed_slots: Mapping[str, Selected] = field(default_factory=dict)
     """The choices in the slots it reads: those it uses, and the model if the base model feeds a port."""
     components: tuple[Registered, ...] = ()

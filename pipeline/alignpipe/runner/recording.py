@@ -68,12 +68,13 @@ class StageLog:
         self._log = log
         self._observe = observe
         self._truncated = False
-        """Whether what an earlier attempt left was cut off at the step where this one begins."""
+        """Whether what an earlier attempt logged has been cut off at the step where this one begins."""
         self.resumed = False
         """Whether the stage went on at a checkpoint of an earlier attempt."""
         self._last = 0
         self._again: list[dict[str, Any]] = []
-        """Kept metrics of the step where the stage resumes; those from behind its checkpoint will come again."""
+        """Metrics of the very step where the stage resumes: kept, since some were logged before the checkpoint was
+        written. The others will be logged again, and must not be written twice."""
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
@@ -114,7 +115,7 @@ class StageLog:
             self._truncate(None)
         line = {"stage": self._stage, "step": step}
         line.update({f"{self._stage}/{key}": _number(value) for key, value in values.items()})
-        if line in self._again:  # in the files, and shown, by `rewind`
+        if line in self._again:  # `rewind` has kept it, and replayed it into this run
             self._again.remove(line)
             return
         self._check()

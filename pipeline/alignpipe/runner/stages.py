@@ -27,7 +27,7 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
         artifact = _reuse_or_compute(job, spec, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
-        result.status = "failed"  # an interrupted stage too: `error` says so, and the run's own status
+        result.status = "failed"  # a stage that was interrupted too; `error` and the run's status say so
         result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
@@ -42,9 +42,10 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
 
 
 def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
-    """Decide, wait for the key's lock, and decide again: whoever held the lock may have published the result.
+    """Take the stored result if there is one; else wait for the lock of the key, and compute.
 
-    Or failed: then this run fails with it, rather than repeat hours of work only to fail the same way.
+    Whoever held the lock meanwhile was at work on the same key. So the decision is made again: the result may be there
+    now. If that process failed, this run fails too, rather than work for hours only to fail in the same way.
     """
     decision = job.planner.decide(spec, made)
     result.key = decision.key
@@ -60,7 +61,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         failure = job.store.work(spec.name, decision.key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
-        with recording_failure(job, decision, lock):  # and makes a full disk and `sys.exit()` errors of one sentence
+        with recording_failure(job, decision, lock):  # for those who wait for the lock now
             return _compute(job, decision, lock, result)
 
 

@@ -50,7 +50,10 @@ class WorkFolder:
         return Unfinished(step, (read_json(self._attempt) or {}).get("code", {}))
 
     def _last_step(self) -> int | None:
-        """The step of the newest checkpoint; stages keep them in `checkpoints/step-<n>` of their own folder."""
+        """The step of the newest checkpoint, which stages keep in `checkpoints/step-<n>` of their own folder.
+
+        `training/checkpoint.py` knows it too, but imports torch, and plans ask here.
+        """
         names = (path.name.removeprefix("step-") for path in (self.state / "checkpoints").glob("step-*"))
         return max((int(name) for name in names if name.isdigit()), default=None)
 

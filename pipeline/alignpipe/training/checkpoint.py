@@ -86,7 +86,7 @@ class Checkpoints:
 
 
 def latest_step(work: Path) -> int | None:
-    """The step a stage would resume at, from its work folder; None if it would start anew. Imports nothing heavy."""
+    """The step a stage would resume at, from its work folder; None if it would start anew."""
     steps = [int(path.name.removeprefix(_PREFIX)) for path in (work / "checkpoints").glob(f"{_PREFIX}*")]
     return max(steps, default=None)
 
