@@ -175,6 +175,16 @@ def test_an_error_of_one_is_told_by_both(tmp_path: Path, monkeypatch: Any) -> No
     assert summary_of(run)["stages"]["sft"]["error"].startswith("ProcessError: process 1 of 2 failed")
 
 
+def test_a_stage_that_exits_in_one_process_is_an_error_of_both(tmp_path: Path, monkeypatch: Any) -> None:
+    """To the launcher an exit with 0 would look as if all were well, and rank 0 would wait for half an hour."""
+    use_memory(monkeypatch)
+    run = pair_run(tmp_path, fails="exit of 1")
+    follower = Follower(run)
+    with pytest.raises(ProcessError, match=r"process 1 of 2 failed in stage 'sft': .*called sys\.exit\(0\)"):
+        lead(run)
+    assert "the code of stage 'sft' called sys.exit(0)" in str(follower.end())
+
+
 def test_an_error_of_rank_0_alone_lets_the_others_go(tmp_path: Path, monkeypatch: Any) -> None:
     use_memory(monkeypatch)
     run = pair_run(tmp_path, fails="0")

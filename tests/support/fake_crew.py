@@ -40,7 +40,7 @@ class MemoryStore:
 @dataclass(frozen=True)
 class PairConfig:
     fails: str = field(default="", metadata={"fingerprint": False})
-    """`all`, or the rank that fails alone; `stop` interrupts all."""
+    """`all`, or the rank that fails alone (`exit of 1`: by `sys.exit`); `stop` interrupts all."""
 
 
 class Pair:
@@ -59,6 +59,8 @@ class Pair:
         ctx.alert("from", f"rank {ctx.rank}")
         if self.config.fails in ("all", str(ctx.rank)):
             raise ValueError(f"rank {ctx.rank} cannot")
+        if self.config.fails == f"exit of {ctx.rank}":
+            sys.exit(0)
         if self.config.fails == "stop":
             raise StageInterrupted("saved")
         (ctx.payload / f"rank-{ctx.rank}").write_text("")  # rank 1's must not get into the artifact

@@ -28,7 +28,7 @@ def recording_failure(job: Job, decision: Decision, lock: HeldLock) -> Iterator[
     except (StageInterrupted, KeyboardInterrupt):
         raise
     except BaseException as original:
-        error = _in_words(original, stage, job.store.root)
+        error = in_words(original, stage, job.store.root)
         try:
             if not lock.lost():
                 job.store.work(stage, decision.key).note_failure(f"{type(error).__name__}: {error}")
@@ -39,7 +39,7 @@ def recording_failure(job: Job, decision: Decision, lock: HeldLock) -> Iterator[
         raise error from original
 
 
-def _in_words(error: BaseException, stage: str, store: Path) -> BaseException:
+def in_words(error: BaseException, stage: str, store: Path) -> BaseException:
     """The error to raise instead of a full disk's or `sys.exit()`'s; any other stays as it is."""
     if isinstance(error, SystemExit):  # must not end the process, and a sweep with it, as if all were well
         return AlignpipeError(f"the code of stage {stage!r} called sys.exit({error.code!r}); raise an error instead")

@@ -18,6 +18,7 @@ from alignpipe.processes import Process
 from alignpipe.registry import Registry
 from alignpipe.runner.context import SilentStage, build_stage
 from alignpipe.runner.devices import prepare_device
+from alignpipe.runner.failures import in_words
 from alignpipe.runner.leading import disconnect
 from alignpipe.runner.messages import Messages, connect
 from alignpipe.runner.signals import StopSignals
@@ -108,8 +109,12 @@ def _help(
             build_stage(selected, registry.get(selected.group, selected.name), ctx).run(inputs, ctx)
     except StageInterrupted:
         return  # rank 0 is interrupted too, and saves
-    except Exception as error:
+    except (Exception, SystemExit) as original:
+        error = in_words(original, stage, run.outputs / "store")
         if not isinstance(error, ProcessError):
             messages.note_failure(f"{process} failed in stage {stage!r}: {type(error).__name__}: {error}")
-        if messages.next(lambda: _AFTER_FAILURE) is None:
+        if messages.next(lambda: _AFTER_FAILURE) is not None:
+            return  # rank 0 has failed too, and reports it
+        if error is original:
             raise
+        raise error from original
