@@ -31,7 +31,8 @@ from alignpipe.registry import Registry
 def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry, words: Sequence[str] = ()) -> RunConfig:
     """Check the composed config and turn it into dataclasses; `hydra` is Hydra's own node (`HydraConfig.get()`).
 
-    `words` is the command line, of a job of a sweep that of the sweep; none if it is not known.
+    `words` is the command line as it was typed (for a job of a sweep, the sweep's), empty if it is not known.
+
     Raises `ConfigError` naming the key for anything that cannot be run, and OmegaConf's errors (`cli/report.py`).
     """
     sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
@@ -76,9 +77,10 @@ def _sweep_folder(hydra: HydraConf) -> Path:
 
 
 def run_settings(cfg: DictConfig, registry: Registry) -> RunSettings:
-    """The run settings of a composed config, checked, and that the config has no other keys but slots and stages.
+    """The run settings of a composed config; besides them it may only have slots and stages as keys.
 
-    They are typed once more: a `config.yaml` of the user's own may leave out our `run_settings`, and hold anything.
+    They are merged into the typed settings once more, since a user's own `config.yaml` need not begin with ours
+    (`run_settings`), and may then hold values of any type.
 
     Raises `ConfigError` naming the key.
     """

@@ -78,13 +78,15 @@ def _reward_spec(name: str, selected: Selected, registered: Registered, registry
     for group, member_name in _names_of(selected.config):
         if group == "reward":
             member = registry.get(group, member_name).component
-            needs = {**member.needs, **{port: _both(own, member.needs.get(port, own)) for port, own in needs.items()}}
+            for name_of_port, port in member.needs.items():
+                own = needs.get(name_of_port)
+                needs[name_of_port] = port if own is None else _both(own, port)
             uses += member.uses
     return StageSpec(name, selected, registered, needs, "reward", tuple(dict.fromkeys(uses)))
 
 
 def _both(own: Port, member: Port) -> Port:
-    """A port of a reward that feeds its member's port of that name too."""
+    """A reward's own port, which feeds its member's port of the same name too, and so must have its tables."""
     return replace(own, tables=tuple(dict.fromkeys(own.tables + member.tables))) if own.kind == member.kind else own
 
 
