@@ -13,13 +13,11 @@ from alignpipe.runner.job import Job
 
 
 def check_data_ahead(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> None:
-    """Refuse data that `spec` or a stage behind it could not use, if `spec` has work to do.
+    """Refuse data that `spec`, which is about to work, or a stage behind it could not use.
 
     Raises `DataError`, which names that stage, where the data lacks a table that its component needs (`Port.tables`) or
     a column that its reward reads.
     """
-    if job.planner.decide(spec, made).action == "hit":
-        return
     specs = job.planner.specs
     for each in specs[specs.index(spec) :]:
         for port, artifact in _datasets(job, each, made):

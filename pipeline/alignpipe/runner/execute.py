@@ -94,8 +94,10 @@ def _run_stages(job: Job, record: RunRecord) -> int:
         for spec in job.planner.specs:
             if job.signals.requested():
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
-            check_data_ahead(job, spec, made)
-            made[spec.name] = run_stage(job, spec, made, results[spec.name])
+            decision = job.planner.decide(spec, made)
+            if decision.action != "hit":
+                check_data_ahead(job, spec, made)
+            made[spec.name] = run_stage(job, decision, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:
         end_run(job, record, summary, "interrupted")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from alignpipe.api import Artifact
 from alignpipe.errors import AlignpipeError, StageInterrupted
-from alignpipe.plan import Decision, StageSpec
+from alignpipe.plan import Decision
 from alignpipe.runner.context import RunningStage, build_stage
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.failures import recording_failure
@@ -17,50 +17,50 @@ from alignpipe.runner.summary import StageResult
 from alignpipe.store.locks import HeldLock
 
 
-def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
-    """Get the artifact of one stage, and fill in `result`, also when that fails.
+def run_stage(job: Job, decision: Decision, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+    """Get the artifact of one stage, and fill in `result`, also when that fails; `made` are those of earlier stages.
 
     Raises what the stage raised.
     """
+    stage = decision.spec.name
     began = time.perf_counter()
     try:
-        artifact = _reuse_or_compute(job, spec, made, result)
+        artifact = _reuse_or_compute(job, decision, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
         result.status = "failed"  # a stage that was interrupted too; `error` and the run's status say so
         result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
-            job.observers.notify("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
+            job.observers.notify("alignpipe_stage_failed", info=job.info, stage=stage, error=error)
         raise
     result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
     job.trackers.artifact(artifact)
     cached = result.status == "cached"
-    job.observers.notify("alignpipe_stage_finished", info=job.info, stage=spec.name, artifact=artifact, cached=cached)
+    job.observers.notify("alignpipe_stage_finished", info=job.info, stage=stage, artifact=artifact, cached=cached)
     return artifact
 
 
-def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+def _reuse_or_compute(job: Job, decision: Decision, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
     """Take the stored result if there is one; else wait for the lock of the key, and compute.
 
     Whoever held the lock meanwhile was at work on the same key. So the decision is made again: the result may be there
     now. If that process failed, this run fails too, rather than work for hours only to fail in the same way.
     """
-    decision = job.planner.decide(spec, made)
-    result.key = decision.key
-    owner = str(job.run.folder)
+    stage, key, owner = decision.spec.name, decision.key, str(job.run.folder)
+    result.key = key
     if decision.artifact is not None:
-        job.store.discard_leftover(spec.name, decision.key, owner)
+        job.store.discard_leftover(stage, key, owner)
         return _reuse(job, decision, decision.artifact, result)
     waiting_since = time.time()
-    with job.store.lock(spec.name, decision.key, owner, job.terminal.say, job.signals.requested) as lock:
-        decision = job.planner.decide(spec, made)
+    with job.store.lock(stage, key, owner, job.terminal.say, job.signals.requested) as lock:
+        decision = job.planner.decide(decision.spec, made)
         if decision.artifact is not None:
             return _reuse(job, decision, decision.artifact, result)
-        failure = job.store.work(spec.name, decision.key).failure_since(waiting_since)
+        failure = job.store.work(stage, key).failure_since(waiting_since)
         if failure is not None:
-            raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
+            raise AlignpipeError(f"stage {stage!r} failed in a process that this one waited for: {failure}")
         with recording_failure(job, decision, lock):  # for those who wait for the lock now
             return _compute(job, decision, lock, result)
 
