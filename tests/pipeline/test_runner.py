@@ -563,6 +563,15 @@ def test_a_factory_that_makes_no_reward_names_its_plugin():
         builder.build(Selected("reward", "broken", {}))
 
 
+def test_a_factory_that_exits_is_an_error(monkeypatch):
+    """Rewards are built before the first stage works, too, where an exit with 0 would look as if all were well."""
+    monkeypatch.setattr(fake_run, "NoStage", lambda *_: sys.exit(0))
+    broken = Component("reward", "broken", EvalConfig, "support.fake_run:NoStage", "b")
+    builder = Builder(make_registry(components=(broken,)), RunSettings())
+    with pytest.raises(PluginError, match=r"reward/broken \(fake-stages 1.0\): its factory called sys.exit\(0\)"):
+        builder.build(Selected("reward", "broken", {}))
+
+
 def test_context(tmp_path, capsys):
     curious = Component("data", "curious", EvalConfig, f"{ME}:Curious", "c", makes="dataset", uses=("model",))
     quiet = Component("tracker", "quiet", TrackerConfig, f"{ME}:QuietTracker", "has no alert")

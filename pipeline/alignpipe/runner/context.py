@@ -41,13 +41,17 @@ class Builder:
     def build(self, selected: Selected) -> Any:
         """Build a component from its config, typed or plain (as artifacts store it); it gets this context too.
 
-        Raises `PluginError` for a reward that cannot score.
+        Raises `PluginError` for a reward that cannot score, and for a factory that calls `sys.exit`, which must not end
+        the process as if all were well.
         """
         registered = self._registry.get(selected.group, selected.name)
         config = selected.config
         if isinstance(config, Mapping):
             config = from_plain(config, registered, self._registry)
-        built = load_factory(registered)(config, self)
+        try:
+            built = load_factory(registered)(config, self)
+        except SystemExit as error:
+            raise PluginError(f"{registered}: its factory called sys.exit({error.code!r})") from error
         if selected.group == "reward" and not isinstance(built, Reward):
             raise PluginError(f"{registered}: its factory made a {type(built).__name__} without score(samples)")
         return built
