@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeGuard
 
 from alignpipe.errors import ConfigError, DataError
 
@@ -76,9 +76,9 @@ def agreement(table: Sequence[dict[str, Any]]) -> float:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    numbers = [value for value in values if _is_number(value) and value is not None]
+    numbers = [value for value in values if _is_number(value)]
     return fmean(numbers) if numbers else math.nan
 
 
-def _is_number(value: float | None) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
