@@ -67,6 +67,17 @@ def test_a_killed_process_exits_with_the_signals_code(tmp_path):
     assert "interrupted (state of step 1 saved)" in err
 
 
+def test_a_stop_saves_though_nobody_reads_what_is_said(tmp_path):
+    """As with `2>&1 | tee log`: Ctrl-C ends tee too, and what is written then raises."""
+    process = start(tmp_path, sft={"signal_at": 2})
+    process.stderr.close()
+    assert process.wait(30) == 143
+    process.stdout.close()
+    run = make_run(tmp_path)
+    assert summary_of(run)["status"] == "interrupted"
+    assert summary_of(run)["stages"]["sft"]["error"] == "interrupted: state of step 2 saved"
+
+
 def test_a_second_signal_ends_at_once_unless_it_is_the_first_once_more(monkeypatch):
     """Schedulers and launchers send one to the process and to its group, milliseconds apart."""
     now = [100.0]

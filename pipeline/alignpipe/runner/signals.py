@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -69,4 +70,5 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received, self.received_at = signal.Signals(number), now
         if not self._silent:
-            os.write(2, _FIRST)
+            with suppress(OSError):  # `| tee` may have ended by the same Ctrl-C; raised here, it would end the stage
+                os.write(2, _FIRST)

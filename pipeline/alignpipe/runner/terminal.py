@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from alignpipe.tables import printable
@@ -37,14 +37,18 @@ class Terminal:
         self._progress: Progress | None = None
 
     def say(self, line: str) -> None:
-        """Show one line, above the bar if there is one; it may quote what a model or a reward wrote."""
+        """Show one line, above the bar if there is one; it may quote what a model or a reward wrote.
+
+        A line that cannot be shown ends no run: `| tee` and its like may be gone before the stage has saved its state.
+        """
         line = printable(line)
-        if self._progress is not None:
-            # soft_wrap: a path that is longer than the line stays in one piece for who copies it
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+        with suppress(OSError):
+            if self._progress is not None:
+                # soft_wrap: a path that is longer than the line stays in one piece for who copies it
+                self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
 
     @contextmanager
     def bar(self, stage: str) -> Iterator[Bar]:
