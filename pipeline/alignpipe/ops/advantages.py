@@ -178,8 +178,11 @@ def _centred(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     require_same_shape(scores=scores, groups=groups)
     if groups.dtype != torch.int64 or groups.numel() == 0:
         raise ValueError(f"groups must be int64 and not empty, got {groups.dtype} of shape {tuple(groups.shape)}")
-    count = _group_sums(torch.ones_like(scores), groups)
-    return scores - _group_sums(scores, groups) / count, count
+    # In float64, where the mean of equal scores is that score: `grpo` would scale up what rounding leaves.
+    wide = scores.double()
+    count = _group_sums(torch.ones_like(wide), groups)
+    centred = wide - _group_sums(wide, groups) / count
+    return centred.to(scores.dtype), count.to(scores.dtype)
 
 
 def _group_sums(values: Tensor, groups: Tensor) -> Tensor:
