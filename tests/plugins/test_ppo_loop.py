@@ -383,8 +383,9 @@ def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.Monk
         return real(optimizer)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    _, ctx, _ = ppo.train(tmp_path, max_steps=2, epochs=1, minibatches=1, lr=4e-3, critic_lr=2e-3)
-    assert rates == pytest.approx([2e-3, 4e-3, 1e-3, 2e-3])  # critic, policy; linear to 0
+    _, ctx, _ = ppo.train(tmp_path, max_steps=2, epochs=2, minibatches=2, lr=4e-3, critic_lr=2e-3)
+    # Critic and policy, a step for each minibatch of each epoch; linear to 0.
+    assert rates == pytest.approx([2e-3, 4e-3] * 4 + [1e-3, 2e-3] * 4)
     assert ctx.series("lr") == pytest.approx([4e-3, 2e-3])
     assert ctx.series("episode") == [16, 32]
 

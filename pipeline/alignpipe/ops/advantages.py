@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from alignpipe.ops.shapes import require_dims, require_mask, require_same_shape
 
 STD_EPS = 1e-4
-"""Added to the standard deviation of scores, as in TRL's GRPOTrainer: equal scores give advantages of about 0."""
+"""Added to the standard deviation of scores, as in TRL's GRPOTrainer: differences below it hardly count."""
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
