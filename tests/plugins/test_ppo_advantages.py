@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import torch
 from alignpipe.options import Schedule
 from alignpipe.training.checkpoint import latest_step
 from alignpipe_plugins.ppo import loop
-from alignpipe_plugins.ppo.advantages import estimate
-from alignpipe_plugins.ppo.config import LoopConfig, ScaleRewards
+from alignpipe_plugins.ppo.advantages import estimate, token_kl
+from alignpipe_plugins.ppo.config import KLEstimator, LoopConfig, ScaleRewards
 from alignpipe_plugins.ppo.episodes import Episodes
 from alignpipe_plugins.ppo.loop import prompt_indices
 from support import ppo
@@ -161,6 +162,39 @@ def test_a_token_is_credited_with_its_responses_whole_reward(config: LoopConfig)
     for row, kept in enumerate(episodes.mask):
         assert returns[row][kept].tolist() == pytest.approx([float(rewards[row].sum())] * int(kept.sum()))
         assert returns[row][~kept].eq(0).all()
+
+
+def test_what_reinforce_pp_credits_a_token_with_is_not_whitened() -> None:
+    episodes = ppo.make_episodes(ppo.make_players())
+    rewards = torch.where(episodes.mask, torch.randn(episodes.mask.shape, generator=torch.Generator()), 0.0)
+    config = ppo.replace(ppo.REINFORCE_PP, episodes=9, minibatches=1, gamma=0.5)
+    _, returns = estimate(config, episodes, rewards)
+    for row, length in enumerate(episodes.mask.sum(1).tolist()):
+        own = rewards[row].tolist()
+        expected = [sum(0.5 ** (j - t) * own[j] for j in range(t, length)) for t in range(length)]
+        assert returns[row, :length].tolist() == pytest.approx(expected, abs=1e-5)
+        assert returns[row, length:].eq(0).all()
+
+
+def test_a_penalty_by_k3_is_clamped() -> None:
+    """One token that the reference finds far likelier would otherwise be the whole update's largest reward."""
+    episodes = ppo.make_episodes(ppo.make_players())
+    episodes.ref_logprobs[2, 0] = episodes.logprobs[2, 0] + 30.0
+    assert token_kl(episodes, KLEstimator.k3)[2, 0] == 10.0
+
+
+@pytest.mark.parametrize("config", [ppo.GRPO, ppo.RLOO], ids=["grpo", "rloo"])
+def test_a_minibatch_has_whole_groups(config: LoopConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[int, int]] = []
+    real = loop.backward_minibatch
+
+    def watched(learners: Any, loss: Any, episodes: Episodes, targets: Any, rows: Sequence[int], *rest: Any) -> None:
+        seen.append(Counter(episodes.numbers[row] // 4 for row in rows))
+        real(learners, loss, episodes, targets, rows, *rest)
+
+    monkeypatch.setattr(loop, "backward_minibatch", watched)
+    ppo.train(tmp_path, config=config, max_steps=2)
+    assert [list(sizes.values()) for sizes in seen] == [[4, 4]] * 8
 
 
 def test_a_group_answers_one_prompt_each_with_its_own_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

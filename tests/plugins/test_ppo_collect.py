@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
+from alignpipe.api import Sample, Scores
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.streams import episode_uniforms, stream
@@ -88,6 +90,22 @@ def test_scores_are_clipped_and_the_missing_ends_own_score_is_not(players: Playe
     assert float(episodes.scores.max()) > 0.4
     for plain, score, ended in zip(episodes.scores, clipped.scores, episodes.ended, strict=True):
         assert score == (plain.clamp(-0.4, 0.4) if ended else -7.5)
+
+
+def test_what_shaping_changes_in_a_score_stands_on_the_last_token(players: Players) -> None:
+    class Split:
+        def score(self, samples: Sequence[Sample]) -> Scores:
+            split = [[0.75] * len(sample.response_ids or ()) for sample in samples]
+            return Scores([sum(row) for row in split], per_token=split)
+
+    found = gather(replace(players, judge=Judge(Split(), "split")), missing=-7.5, score_clip=2.0)
+    assert found.token_scores is not None
+    for row, score, response in zip(found.token_scores.tolist(), found.scores.tolist(), found.responses, strict=True):
+        total = 0.75 * len(response.ids)
+        assert score == (min(total, 2.0) if response.ended else -7.5)
+        expected = [*[0.75] * (len(response.ids) - 1), 0.75 + score - total]
+        assert row == expected + [0.0] * (len(row) - len(expected))
+    assert any(response.ended and len(response.ids) > 2 for response in found.responses)
 
 
 def test_without_a_critic_there_are_no_values(players: Players, episodes: Episodes) -> None:

@@ -152,11 +152,17 @@ def test_scores_per_token_stay_where_the_reward_puts_them(tmp_path: Path, monkey
         return estimate(config, episodes, rewards)
 
     monkeypatch.setattr(loop, "estimate", watched)
-    ppo.train(tmp_path, players_with(Steps()), max_steps=1, kl_coef=0.0, missing_eos_score=None)
+    players = players_with(Steps(), starts_as_reference=False)
+    with torch.no_grad():
+        players.reference.get_input_embeddings().weight.mul_(1.1)
+    ppo.train(tmp_path, players, max_steps=1, kl_coef=0.3, missing_eos_score=None)
     (episodes, rewards) = seen[0]
-    for row, mask in zip(rewards, episodes.mask, strict=True):
+    penalties = -0.3 * (episodes.logprobs - episodes.ref_logprobs)
+    assert penalties.abs().max() > 0.01
+    for row, penalty, mask in zip(rewards, penalties, episodes.mask, strict=True):
         count = int(mask.sum())
-        assert row[:count].tolist() == [1.0 + step for step in range(count)]
+        expected = [1.0 + step + float(penalty[step]) for step in range(count)]
+        assert row[:count].tolist() == pytest.approx(expected, abs=1e-5)
         assert not row[count:].any()
 
 

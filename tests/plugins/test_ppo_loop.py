@@ -383,8 +383,9 @@ def test_both_rates_follow_the_schedule(tmp_path: Path, monkeypatch: pytest.Monk
         return real(optimizer)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    _, ctx, _ = ppo.train(tmp_path, max_steps=2, epochs=1, minibatches=1, lr=4e-3, critic_lr=2e-3)
-    assert rates == pytest.approx([2e-3, 4e-3, 1e-3, 2e-3])  # critic, policy; linear to 0
+    _, ctx, _ = ppo.train(tmp_path, max_steps=2, epochs=2, minibatches=2, lr=4e-3, critic_lr=2e-3)
+    # Critic and policy, a step for each minibatch of each epoch; linear to 0.
+    assert rates == pytest.approx([2e-3, 4e-3] * 4 + [1e-3, 2e-3] * 4)
     assert ctx.series("lr") == pytest.approx([4e-3, 2e-3])
     assert ctx.series("episode") == [16, 32]
 
@@ -439,13 +440,16 @@ def test_select_best_ends_with_the_best_held_out_weights(tmp_path: Path) -> None
             lr=3e-3,
             select=Select.best,
             kl_coef=0.08,
+            kl_target=1e-3,
+            kl_horizon=16,
         )
     values = {step: value for step, (value, _) in kept.items()}
     assert max(values, key=lambda step: values[step]) == 4
     assert ctx.said == ["the best policy is that of update 4"]
     assert ppo.same(ppo.weights(players.network), kept[4][1])
     assert not ppo.same(kept[4][1], kept[6][1])
-    for step, metrics in ctx.logged:
+    assert ctx.series("kl_coef")[-1] > 0.1
+    for step, metrics in ctx.logged:  # by the option's coefficient, wherever the adapted one is
         assert values[step] == pytest.approx(metrics["heldout/reward"] - 0.08 * metrics["heldout/kl"])
 
 

@@ -129,13 +129,15 @@ def test_what_is_not_defined_is_left_out() -> None:
 def test_groups_whose_scores_tie_are_counted() -> None:
     def tied(made: Episodes, size: int) -> float:
         config = replace(ppo.RLOO, episodes=6, minibatches=1, group_size=size)
-        zero = torch.zeros(2)
-        return update_metrics(made, zero, zero, torch.ones(2, 2), statistics(), 0.1, config)["frac_reward_zero_std"]
+        zero, returns = torch.zeros(len(made.scores)), torch.ones(made.mask.shape)
+        return update_metrics(made, zero, zero, returns, statistics(), 0.1, config)["frac_reward_zero_std"]
 
     assert "frac_reward_zero_std" not in figures()
     assert tied(episodes(), 2) == 1.0  # one answer of each group is left
     assert tied(episodes(), 3) == 0.0  # 3 and 1 in one group
     assert tied(replace(episodes(), scores=torch.tensor([1.0, 1.0])), 3) == 1.0
+    uneven = ppo.make_episodes(ppo.make_players()).select([0, 1, 2, 3])
+    assert tied(uneven, 3) == 0.5  # of two groups that of one answer, whatever its share of the episodes
 
 
 def table_names() -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -56,7 +56,7 @@ def backward(
     statistics = StepStatistics()
     pad_id = changes.pop("pad_id", players.pad_id)
     loss = PolicyLoss(players.temperature, LOW, HIGH, None, sequence_mean=False, micro_batch_size=micro)
-    team = Team(lanes=Lanes(lanes))
+    team = changes.pop("team", Team(lanes=Lanes(lanes)))
     backward_minibatch(
         Learners(
             adamw(players.network, ppo.CONFIG, ppo.CONFIG.lr, team),
@@ -239,6 +239,30 @@ def test_the_sequence_mean_is_the_mean_of_the_responses_own_means() -> None:
     assert gap(found, total) < 1e-5
     backward(players, episodes, critic=False)
     assert gap(flat_policy(players), found) > 0.01
+
+
+class Apart(Team):
+    """A process that keeps its gradients to itself."""
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Leave them as they are."""
+
+    def gather(self, item: Any) -> list[Any]:
+        """Only its own."""
+        return [item]
+
+
+@pytest.mark.parametrize("sequence_mean", [False, True])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_processes_compute_adds_up_to_the_gradient_of_one(sequence_mean: bool, lanes: int) -> None:
+    """Each divides by the tokens or responses of all, so that an uneven share weighs what it is."""
+    single = ppo.make_players()
+    players, episodes = doubled(single, ppo.make_episodes(single))
+    backward(players, episodes, sequence_mean=sequence_mean)
+    whole = flat(players)
+    for rank in range(2):
+        backward(players, episodes, sequence_mean=sequence_mean, team=Apart(rank, 2, Lanes(lanes)))
+    assert gap(flat(players), whole) < 1e-12
 
 
 def flat_policy(players: Players) -> torch.Tensor:

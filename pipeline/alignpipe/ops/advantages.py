@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from alignpipe.ops.shapes import require_dims, require_mask, require_same_shape
 
 STD_EPS = 1e-4
-"""Added to the standard deviation of scores, as in TRL's GRPOTrainer: equal scores give advantages of about 0."""
+"""Added to the standard deviation of scores, as in TRL's GRPOTrainer: differences below it hardly count."""
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -178,8 +178,11 @@ def _centred(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     require_same_shape(scores=scores, groups=groups)
     if groups.dtype != torch.int64 or groups.numel() == 0:
         raise ValueError(f"groups must be int64 and not empty, got {groups.dtype} of shape {tuple(groups.shape)}")
-    count = _group_sums(torch.ones_like(scores), groups)
-    return scores - _group_sums(scores, groups) / count, count
+    # In float64, where the mean of equal scores is that score: `grpo` would scale up what rounding leaves.
+    wide = scores.double()
+    count = _group_sums(torch.ones_like(wide), groups)
+    centred = wide - _group_sums(wide, groups) / count
+    return centred.to(scores.dtype), count.to(scores.dtype)
 
 
 def _group_sums(values: Tensor, groups: Tensor) -> Tensor:

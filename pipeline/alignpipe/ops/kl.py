@@ -2,7 +2,8 @@
 
 With d = logp - ref_logp at a token drawn from the policy, E[d] is the KL divergence of that position. The names are
 those of J. Schulman, "Approximating KL Divergence" (2020). As a *loss* only k2 has the right gradient (D33), so PPO
-puts the penalty into the reward.
+puts the penalty into the reward. As a *reward* only k1 has it: with k3 it is that of KL(policy || reference) minus
+KL(reference || policy), which near the reference is next to nothing, and k2's is alike.
 """
 
 from __future__ import annotations

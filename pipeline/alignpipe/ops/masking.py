@@ -127,7 +127,10 @@ def _standardised(values: Tensor, mask: Tensor) -> Tensor:
     require_mask(mask)
     require_same_shape(values=values, mask=mask)
     _count(mask, at_least=MIN_WHITENED)
-    return (values - masked_mean(values, mask)) * torch.rsqrt(masked_var(values, mask) + VARIANCE_EPS)
+    # In float64, where the mean of equal values is that value: a deviation of 0 would scale up what rounding leaves.
+    wide = values.double()
+    standardised = (wide - masked_mean(wide, mask)) * torch.rsqrt(masked_var(wide, mask) + VARIANCE_EPS)
+    return standardised.to(values.dtype)
 
 
 def _count(mask: Tensor, *, at_least: int) -> int:

@@ -71,7 +71,9 @@ class LoopConfig:
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping, of each network apart (D59)"})
     kl_coef: float = field(default=0.05, metadata={"help": "weight of the KL penalty in the reward (D33, D35)"})
-    kl_estimator: KLEstimator = field(default=KLEstimator.k1, metadata={"help": "k1, k2, or k3 clamped (D32, D34)"})
+    kl_estimator: KLEstimator = field(
+        default=KLEstimator.k1, metadata={"help": "k1, or k2 or k3 (clamped), which hold the policy less (D32, D34)"}
+    )
     kl_target: float | None = field(
         default=None, metadata={"help": "nats per sequence; set: kl_coef adapts to it (D36)"}
     )

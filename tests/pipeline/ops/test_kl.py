@@ -61,6 +61,25 @@ def test_only_k2_has_the_gradient_of_the_divergence():
     assert not torch.allclose(gradients[2], exact, atol=1e-2)
 
 
+def test_as_a_reward_only_k1_has_the_gradient_of_the_divergence():
+    """A reward k gives sum_v p_v k_v grad log p_v. Near the reference k2 and k3 give next to nothing."""
+    ref_logits = torch.tensor([0.0, 0.5, -0.5], dtype=torch.float64)
+    away = torch.tensor([0.3, -0.7, 1.4], dtype=torch.float64)
+    sizes = []
+    for distance in (1.0, 0.01):
+        logits = (ref_logits + distance * away).requires_grad_()
+        p, q = torch.log_softmax(logits, 0), torch.log_softmax(ref_logits, 0)
+        (exact,) = torch.autograd.grad((p.exp() * (p - q)).sum(), logits, retain_graph=True)
+        gradients = [
+            torch.autograd.grad((p.exp() * estimator(p, q)).detach() @ p, logits, retain_graph=True)[0]
+            for estimator in (kl_k1, kl_k2, kl_k3)
+        ]
+        torch.testing.assert_close(gradients[0], exact, rtol=1e-9, atol=1e-12)
+        sizes.append([float(gradient.norm() / exact.norm()) for gradient in gradients[1:]])
+        assert not any(torch.allclose(gradient, exact, rtol=0.1) for gradient in gradients[1:])
+    assert max(sizes[1]) < 0.02 < 0.2 < min(sizes[0])
+
+
 @given(st.floats(-30, 0), st.floats(-30, 0))
 def test_k2_and_k3_are_never_negative(logp, ref_logp):
     policy, reference = torch.tensor([[logp]], dtype=torch.float64), torch.tensor([[ref_logp]], dtype=torch.float64)

@@ -64,6 +64,14 @@ def test_eps_stands_inside_the_root():
     assert whiten(values, mask)[0, 0].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.7, 100.1, 12345.6])
+def test_what_does_not_vary_is_whitened_to_nothing(value):
+    """Not to what rounding leaves of it, which the small deviation would scale up, with one sign for all tokens."""
+    values, mask = torch.full((20, 40), value), torch.rand(20, 40, generator=torch.Generator().manual_seed(0)) < 0.9
+    assert not whiten(values, mask).any()
+    torch.testing.assert_close(scale_only(values, mask), values * mask, rtol=1e-6, atol=0)
+
+
 @given(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=40))
 @settings(deadline=None, max_examples=60)
 def test_agrees_with_plain_python(pairs):
