@@ -14,7 +14,7 @@ from alignpipe.runner.signals import StopSignals
 from support.fake_run import SftConfig, make_registry, make_run, metrics_of, start, statuses, summary_of
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_says_how_to_go_on_and_is_resumed(tmp_path, capfd, number, code):
     before = signal.getsignal(number)
     config = SftConfig(signal_at=2, signal_number=int(number))
@@ -76,6 +76,16 @@ def test_a_stop_saves_though_nobody_reads_what_is_said(tmp_path):
     run = make_run(tmp_path)
     assert summary_of(run)["status"] == "interrupted"
     assert summary_of(run)["stages"]["sft"]["error"] == "interrupted: state of step 2 saved"
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.requested()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_at_once_unless_it_is_the_first_once_more(monkeypatch):

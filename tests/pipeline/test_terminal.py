@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import sys
@@ -50,6 +51,28 @@ def test_a_stage_that_is_over_at_once_needs_no_line(capsys, clock):
     with Terminal().bar("data") as bar:
         bar.update(1, 1, {}, "split")
     assert capsys.readouterr().err == ""
+
+
+class Closed(Screen):
+    """A terminal whose window was closed."""
+
+    def write(self, text=""):
+        raise OSError(errno.EIO, "Input/output error")
+
+    flush = write
+
+
+def test_a_terminal_that_was_closed_fails_no_stage(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Screen())
+    terminal = Terminal()
+    with terminal.bar("sft") as bar:
+        bar.update(1, 10, {}, "step")
+        monkeypatch.setattr(sys, "stderr", Closed())
+        terminal.say("sft      above the bar")
+        bar.update(2, 10, {}, "step")
+        terminal._progress.refresh()
+    terminal.say("below it")
 
 
 def test_a_bar_and_a_line_above_it(monkeypatch):

@@ -21,7 +21,7 @@ _AFTER_RANK_0 = 3.0
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 is success, 1 a reported error, 130 and 143 an interruption. Anything else that goes wrong is a bug and is
+    0 is success, 1 a reported error, 130, 143 and 129 an interruption. Anything else that goes wrong is a bug and is
     raised. With `HYDRA_FULL_ERROR=1` every error is raised.
     """
     arguments = sys.argv[1:] if argv is None else argv

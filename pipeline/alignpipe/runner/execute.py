@@ -30,7 +30,7 @@ from alignpipe.store.runs import RunRecord, own_folder
 
 
 def execute(run: RunConfig, registry: Registry) -> int:
-    """Run all stages and return the exit code: 0, or 130 / 143 after an interruption.
+    """Run all stages and return the exit code: 0, or 130, 143 or 129 after an interruption.
 
     Of several processes rank 0 does so, and the others help it.
 

@@ -1,4 +1,4 @@
-"""Stopping: Ctrl-C and SIGTERM ask the stage to save and end; a later one ends it at once."""
+"""Stopping: Ctrl-C, SIGTERM and a terminal that closes ask the stage to save and end; a later one ends it at once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class StopSignals:
 
     Under submitit the scheduler's signal (USR2) has a handler already, which puts the job back into the queue: the flag
     is set first, and `chain` calls that handler once everything is saved. SIGTERM then stays with submitit, which
-    ignores it, because a job that ends by itself is not queued again. `silent` leaves it to another process to say that
-    the run stops.
+    ignores it, because a job that ends by itself is not queued again. A closed terminal (SIGHUP) stops nothing under
+    nohup, which has it ignored. `silent` leaves it to another process to say that the run stops.
     """
 
     def __init__(self, *, silent: bool = False) -> None:
@@ -40,6 +40,8 @@ class StopSignals:
             watched.append(signal.SIGUSR2)
         if not callable(signal.getsignal(signal.SIGTERM)):
             watched.append(signal.SIGTERM)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            watched.append(signal.SIGHUP)
         for number in watched:
             self._before[number] = signal.signal(number, self._handle)
         return self
@@ -54,8 +56,9 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """What a process ended by this signal returns: 130 for Ctrl-C, 143 for the others."""
-        return 130 if self.received in (None, signal.SIGINT) else 143
+        """What a process ended by this signal returns: 130 for Ctrl-C, 129 for SIGHUP, 143 for the others."""
+        of_their_own = (signal.SIGINT, signal.SIGHUP)
+        return 128 + (self.received or signal.SIGINT) if self.received in (None, *of_their_own) else 143
 
     def chain(self) -> None:
         """Give the signal to the handler that was there before, if it was the scheduler's."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from alignpipe.tables import printable
 
@@ -79,7 +79,23 @@ def _progress(stage: str) -> Progress:
             return Text.assemble(f"{stage:<8} ", ("━" * full, "cyan"), ("─" * (_BAR - full), "bright_black"), text)
 
     line = Line(table_column=Column(no_wrap=True, overflow="ellipsis"))
-    return Progress(line, console=Console(stderr=True), transient=True)
+    return Progress(line, console=Console(file=cast(IO[str], _Stderr())), transient=True)
+
+
+class _Stderr:
+    """The stderr of the bar: what a terminal that was closed no longer takes is dropped, and fails no stage."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def _clock(seconds: float | None) -> str:
