@@ -7,7 +7,9 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,11 +57,45 @@ def make_info(folder, **facts):
     return RunInfo(run_key="k" * 64, attempt=1, folder=folder, **facts)
 
 
+ALONE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from alignpipe.api import RunInfo
+from alignpipe_plugins.tracker_wandb.plugin import WandbConfig
+from alignpipe_plugins.tracker_wandb.tracker import WandbTracker
+
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+tracker = WandbTracker(WandbConfig(), SimpleNamespace(seed=0, device="cpu"))
+tracker.start(RunInfo(run_key="k", attempt=1, folder=folder, config={}, overrides=("seed=1",), sweep="s7"))
+for step in range(5):
+    tracker.log("sft", {"loss": 1.0}, step)
+print(tracker.finish("finished"))
+"""
+
+
+def run_alone(folder, **variables):
+    """A run in a process of its own, as wandb reads the environment once a process; gives what it printed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    command = [sys.executable, "-c", ALONE, str(folder)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def read_back(folder, *options):
+    run = next((folder / "wandb").glob("offline-run-*"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(run)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def inspect(folder):
     """The run as wandb itself reads it back."""
-    run = next((folder / "wandb").glob("offline-run-*"))
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(run)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(read_back(folder, "--summary"))
+
+
+def records(folder):
+    """What the run's file holds, in its order."""
+    return [json.loads(line) for line in read_back(folder).splitlines()]
 
 
 def comes_to_hold(file: Path, text: bytes) -> bool:
@@ -112,6 +148,29 @@ def test_an_offline_run(tmp_path):
     assert run_folder.parent == tmp_path / "run" / "wandb"
     assert not any(b"sk-123" in path.read_bytes() for path in run_folder.rglob("*") if path.is_file())
     assert os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"] == "1"
+
+
+def test_an_offline_run_sends_nothing(tmp_path):
+    """Not even how long wandb's own calls took, which it reports to the server of the settings, not of the run."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run_alone(tmp_path / "run", WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}", NO_PROXY="127.0.0.1")
+        server.shutdown()
+    assert inspect(tmp_path / "run")["step"] == 4
+    assert asked == []
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130)])

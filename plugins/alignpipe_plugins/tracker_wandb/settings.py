@@ -153,7 +153,8 @@ def prepare_environment() -> None:
     """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written every second.
 
     Written every fifteen, as usual, a killed process leaves nothing. That setting is private: `wandb.Settings` of
-    another version may refuse it, the environment never does.
+    another version may refuse it, the environment never does. Of an offline run wandb's reports on itself (how long
+    calls took, what failed) would go to the server all the same, and cost half a second of imports besides.
     """
     for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
         del os.environ[name]
@@ -164,3 +165,5 @@ def unsent(folders: Iterable[Path], run_id: str) -> list[Path]:
     """The offline parts of a W&B run in run folders that `wandb sync` has not sent yet, in the order given."""
     parts = [part for folder in folders for part in sorted((folder / "wandb").glob(f"offline-run-*-{run_id}"))]
     return [part for part in dict.fromkeys(parts) if not list(part.glob("*.synced"))]
+    if mode is Mode.offline:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")

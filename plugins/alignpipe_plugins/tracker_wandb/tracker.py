@@ -49,7 +49,7 @@ class WandbTracker:
         self._at: tuple[str, int] | None = None
         self._failures = 0
         if self._mode is not Mode.disabled:
-            prepare_environment()
+            prepare_environment(self._mode)
         if self._mode is Mode.online:
             import wandb
 
