@@ -377,7 +377,7 @@ def test_the_config_is_pruned(tmp_path):
 class Unwilling:
     """A W&B run of which some calls fail."""
 
-    def __init__(self, failing):
+    def __init__(self, failing, finishes=True):
         self.failing = failing
         self.calls = []
         self.settings = SimpleNamespace(sync_dir="somewhere")
@@ -403,7 +403,8 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
     run = tracker._run = Unwilling(failing)
     for step in range(1, 7):
         tracker.log("s", {"loss": 1.0}, step)
-    tracker.finish("finished")
+    assert tracker.finish("finished") == "W&B  wandb sync somewhere", "what was logged before can be sent"
+    assert run.calls[-1] == 0, "a run that is not closed looks crashed"
     rows = [call for call in run.calls if isinstance(call, dict)]
     assert len(rows) == logged
     shown = capsys.readouterr().err
@@ -413,6 +414,7 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
 
 def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
     from wandb import AlertLevel
+        self.finishes = finishes
 
     tracker = WandbTracker(WandbConfig(), CTX)
     run = tracker._run = Unwilling(set())
@@ -429,6 +431,8 @@ def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
 
 
 def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, capsys):
+        if not self.finishes:
+            raise RuntimeError("no space left")
     import wandb
 
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
@@ -445,6 +449,13 @@ def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, ca
     run_id = tracker.start(make_info(tmp_path / "run"))
     tracker.log("sft", {"loss": 1.0}, 1)
     assert "wandb sync" in tracker.finish("finished")
+def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker._run = Unwilling(set(), finishes=False)
+    assert tracker.finish("finished") == "W&B  wandb sync somewhere"
+    assert "W&B could not close the run (RuntimeError: no space left)" in capsys.readouterr().err
+
+
     assert modes == ["online", "offline"]
     assert "W&B cannot be reached (CommError: no route); the run is logged offline" in capsys.readouterr().err
     assert inspect(tmp_path / "run")["run_id"] == run_id

@@ -49,6 +49,7 @@ class WandbTracker:
         self._at: tuple[str, int] | None = None
         self._failures = 0
         if self._mode is not Mode.disabled:
+        self._left_alone = False
             prepare_environment(self._mode)
         if self._mode is Mode.online:
             import wandb
@@ -113,13 +114,16 @@ class WandbTracker:
             return None
         self._send()
         run, self._run = self._run, None
-        if status == "interrupted" and self._mode is Mode.online:
-            run.mark_preempting()
         offline = self._mode is Mode.offline
         parts = [*map(str, self._earlier), *([run.settings.sync_dir] if offline else [])]
         sync = shlex.join(["wandb", "sync", *parts])
         lines = [*([] if offline else [f"W&B  {run.url}"]), *([f"W&B  {sync}"] if parts else [])]
-        run.finish(exit_code=_EXIT_CODES[status])
+        try:
+            if status == "interrupted" and not offline:
+                run.mark_preempting()
+            run.finish(exit_code=_EXIT_CODES[status])
+        except Exception as error:  # what it was told before can be sent all the same
+            _say(f"W&B could not close the run ({type(error).__name__}: {error}); metrics.jsonl has everything")
         return "\n".join(lines)
 
     def _open(self, info: RunInfo, run_id: str) -> Run:
@@ -164,7 +168,7 @@ class WandbTracker:
 
     def _attempt(self, call: Callable[[Run], Any]) -> None:
         """Call wandb; a failure costs that call, several in a row end the logging to W&B (the local files go on)."""
-        if self._run is None:
+        if self._run is None or self._left_alone:
             return
         try:
             call(self._run)
@@ -174,7 +178,7 @@ class WandbTracker:
                 _say(f"W&B refused something ({type(error).__name__}: {error}); metrics.jsonl has everything")
             if self._failures >= _MAX_FAILURES:
                 _say("W&B refused several calls in a row and is left alone from here on")
-                self._run = None
+                self._left_alone = True
         else:
             self._failures = 0
 
