@@ -25,7 +25,7 @@ from alignpipe_plugins.tracker_wandb.settings import (
     resolve_mode,
     resolve_names,
     run_config,
-    timeouts,
+    settings,
 )
 from alignpipe_plugins.tracker_wandb.tracker import WandbTracker
 
@@ -171,6 +171,38 @@ def test_an_offline_run_sends_nothing(tmp_path):
         server.shutdown()
     assert inspect(tmp_path / "run")["step"] == 4
     assert asked == []
+
+
+def test_the_environment_wins_over_our_defaults(tmp_path):
+    variables = {
+        "WANDB_DIR": str(tmp_path / "elsewhere"),
+        "WANDB_ENTITY": "us",
+        "WANDB_JOB_TYPE": "nightly",
+        "WANDB_NAME": "mine",
+        "WANDB_NOTES": "why",
+        "WANDB_PROJECT": "p",
+        "WANDB_RUN_GROUP": "g",
+        "WANDB_RUN_ID": "myid1234",
+        "WANDB_TAGS": "a,b",
+    }
+    printed = run_alone(tmp_path / "run", **variables)
+    (seen,) = (record["run"] for record in records(tmp_path / "elsewhere") if record["type"] == "run")
+    assert (seen["run_id"], seen["project"], seen["entity"]) == ("myid1234", "p", "us")
+    assert (seen["display_name"], seen["notes"], seen["tags"]) == ("mine", "why", ["a", "b"])
+    assert (seen["run_group"], seen["job_type"]) == ("g", "nightly")
+    assert list((tmp_path / "run").iterdir()) == []
+    (first,) = (tmp_path / "elsewhere" / "wandb").glob("offline-run-*")
+    assert printed == f"W&B  wandb sync {first}\n"
+    again = shlex.split(run_alone(tmp_path / "again", **variables))
+    assert again[3] == str(first), "an earlier attempt's part is named wherever it lies"
+    assert len(again) == 5
+
+
+def test_one_id_for_all_jobs_of_a_sweep_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "myid1234")
+    info = make_info(tmp_path / "run", sweep="s7", swept=("seed=1",))
+    with pytest.raises(ConfigError, match=r"WANDB_RUN_ID=myid1234 is the name of one run, .* unset it"):
+        WandbTracker(WandbConfig(), CTX).start(info)
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130)])
@@ -349,9 +381,11 @@ def test_jobs_of_a_sweep_have_names_of_their_own(tmp_path):
     assert name("0", "judge.api_key=k", swept=("judge.api_key=k",)).startswith("judge.api_key=*** experiment=smoke")
 
 
-def test_timeouts_config_then_environment_then_ours():
-    assert timeouts(WandbConfig(), {}) == {"init_timeout": 90.0, "finish_timeout": 60.0}
-    assert timeouts(WandbConfig(init_timeout=5), {"WANDB_FINISH_TIMEOUT": "3"}) == {"init_timeout": 5}
+def test_settings_config_then_environment_then_ours():
+    ours = {"init_timeout": 90.0, "finish_timeout": 60.0, "silent": True, "console": "off"}
+    assert settings(WandbConfig(), {}) == ours
+    environment = {"WANDB_FINISH_TIMEOUT": "3", "WANDB_CONSOLE": "wrap", "WANDB_SILENT": "false"}
+    assert settings(WandbConfig(init_timeout=5), environment) == {"init_timeout": 5}
 
 
 def test_redaction():
@@ -379,6 +413,7 @@ class Unwilling:
 
     def __init__(self, failing, finishes=True):
         self.failing = failing
+        self.finishes = finishes
         self.calls = []
         self.settings = SimpleNamespace(sync_dir="somewhere")
 
@@ -395,6 +430,8 @@ class Unwilling:
 
     def finish(self, exit_code):
         self.calls.append(exit_code)
+        if not self.finishes:
+            raise RuntimeError("no space left")
 
 
 @pytest.mark.parametrize(("failing", "logged"), [({1}, 6), ({1, 3, 5}, 6), ({1, 2, 3}, 3)])
@@ -412,9 +449,15 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
     assert ("left alone" in shown) == (logged == 3)
 
 
+def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker._run = Unwilling(set(), finishes=False)
+    assert tracker.finish("finished") == "W&B  wandb sync somewhere"
+    assert "W&B could not close the run (RuntimeError: no space left)" in capsys.readouterr().err
+
+
 def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
     from wandb import AlertLevel
-        self.finishes = finishes
 
     tracker = WandbTracker(WandbConfig(), CTX)
     run = tracker._run = Unwilling(set())
@@ -431,8 +474,6 @@ def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
 
 
 def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, capsys):
-        if not self.finishes:
-            raise RuntimeError("no space left")
     import wandb
 
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
@@ -449,13 +490,6 @@ def test_a_server_that_cannot_be_reached_means_offline(tmp_path, monkeypatch, ca
     run_id = tracker.start(make_info(tmp_path / "run"))
     tracker.log("sft", {"loss": 1.0}, 1)
     assert "wandb sync" in tracker.finish("finished")
-def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
-    tracker = WandbTracker(WandbConfig(), CTX)
-    tracker._run = Unwilling(set(), finishes=False)
-    assert tracker.finish("finished") == "W&B  wandb sync somewhere"
-    assert "W&B could not close the run (RuntimeError: no space left)" in capsys.readouterr().err
-
-
     assert modes == ["online", "offline"]
     assert "W&B cannot be reached (CommError: no route); the run is logged offline" in capsys.readouterr().err
     assert inspect(tmp_path / "run")["run_id"] == run_id

@@ -33,6 +33,9 @@ class RunNames:
     name: str | None
     notes: str | None
     tags: tuple[str, ...] | None
+    job_type: str | None
+    folder: str | None
+    """What wandb makes its own folder in."""
 
 
 def resolve_mode(config: WandbConfig, environ: Mapping[str, str]) -> Mode:
@@ -92,7 +95,22 @@ def resolve_names(config: WandbConfig, info: RunInfo, environ: Mapping[str, str]
         name=choose(config.run_name, "WANDB_NAME", _name(info) or info.folder.name),
         notes=config.notes,
         tags=tuple(config.tags) or None,
+        job_type=choose(None, "WANDB_JOB_TYPE", "pipeline"),
+        folder=choose(None, "WANDB_DIR", str(info.folder)),
     )
+
+
+def given_id(info: RunInfo, environ: Mapping[str, str]) -> str | None:
+    """The run's id, if there is one already: from the environment, or that of an earlier attempt.
+
+    Raises `ConfigError` if all jobs of a sweep would have one id, and be one run to W&B.
+    """
+    run_id = environ.get("WANDB_RUN_ID")
+    if run_id and info.swept:
+        raise ConfigError(
+            f"tracker wandb: WANDB_RUN_ID={run_id} is the name of one run, and this is a sweep of several; unset it"
+        )
+    return run_id or info.tracker_ids.get("wandb")
 
 
 def _name(info: RunInfo) -> str:
@@ -137,10 +155,15 @@ def redact_override(override: str) -> str:
     return f"{key}{equals}{redact(value, key.rpartition('.')[2])}"
 
 
-def timeouts(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings `init_timeout` and `finish_timeout`: as configured, else left to the environment, else ours."""
-    ours = {"init_timeout": (config.init_timeout, 90.0), "finish_timeout": (config.finish_timeout, 60.0)}
-    chosen = {}
+def settings(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of wandb that we have a default for: as configured, else left to the environment, else ours."""
+    ours = {
+        "init_timeout": (config.init_timeout, 90.0),
+        "finish_timeout": (config.finish_timeout, 60.0),
+        "silent": (None, True),
+        "console": (None, "off"),
+    }
+    chosen: dict[str, Any] = {}
     for name, (given, default) in ours.items():
         if given is not None:
             chosen[name] = given
@@ -149,21 +172,24 @@ def timeouts(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
     return chosen
 
 
-def prepare_environment() -> None:
+def prepare_environment(mode: Mode) -> None:
     """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written every second.
 
     Written every fifteen, as usual, a killed process leaves nothing. That setting is private: `wandb.Settings` of
     another version may refuse it, the environment never does. Of an offline run wandb's reports on itself (how long
-    calls took, what failed) would go to the server all the same, and cost half a second of imports besides.
+    calls took, what failed) would go to the server all the same.
     """
     for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
         del os.environ[name]
     os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-
-
-def unsent(folders: Iterable[Path], run_id: str) -> list[Path]:
-    """The offline parts of a W&B run in run folders that `wandb sync` has not sent yet, in the order given."""
-    parts = [part for folder in folders for part in sorted((folder / "wandb").glob(f"offline-run-*-{run_id}"))]
-    return [part for part in dict.fromkeys(parts) if not list(part.glob("*.synced"))]
     if mode is Mode.offline:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+
+def unsent(folders: Iterable[Path], run_id: str, environ: Mapping[str, str]) -> list[Path]:
+    """The offline parts of a W&B run, in run folders and in WANDB_DIR, that are still to be sent; oldest first."""
+    common = [Path(os.path.abspath(environ["WANDB_DIR"]))] if environ.get("WANDB_DIR") else []
+    roots = [root / name for root in (*folders, *common) for name in ("wandb", ".wandb")]
+    parts = dict.fromkeys(part for root in roots for part in root.glob(f"offline-run-*-{run_id}"))
+    waiting = [part for part in parts if not list(part.glob("*.synced"))]
+    return sorted(waiting, key=lambda part: part.name)  # which holds the time

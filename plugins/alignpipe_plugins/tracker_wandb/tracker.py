@@ -16,12 +16,13 @@ from alignpipe.errors import ConfigError
 from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig
 from alignpipe_plugins.tracker_wandb.settings import (
     check_key,
+    given_id,
     prepare_environment,
     redact_override,
     resolve_mode,
     resolve_names,
     run_config,
-    timeouts,
+    settings,
     unsent,
 )
 
@@ -48,8 +49,8 @@ class WandbTracker:
         self._row: dict[str, float] = {}
         self._at: tuple[str, int] | None = None
         self._failures = 0
-        if self._mode is not Mode.disabled:
         self._left_alone = False
+        if self._mode is not Mode.disabled:
             prepare_environment(self._mode)
         if self._mode is Mode.online:
             import wandb
@@ -70,8 +71,8 @@ class WandbTracker:
             return None
         import wandb
 
-        run_id = os.environ.get("WANDB_RUN_ID") or info.tracker_ids.get("wandb") or secrets.token_hex(4)
-        self._earlier = unsent(info.earlier.get("wandb", ()), run_id)
+        run_id = given_id(info, os.environ) or secrets.token_hex(4)
+        self._earlier = unsent(info.earlier.get("wandb", ()), run_id, os.environ)
         try:
             self._run = self._open(info, run_id)
         except (wandb.errors.AuthenticationError, wandb.errors.UsageError, ValueError) as error:
@@ -132,15 +133,14 @@ class WandbTracker:
         names = resolve_names(self._config, info, os.environ)
         # wandb uploads the command line with its metadata; if that holds a secret, the metadata stays here.
         secret = any(redact_override(override) != override for override in info.overrides)
-        waits = timeouts(self._config, os.environ)
-        settings = wandb.Settings(silent=True, console="off", x_disable_meta=secret, **waits)
+        chosen = wandb.Settings(**settings(self._config, os.environ), x_disable_meta=secret)
         run = wandb.init(
             mode=self._mode.value,
             id=run_id,
-            resume="allow" if self._mode is Mode.online else None,
+            resume="allow" if self._mode is Mode.online and not os.environ.get("WANDB_RESUME") else None,
             # The default would hand out an earlier job's unfinished run in the same process.
             reinit="create_new",
-            job_type="pipeline",
+            job_type=names.job_type,
             project=names.project,
             entity=names.entity,
             group=names.group,
@@ -148,8 +148,8 @@ class WandbTracker:
             notes=names.notes,
             tags=names.tags,
             config=run_config(info),
-            dir=str(info.folder),
-            settings=settings,
+            dir=names.folder,
+            settings=chosen,
         )
         self._stages.clear()
         return run
