@@ -84,7 +84,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
             with storing("writing the run's config", run.folder):
                 text = OmegaConf.to_yaml(OmegaConf.create(dict(run.resolved)))
                 write_atomically(run.folder / "config.yaml", text, durable=False)
-            files = RunFiles(run.folder)
+            files = RunFiles(run.folder, goes_on=trackers.go_on)
         except AlignpipeError:
             trackers.finish("failed")
             raise
