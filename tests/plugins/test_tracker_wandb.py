@@ -449,6 +449,20 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
     assert ("left alone" in shown) == (logged == 3)
 
 
+def test_a_row_is_sent_with_its_timings_and_not_only_with_the_next_row():
+    """Or what is watched online is a row behind, W&B's clock too, and a killed run has lost its last row."""
+    tracker = WandbTracker(WandbConfig(), CTX)
+    run = tracker._run = Unwilling(set())
+    tracker.log("s", {"loss": 1.0}, 1)
+    assert run.calls == []
+    tracker.log("s", {"time/step": 0.5, "perf/tokens_per_second": 9.0}, 1)
+    assert run.calls == [{"s/loss": 1.0, "s/time/step": 0.5, "s/perf/tokens_per_second": 9.0, "s/step": 1}]
+    tracker.log("s", {"member/time/save": 2.0}, 1)
+    assert run.calls[1:] == [{"s/member/time/save": 2.0, "s/step": 1}]
+    tracker.finish("finished")
+    assert run.calls[2:] == [0]
+
+
 def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
     tracker = WandbTracker(WandbConfig(), CTX)
     tracker._run = Unwilling(set(), finishes=False)

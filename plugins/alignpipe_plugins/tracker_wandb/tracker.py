@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 _MAX_FAILURES = 3
+_TIMINGS = {"time", "perf"}
+"""The groups of metrics that tell how long something took: stages log them behind all others of a step."""
 
 
 class WandbTracker:
@@ -87,13 +89,18 @@ class WandbTracker:
         return run_id
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record metrics; what belongs to one step of a stage is sent as one row."""
+        """Record metrics; what belongs to one step of a stage is one row, which its timings end, if there are any.
+
+        If the next one ended it, it would be seen late, with that one's time, and be lost where a process is killed.
+        """
         if self._run is None:
             return
         if self._at != (stage, step):
             self._send()
             self._at = (stage, step)
         self._row.update({f"{stage}/{name}": value for name, value in metrics.items()})
+        if any(_TIMINGS & set(name.split("/")[:-1]) for name in metrics):
+            self._send()
 
     def alert(self, title: str, text: str, level: Level) -> None:
         """Send a W&B alert: a mail or a Slack message, as the user's W&B settings have it."""
