@@ -147,7 +147,7 @@ def test_an_offline_run(tmp_path):
     run_folder = Path(line.removeprefix("W&B  wandb sync "))
     assert run_folder.parent == tmp_path / "run" / "wandb"
     assert not any(b"sk-123" in path.read_bytes() for path in run_folder.rglob("*") if path.is_file())
-    assert os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"] == "1"
+    assert float(os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"]) <= 0.1, "what a killed run loses"
 
 
 def test_an_offline_run_sends_nothing(tmp_path):

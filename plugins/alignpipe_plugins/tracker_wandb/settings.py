@@ -173,15 +173,16 @@ def settings(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def prepare_environment(mode: Mode) -> None:
-    """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written every second.
+    """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written at once.
 
-    Written every fifteen, as usual, a killed process leaves nothing. That setting is private: `wandb.Settings` of
-    another version may refuse it, the environment never does. Of an offline run wandb's reports on itself (how long
-    calls took, what failed) would go to the server all the same.
+    Written every fifteen seconds, as usual, a killed process leaves nothing, and what it has logged since then is
+    missing for good: the next attempt takes it as told (a second of the tiny model is fifty rows). That setting is
+    private: `wandb.Settings` of another version may refuse it, the environment never does. Of an offline run wandb's
+    reports on itself (how long calls took, what failed) would go to the server all the same.
     """
     for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
         del os.environ[name]
-    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "0.1")
     if mode is Mode.offline:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
