@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from alignpipe.api import Artifact, RunInfo
 from alignpipe.errors import ConfigError
 from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig, alignpipe_components
+from alignpipe_plugins.tracker_wandb.sender import Sender
 from alignpipe_plugins.tracker_wandb.settings import (
     check_key,
     redact,
@@ -420,6 +422,13 @@ class Unwilling:
     def define_metric(self, name, **_):
         pass
 
+    def comes_to(self, calls):
+        """Whether these are the calls; they are made by another thread."""
+        deadline = time.monotonic() + 30
+        while self.calls != calls and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.calls == calls
+
     def alert(self, **facts):
         self.calls.append(facts)
 
@@ -437,7 +446,8 @@ class Unwilling:
 @pytest.mark.parametrize(("failing", "logged"), [({1}, 6), ({1, 3, 5}, 6), ({1, 2, 3}, 3)])
 def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, capsys):
     tracker = WandbTracker(WandbConfig(), CTX)
-    run = tracker._run = Unwilling(failing)
+    run = Unwilling(failing)
+    tracker._sender = Sender(run)
     for step in range(1, 7):
         tracker.log("s", {"loss": 1.0}, step)
     assert tracker.finish("finished") == "W&B  wandb sync somewhere", "what was logged before can be sent"
@@ -449,23 +459,48 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
     assert ("left alone" in shown) == (logged == 3)
 
 
+def test_training_waits_for_no_call_of_wandb():
+    """Each takes a millisecond and more where all cores are at work, and as long as it likes where wandb is stuck."""
+    free = threading.Event()
+
+    class Slow(Unwilling):
+        def log(self, row):
+            free.wait(5)
+            super().log(row)
+
+    tracker = WandbTracker(WandbConfig(), CTX)
+    run = Slow(set())
+    tracker._sender = Sender(run)
+    value = np.ones(())
+    for step in range(3):
+        tracker.log("s", {"loss": value, "time/step": 0.5}, step)
+    assert run.calls == []
+    value += 1  # as an optimiser does with what it has in place
+    free.set()
+    tracker.finish("finished")
+    assert run.calls == [*({"s/loss": 1.0, "s/time/step": 0.5, "s/step": step} for step in range(3)), 0]
+
+
 def test_a_row_is_sent_with_its_timings_and_not_only_with_the_next_row():
     """Or what is watched online is a row behind, W&B's clock too, and a killed run has lost its last row."""
     tracker = WandbTracker(WandbConfig(), CTX)
-    run = tracker._run = Unwilling(set())
+    run = Unwilling(set())
+    tracker._sender = Sender(run)
     tracker.log("s", {"loss": 1.0}, 1)
-    assert run.calls == []
     tracker.log("s", {"time/step": 0.5, "perf/tokens_per_second": 9.0}, 1)
-    assert run.calls == [{"s/loss": 1.0, "s/time/step": 0.5, "s/perf/tokens_per_second": 9.0, "s/step": 1}]
     tracker.log("s", {"member/time/save": 2.0}, 1)
-    assert run.calls[1:] == [{"s/member/time/save": 2.0, "s/step": 1}]
+    rows = [
+        {"s/loss": 1.0, "s/time/step": 0.5, "s/perf/tokens_per_second": 9.0, "s/step": 1},
+        {"s/member/time/save": 2.0, "s/step": 1},
+    ]
+    assert run.comes_to(rows)
     tracker.finish("finished")
     assert run.calls[2:] == [0]
 
 
 def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
     tracker = WandbTracker(WandbConfig(), CTX)
-    tracker._run = Unwilling(set(), finishes=False)
+    tracker._sender = Sender(Unwilling(set(), finishes=False))
     assert tracker.finish("finished") == "W&B  wandb sync somewhere"
     assert "W&B could not close the run (RuntimeError: no space left)" in capsys.readouterr().err
 
@@ -474,10 +509,11 @@ def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
     from wandb import AlertLevel
 
     tracker = WandbTracker(WandbConfig(), CTX)
-    run = tracker._run = Unwilling(set())
+    run = Unwilling(set())
+    tracker._sender = Sender(run)
     tracker.alert("ppo: negative KL", "look", "warn")
-    assert run.calls == [{"title": "ppo: negative KL", "text": "look", "level": AlertLevel.WARN.value}]
-    del tracker
+    tracker.finish("finished")
+    assert run.calls == [{"title": "ppo: negative KL", "text": "look", "level": AlertLevel.WARN.value}, 0]
     real = WandbTracker(WandbConfig(), CTX)
     real.start(make_info(tmp_path / "run"))
     real.alert("ppo failed", "it broke", "error")
