@@ -505,6 +505,26 @@ def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
     assert "W&B could not close the run (RuntimeError: no space left)" in capsys.readouterr().err
 
 
+def test_after_wandb_has_died_the_next_run_is_logged(tmp_path, capfd):
+    """As the next job of a sweep: it must not meet the connection that was lost."""
+    from wandb.sdk import wandb_setup
+
+    first = WandbTracker(WandbConfig(), CTX)
+    first.start(make_info(tmp_path / "one"))
+    process = wandb_setup.singleton()._connection._proc._process
+    process.kill()
+    process.wait()
+    for step in range(9):
+        first.log("sft", {"loss": 1.0}, step)
+    assert "wandb sync" in first.finish("failed")
+    assert "left alone from here on" in capfd.readouterr().err
+    second = WandbTracker(WandbConfig(), CTX)
+    second.start(make_info(tmp_path / "two"))
+    second.log("sft", {"loss": 2.0}, 1)
+    second.finish("finished")
+    assert inspect(tmp_path / "two")["summary"]["sft/loss"] == 2
+
+
 def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
     from wandb import AlertLevel
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,7 @@ class WandbTracker:
             run.finish(exit_code=_EXIT_CODES[status])
         except Exception as error:  # what it was told before can be sent all the same
             say(f"W&B could not close the run ({type(error).__name__}: {error}); metrics.jsonl has everything")
+            _start_afresh(_EXIT_CODES[status])
         return "\n".join(lines)
 
     def _open(self, info: RunInfo, run_id: str) -> Run:
@@ -175,6 +177,14 @@ class WandbTracker:
     def _call(self, call: Call) -> None:
         if self._sender is not None:
             self._sender.send(call)
+
+
+def _start_afresh(code: int) -> None:
+    """Have the next run of this process (a sweep's next job) not meet a wandb that has died."""
+    import wandb
+
+    with suppress(Exception, SystemExit):
+        wandb.teardown(code)
 
 
 def _plain(value: float) -> float:
