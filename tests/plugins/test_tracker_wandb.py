@@ -262,7 +262,7 @@ def test_a_setting_that_wandb_refuses_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "Settings", refuse)
     with pytest.raises(ConfigError, match="1 validation error Input should be a number; mend it"):
         WandbTracker(WandbConfig(), CTX).start(make_info(tmp_path / "run"))
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr(wandb, "setup", refuse)
     with pytest.raises(ConfigError, match="Input should be a number; mend it"):
         WandbTracker(WandbConfig(mode=Mode.online), CTX)
 
@@ -316,18 +316,37 @@ def test_online_without_a_key_is_an_error_before_any_work():
 
 def test_where_a_key_may_come_from(tmp_path):
     url = "https://wandb.example"
-    check_key(url, {"WANDB_API_KEY": "x"})
-    check_key(url, {"WANDB_IDENTITY_TOKEN_FILE": "x"})
+    check_key(url, False, {"WANDB_API_KEY": "x"})
+    check_key(url, False, {"WANDB_IDENTITY_TOKEN_FILE": "x"})
     file = tmp_path / "netrc"
+    environment = {"NETRC": str(file)}
     file.write_text("machine wandb.example login user password x\n")
-    check_key(url, {"NETRC": str(file), "WANDB_BASE_URL": url})
+    check_key(url, False, environment)
     file.write_text("machine api.wandb.ai login user password x\n")
-    check_key(url, {"NETRC": str(file)})
+    check_key(url, True, environment)
     with pytest.raises(ConfigError, match=r"no key for https://wandb\.example"):
-        check_key(url, {"NETRC": str(file), "WANDB_BASE_URL": url})
+        check_key(url, False, environment)
     file.write_text("machine\n")
     with pytest.raises(ConfigError, match="cannot be read"):
-        check_key(url, {"NETRC": str(file)})
+        check_key(url, False, environment)
+
+
+def test_the_server_may_come_from_the_settings_of_wandb_login(tmp_path, monkeypatch):
+    """`wandb login --host=...` notes its own server in a file; another one's key would make wandb ask for one."""
+    import wandb
+
+    (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.corp.example\n")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    wandb.teardown()  # or this process has read its settings
+    try:
+        with pytest.raises(ConfigError, match=r"no key for https://wandb\.corp\.example"):
+            WandbTracker(WandbConfig(mode=Mode.online), CTX)
+        (tmp_path / "netrc").write_text("machine wandb.corp.example login user password x\n")
+        WandbTracker(WandbConfig(mode=Mode.online), CTX)
+    finally:
+        wandb.teardown()
 
 
 @pytest.mark.parametrize(

@@ -55,17 +55,15 @@ def resolve_mode(config: WandbConfig, environ: Mapping[str, str]) -> Mode:
     return Mode[given]
 
 
-def check_key(base_url: str, environ: Mapping[str, str]) -> None:
-    """Make sure that wandb will not ask for a login.
+def check_key(base_url: str, public: bool, environ: Mapping[str, str]) -> None:
+    """Make sure that wandb will not ask for a login at `base_url`; `public` says that it is W&B's own service.
 
     Raises `ConfigError` if there is no key: neither WANDB_API_KEY, an identity token file, nor a netrc entry.
     """
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return
     # Keys stored for the public service's older address are still accepted for its newer one.
-    hosts = (
-        {urlsplit(base_url).netloc, "api.wandb.ai"} if "WANDB_BASE_URL" not in environ else {urlsplit(base_url).netloc}
-    )
+    hosts = [urlsplit(base_url).netloc, *(["api.wandb.ai"] if public else [])]
     path = Path(environ.get("NETRC") or "~/.netrc").expanduser()
     if path.is_file():
         try:

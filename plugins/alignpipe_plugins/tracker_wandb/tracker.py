@@ -56,10 +56,11 @@ class WandbTracker:
             import wandb
 
             try:
-                base_url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+                base_url = wandb.setup().settings.base_url  # the environment's, that of `wandb login --host`, or
+                public = wandb.Settings().base_url
             except ValueError as error:
                 raise _refusal(error) from error
-            check_key(base_url, os.environ)
+            check_key(base_url, base_url == public, os.environ)
 
     def start(self, info: RunInfo) -> str | None:
         """Open the run, or go on with the one an earlier attempt opened; gives its id.
