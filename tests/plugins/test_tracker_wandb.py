@@ -299,6 +299,18 @@ def test_what_was_logged_is_on_the_disk_a_second_later(tmp_path):
     tracker.finish("finished")
 
 
+def test_figures_that_are_not_finite_arrive(tmp_path):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker.start(make_info(tmp_path / "run"))
+    tracker.log("sft", {"loss": float("nan"), "grad_norm": float("inf"), "time/step": 1.0}, 1)
+    tracker.summary({"sft/loss": float("nan"), "sft/grad_norm": float("inf")})
+    tracker.finish("failed")
+    (row,) = (record["history"]["item"] for record in records(tmp_path / "run") if record["type"] == "history")
+    assert (row["sft/loss"], row["sft/grad_norm"], row["sft/step"]) == ("NaN", "Infinity", 1)
+    summary = inspect(tmp_path / "run")["summary"]
+    assert (summary["sft/loss"], summary["sft/grad_norm"]) == ("NaN", "Infinity")
+
+
 def test_disabled_does_nothing(tmp_path):
     tracker = WandbTracker(WandbConfig(mode=Mode.disabled), CTX)
     assert tracker.start(make_info(tmp_path / "run")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shlex
@@ -114,7 +115,8 @@ class WandbTracker:
     def summary(self, values: Mapping[str, float]) -> None:
         """Record the final figures."""
         self._send_row()
-        final = dict(values)
+        # wandb would empty the cell of a NaN, which has the one of the last row by now.
+        final = {name: value for name, value in values.items() if not math.isnan(value)}
         self._call(lambda run: run.summary.update(final))
 
     def finish(self, status: Status) -> str | None:
