@@ -414,6 +414,25 @@ def test_a_run_that_goes_on_tells_a_tracker_nothing_twice(tmp_path, stopped, sec
     assert metrics_of(resumed) == metrics_of(undisturbed), "the files of a run folder are complete, each line once"
 
 
+def test_a_folder_that_is_entered_several_times_forgets_nothing_that_was_told(tmp_path, monkeypatch):
+    """As that of a sweep's job: an attempt that ends early has fewer lines in its files than the one before it."""
+    trackers, log = tracked(tmp_path)
+    execute(make_run(tmp_path, "one", sft=SftConfig(signal_at=3), trackers=trackers), make_registry())
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_run.Train, "_resume", lambda *_: ())
+        with pytest.raises(ValueError, match="not enough values to unpack"):
+            execute(make_run(tmp_path, "one", trackers=trackers), make_registry())
+    resumed = make_run(tmp_path, "one", trackers=trackers)
+    execute(resumed, make_registry())
+    assert statuses(resumed)["sft"] == "resumed"
+    plain_trackers, plain_log = tracked(tmp_path / "plain")
+    execute(make_run(tmp_path / "plain", trackers=plain_trackers), make_registry())
+    assert sorted(told(log)) == sorted(told(plain_log))
+    log.unlink()
+    execute(make_run(tmp_path, "one", trackers=trackers), make_registry())
+    assert sorted(told(log)) == sorted(told(plain_log)), "a finished run is begun anew"
+
+
 def test_a_tracker_that_opens_another_run_is_told_everything(tmp_path, monkeypatch):
     trackers, log = tracked(tmp_path)
     execute(make_run(tmp_path, sft=SftConfig(signal_at=3), trackers=trackers), make_registry())

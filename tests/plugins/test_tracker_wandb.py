@@ -7,15 +7,19 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from alignpipe.api import Artifact, RunInfo
 from alignpipe.errors import ConfigError
 from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig, alignpipe_components
+from alignpipe_plugins.tracker_wandb.sender import Sender
 from alignpipe_plugins.tracker_wandb.settings import (
     check_key,
     redact,
@@ -23,7 +27,7 @@ from alignpipe_plugins.tracker_wandb.settings import (
     resolve_mode,
     resolve_names,
     run_config,
-    timeouts,
+    settings,
 )
 from alignpipe_plugins.tracker_wandb.tracker import WandbTracker
 
@@ -55,11 +59,45 @@ def make_info(folder, **facts):
     return RunInfo(run_key="k" * 64, attempt=1, folder=folder, **facts)
 
 
+ALONE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from alignpipe.api import RunInfo
+from alignpipe_plugins.tracker_wandb.plugin import WandbConfig
+from alignpipe_plugins.tracker_wandb.tracker import WandbTracker
+
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+tracker = WandbTracker(WandbConfig(), SimpleNamespace(seed=0, device="cpu"))
+tracker.start(RunInfo(run_key="k", attempt=1, folder=folder, config={}, overrides=("seed=1",), sweep="s7"))
+for step in range(5):
+    tracker.log("sft", {"loss": 1.0}, step)
+print(tracker.finish("finished"))
+"""
+
+
+def run_alone(folder, **variables):
+    """A run in a process of its own, as wandb reads the environment once a process; gives what it printed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    command = [sys.executable, "-c", ALONE, str(folder)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def read_back(folder, *options):
+    run = next((folder / "wandb").glob("offline-run-*"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(run)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def inspect(folder):
     """The run as wandb itself reads it back."""
-    run = next((folder / "wandb").glob("offline-run-*"))
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(run)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(read_back(folder, "--summary"))
+
+
+def records(folder):
+    """What the run's file holds, in its order."""
+    return [json.loads(line) for line in read_back(folder).splitlines()]
 
 
 def comes_to_hold(file: Path, text: bytes) -> bool:
@@ -111,7 +149,62 @@ def test_an_offline_run(tmp_path):
     run_folder = Path(line.removeprefix("W&B  wandb sync "))
     assert run_folder.parent == tmp_path / "run" / "wandb"
     assert not any(b"sk-123" in path.read_bytes() for path in run_folder.rglob("*") if path.is_file())
-    assert os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"] == "1"
+    assert float(os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"]) <= 0.1, "what a killed run loses"
+
+
+def test_an_offline_run_sends_nothing(tmp_path):
+    """Not even how long wandb's own calls took, which it reports to the server of the settings, not of the run."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run_alone(tmp_path / "run", WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}", NO_PROXY="127.0.0.1")
+        server.shutdown()
+    assert inspect(tmp_path / "run")["step"] == 4
+    assert asked == []
+
+
+def test_the_environment_wins_over_our_defaults(tmp_path):
+    variables = {
+        "WANDB_DIR": str(tmp_path / "elsewhere"),
+        "WANDB_ENTITY": "us",
+        "WANDB_JOB_TYPE": "nightly",
+        "WANDB_NAME": "mine",
+        "WANDB_NOTES": "why",
+        "WANDB_PROJECT": "p",
+        "WANDB_RUN_GROUP": "g",
+        "WANDB_RUN_ID": "myid1234",
+        "WANDB_TAGS": "a,b",
+    }
+    printed = run_alone(tmp_path / "run", **variables)
+    (seen,) = (record["run"] for record in records(tmp_path / "elsewhere") if record["type"] == "run")
+    assert (seen["run_id"], seen["project"], seen["entity"]) == ("myid1234", "p", "us")
+    assert (seen["display_name"], seen["notes"], seen["tags"]) == ("mine", "why", ["a", "b"])
+    assert (seen["run_group"], seen["job_type"]) == ("g", "nightly")
+    assert list((tmp_path / "run").iterdir()) == []
+    (first,) = (tmp_path / "elsewhere" / "wandb").glob("offline-run-*")
+    assert printed == f"W&B  wandb sync {first}\n"
+    again = shlex.split(run_alone(tmp_path / "again", **variables))
+    assert again[3] == str(first), "an earlier attempt's part is named wherever it lies"
+    assert len(again) == 5
+
+
+def test_one_id_for_all_jobs_of_a_sweep_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "myid1234")
+    info = make_info(tmp_path / "run", sweep="s7", swept=("seed=1",))
+    with pytest.raises(ConfigError, match=r"WANDB_RUN_ID=myid1234 is the name of one run, .* unset it"):
+        WandbTracker(WandbConfig(), CTX).start(info)
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130)])
@@ -169,7 +262,7 @@ def test_a_setting_that_wandb_refuses_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "Settings", refuse)
     with pytest.raises(ConfigError, match="1 validation error Input should be a number; mend it"):
         WandbTracker(WandbConfig(), CTX).start(make_info(tmp_path / "run"))
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr(wandb, "setup", refuse)
     with pytest.raises(ConfigError, match="Input should be a number; mend it"):
         WandbTracker(WandbConfig(mode=Mode.online), CTX)
 
@@ -206,6 +299,18 @@ def test_what_was_logged_is_on_the_disk_a_second_later(tmp_path):
     tracker.finish("finished")
 
 
+def test_figures_that_are_not_finite_arrive(tmp_path):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker.start(make_info(tmp_path / "run"))
+    tracker.log("sft", {"loss": float("nan"), "grad_norm": float("inf"), "time/step": 1.0}, 1)
+    tracker.summary({"sft/loss": float("nan"), "sft/grad_norm": float("inf")})
+    tracker.finish("failed")
+    (row,) = (record["history"]["item"] for record in records(tmp_path / "run") if record["type"] == "history")
+    assert (row["sft/loss"], row["sft/grad_norm"], row["sft/step"]) == ("NaN", "Infinity", 1)
+    summary = inspect(tmp_path / "run")["summary"]
+    assert (summary["sft/loss"], summary["sft/grad_norm"]) == ("NaN", "Infinity")
+
+
 def test_disabled_does_nothing(tmp_path):
     tracker = WandbTracker(WandbConfig(mode=Mode.disabled), CTX)
     assert tracker.start(make_info(tmp_path / "run")) is None
@@ -223,18 +328,37 @@ def test_online_without_a_key_is_an_error_before_any_work():
 
 def test_where_a_key_may_come_from(tmp_path):
     url = "https://wandb.example"
-    check_key(url, {"WANDB_API_KEY": "x"})
-    check_key(url, {"WANDB_IDENTITY_TOKEN_FILE": "x"})
+    check_key(url, False, {"WANDB_API_KEY": "x"})
+    check_key(url, False, {"WANDB_IDENTITY_TOKEN_FILE": "x"})
     file = tmp_path / "netrc"
+    environment = {"NETRC": str(file)}
     file.write_text("machine wandb.example login user password x\n")
-    check_key(url, {"NETRC": str(file), "WANDB_BASE_URL": url})
+    check_key(url, False, environment)
     file.write_text("machine api.wandb.ai login user password x\n")
-    check_key(url, {"NETRC": str(file)})
+    check_key(url, True, environment)
     with pytest.raises(ConfigError, match=r"no key for https://wandb\.example"):
-        check_key(url, {"NETRC": str(file), "WANDB_BASE_URL": url})
+        check_key(url, False, environment)
     file.write_text("machine\n")
     with pytest.raises(ConfigError, match="cannot be read"):
-        check_key(url, {"NETRC": str(file)})
+        check_key(url, False, environment)
+
+
+def test_the_server_may_come_from_the_settings_of_wandb_login(tmp_path, monkeypatch):
+    """`wandb login --host=...` notes its own server in a file; another one's key would make wandb ask for one."""
+    import wandb
+
+    (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.corp.example\n")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    wandb.teardown()  # or this process has read its settings
+    try:
+        with pytest.raises(ConfigError, match=r"no key for https://wandb\.corp\.example"):
+            WandbTracker(WandbConfig(mode=Mode.online), CTX)
+        (tmp_path / "netrc").write_text("machine wandb.corp.example login user password x\n")
+        WandbTracker(WandbConfig(mode=Mode.online), CTX)
+    finally:
+        wandb.teardown()
 
 
 @pytest.mark.parametrize(
@@ -290,9 +414,11 @@ def test_jobs_of_a_sweep_have_names_of_their_own(tmp_path):
     assert name("0", "judge.api_key=k", swept=("judge.api_key=k",)).startswith("judge.api_key=*** experiment=smoke")
 
 
-def test_timeouts_config_then_environment_then_ours():
-    assert timeouts(WandbConfig(), {}) == {"init_timeout": 90.0, "finish_timeout": 60.0}
-    assert timeouts(WandbConfig(init_timeout=5), {"WANDB_FINISH_TIMEOUT": "3"}) == {"init_timeout": 5}
+def test_settings_config_then_environment_then_ours():
+    ours = {"init_timeout": 90.0, "finish_timeout": 60.0, "silent": True, "console": "off"}
+    assert settings(WandbConfig(), {}) == ours
+    environment = {"WANDB_FINISH_TIMEOUT": "3", "WANDB_CONSOLE": "wrap", "WANDB_SILENT": "false"}
+    assert settings(WandbConfig(init_timeout=5), environment) == {"init_timeout": 5}
 
 
 def test_redaction():
@@ -318,13 +444,21 @@ def test_the_config_is_pruned(tmp_path):
 class Unwilling:
     """A W&B run of which some calls fail."""
 
-    def __init__(self, failing):
+    def __init__(self, failing, finishes=True):
         self.failing = failing
+        self.finishes = finishes
         self.calls = []
         self.settings = SimpleNamespace(sync_dir="somewhere")
 
     def define_metric(self, name, **_):
         pass
+
+    def comes_to(self, calls):
+        """Whether these are the calls; they are made by another thread."""
+        deadline = time.monotonic() + 30
+        while self.calls != calls and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.calls == calls
 
     def alert(self, **facts):
         self.calls.append(facts)
@@ -336,15 +470,19 @@ class Unwilling:
 
     def finish(self, exit_code):
         self.calls.append(exit_code)
+        if not self.finishes:
+            raise RuntimeError("no space left")
 
 
 @pytest.mark.parametrize(("failing", "logged"), [({1}, 6), ({1, 3, 5}, 6), ({1, 2, 3}, 3)])
 def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, capsys):
     tracker = WandbTracker(WandbConfig(), CTX)
-    run = tracker._run = Unwilling(failing)
+    run = Unwilling(failing)
+    tracker._sender = Sender(run)
     for step in range(1, 7):
         tracker.log("s", {"loss": 1.0}, step)
-    tracker.finish("finished")
+    assert tracker.finish("finished") == "W&B  wandb sync somewhere", "what was logged before can be sent"
+    assert run.calls[-1] == 0, "a run that is not closed looks crashed"
     rows = [call for call in run.calls if isinstance(call, dict)]
     assert len(rows) == logged
     shown = capsys.readouterr().err
@@ -352,14 +490,81 @@ def test_failures_cost_a_row_and_several_in_a_row_the_tracker(failing, logged, c
     assert ("left alone" in shown) == (logged == 3)
 
 
+def test_training_waits_for_no_call_of_wandb():
+    """Each takes a millisecond and more where all cores are at work, and as long as it likes where wandb is stuck."""
+    free = threading.Event()
+
+    class Slow(Unwilling):
+        def log(self, row):
+            free.wait(5)
+            super().log(row)
+
+    tracker = WandbTracker(WandbConfig(), CTX)
+    run = Slow(set())
+    tracker._sender = Sender(run)
+    value = np.ones(())
+    for step in range(3):
+        tracker.log("s", {"loss": value, "time/step": 0.5}, step)
+    assert run.calls == []
+    value += 1  # as an optimiser does with what it has in place
+    free.set()
+    tracker.finish("finished")
+    assert run.calls == [*({"s/loss": 1.0, "s/time/step": 0.5, "s/step": step} for step in range(3)), 0]
+
+
+def test_a_row_is_sent_with_its_timings_and_not_only_with_the_next_row():
+    """Or what is watched online is a row behind, W&B's clock too, and a killed run has lost its last row."""
+    tracker = WandbTracker(WandbConfig(), CTX)
+    run = Unwilling(set())
+    tracker._sender = Sender(run)
+    tracker.log("s", {"loss": 1.0}, 1)
+    tracker.log("s", {"time/step": 0.5, "perf/tokens_per_second": 9.0}, 1)
+    tracker.log("s", {"member/time/save": 2.0}, 1)
+    rows = [
+        {"s/loss": 1.0, "s/time/step": 0.5, "s/perf/tokens_per_second": 9.0, "s/step": 1},
+        {"s/member/time/save": 2.0, "s/step": 1},
+    ]
+    assert run.comes_to(rows)
+    tracker.finish("finished")
+    assert run.calls[2:] == [0]
+
+
+def test_a_run_that_cannot_be_closed_still_says_how_to_send_it(capsys):
+    tracker = WandbTracker(WandbConfig(), CTX)
+    tracker._sender = Sender(Unwilling(set(), finishes=False))
+    assert tracker.finish("finished") == "W&B  wandb sync somewhere"
+    assert "W&B could not close the run (RuntimeError: no space left)" in capsys.readouterr().err
+
+
+def test_after_wandb_has_died_the_next_run_is_logged(tmp_path, capfd):
+    """As the next job of a sweep: it must not meet the connection that was lost."""
+    from wandb.sdk import wandb_setup
+
+    first = WandbTracker(WandbConfig(), CTX)
+    first.start(make_info(tmp_path / "one"))
+    process = wandb_setup.singleton()._connection._proc._process
+    process.kill()
+    process.wait()
+    for step in range(9):
+        first.log("sft", {"loss": 1.0}, step)
+    assert "wandb sync" in first.finish("failed")
+    assert "left alone from here on" in capfd.readouterr().err
+    second = WandbTracker(WandbConfig(), CTX)
+    second.start(make_info(tmp_path / "two"))
+    second.log("sft", {"loss": 2.0}, 1)
+    second.finish("finished")
+    assert inspect(tmp_path / "two")["summary"]["sft/loss"] == 2
+
+
 def test_an_alert_goes_to_wandb_and_cannot_break_the_run(tmp_path):
     from wandb import AlertLevel
 
     tracker = WandbTracker(WandbConfig(), CTX)
-    run = tracker._run = Unwilling(set())
+    run = Unwilling(set())
+    tracker._sender = Sender(run)
     tracker.alert("ppo: negative KL", "look", "warn")
-    assert run.calls == [{"title": "ppo: negative KL", "text": "look", "level": AlertLevel.WARN.value}]
-    del tracker
+    tracker.finish("finished")
+    assert run.calls == [{"title": "ppo: negative KL", "text": "look", "level": AlertLevel.WARN.value}, 0]
     real = WandbTracker(WandbConfig(), CTX)
     real.start(make_info(tmp_path / "run"))
     real.alert("ppo failed", "it broke", "error")

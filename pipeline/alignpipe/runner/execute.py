@@ -75,7 +75,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
             record.note_trackers(trackers.start(info))
             with storing("writing the run's config", run.folder):
                 write_atomically(run.folder / "config.yaml", as_yaml(run.resolved), durable=False)
-            files = RunFiles(run.folder)
+            files = RunFiles(run.folder, goes_on=trackers.go_on)
         except BaseException:
             trackers.finish("failed")
             raise

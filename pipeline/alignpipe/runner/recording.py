@@ -16,18 +16,28 @@ LogCallback = Callable[[str, Mapping[str, float], int], None]
 """Called with (stage, metrics without the stage's prefix, step)."""
 
 
+_TOLD = "told.jsonl"
+"""What earlier attempts in a run folder logged, for trackers alone."""
+
+
 class RunFiles:
     """The run folder's metrics.jsonl and timings.jsonl, and the last value of every metric.
 
-    An attempt writes both from the start: what earlier attempts logged is replayed from the store.
+    An attempt writes both from the start: what earlier attempts logged is replayed from the store. `goes_on` says that
+    a tracker goes on: what an attempt in this same folder told it is then kept aside, as this one may end earlier.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
         self._folder = folder
         self.last: dict[str, float] = {}
         with storing("opening the run's metrics", folder):
-            for name in (METRICS, TIMINGS):
-                (folder / name).write_text("")
+            if not goes_on:
+                (folder / _TOLD).unlink(missing_ok=True)
+            for path in (folder / METRICS, folder / TIMINGS):
+                if goes_on and path.exists():
+                    with (folder / _TOLD).open("a") as told:
+                        told.write(path.read_text() + "\n")  # a kill may have cut the last line short
+                path.write_text("")
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Add one line to one of the files."""
@@ -155,7 +165,7 @@ Logged = tuple[str, int, float | int | str]
 
 def logged_values(folders: Iterable[Path]) -> set[Logged]:
     """Everything in the files of run folders; nothing for a folder that is gone."""
-    files = (folder / name for folder in folders for name in (METRICS, TIMINGS))
+    files = (folder / name for folder in folders for name in (METRICS, TIMINGS, _TOLD))
     lines = (line for file in files for line in read_lines(file))
     return {(key, line["step"], value) for line in lines for key, value in _values(line)}
 

@@ -23,6 +23,7 @@ class Trackers:
         self._started = False
         self._active: dict[str, Tracker] = {}
         self._known: dict[str, set[Logged]] = {}
+        """By tracker that goes on in the run of an earlier attempt: what it was told then."""
         for name, choice in selected.items():
             tracker = self._guard(name, ctx.build, choice)
             if tracker is not None:
@@ -40,6 +41,11 @@ class Trackers:
         again = [name for name, run_id in ids.items() if info.tracker_ids.get(name) == run_id]
         self._known = {name: logged_values(info.earlier.get(name, ())) for name in again}
         return ids
+
+    @property
+    def go_on(self) -> bool:
+        """Whether one of them goes on in the run of an earlier attempt."""
+        return bool(self._known)
 
     def log(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of one step of one stage, leaving out what a tracker got from an earlier attempt."""

@@ -33,6 +33,9 @@ class RunNames:
     name: str | None
     notes: str | None
     tags: tuple[str, ...] | None
+    job_type: str | None
+    folder: str | None
+    """What wandb makes its own folder in."""
 
 
 def resolve_mode(config: WandbConfig, environ: Mapping[str, str]) -> Mode:
@@ -52,17 +55,15 @@ def resolve_mode(config: WandbConfig, environ: Mapping[str, str]) -> Mode:
     return Mode[given]
 
 
-def check_key(base_url: str, environ: Mapping[str, str]) -> None:
-    """Make sure that wandb will not ask for a login.
+def check_key(base_url: str, public: bool, environ: Mapping[str, str]) -> None:
+    """Make sure that wandb will not ask for a login at `base_url`; `public` says that it is W&B's own service.
 
     Raises `ConfigError` if there is no key: neither WANDB_API_KEY, an identity token file, nor a netrc entry.
     """
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return
     # Keys stored for the public service's older address are still accepted for its newer one.
-    hosts = (
-        {urlsplit(base_url).netloc, "api.wandb.ai"} if "WANDB_BASE_URL" not in environ else {urlsplit(base_url).netloc}
-    )
+    hosts = [urlsplit(base_url).netloc, *(["api.wandb.ai"] if public else [])]
     path = Path(environ.get("NETRC") or "~/.netrc").expanduser()
     if path.is_file():
         try:
@@ -92,7 +93,22 @@ def resolve_names(config: WandbConfig, info: RunInfo, environ: Mapping[str, str]
         name=choose(config.run_name, "WANDB_NAME", _name(info) or info.folder.name),
         notes=config.notes,
         tags=tuple(config.tags) or None,
+        job_type=choose(None, "WANDB_JOB_TYPE", "pipeline"),
+        folder=choose(None, "WANDB_DIR", str(info.folder)),
     )
+
+
+def given_id(info: RunInfo, environ: Mapping[str, str]) -> str | None:
+    """The run's id, if there is one already: from the environment, or that of an earlier attempt.
+
+    Raises `ConfigError` if all jobs of a sweep would have one id, and be one run to W&B.
+    """
+    run_id = environ.get("WANDB_RUN_ID")
+    if run_id and info.swept:
+        raise ConfigError(
+            f"tracker wandb: WANDB_RUN_ID={run_id} is the name of one run, and this is a sweep of several; unset it"
+        )
+    return run_id or info.tracker_ids.get("wandb")
 
 
 def _name(info: RunInfo) -> str:
@@ -137,10 +153,15 @@ def redact_override(override: str) -> str:
     return f"{key}{equals}{redact(value, key.rpartition('.')[2])}"
 
 
-def timeouts(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings `init_timeout` and `finish_timeout`: as configured, else left to the environment, else ours."""
-    ours = {"init_timeout": (config.init_timeout, 90.0), "finish_timeout": (config.finish_timeout, 60.0)}
-    chosen = {}
+def settings(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of wandb that we have a default for: as configured, else left to the environment, else ours."""
+    ours = {
+        "init_timeout": (config.init_timeout, 90.0),
+        "finish_timeout": (config.finish_timeout, 60.0),
+        "silent": (None, True),
+        "console": (None, "off"),
+    }
+    chosen: dict[str, Any] = {}
     for name, (given, default) in ours.items():
         if given is not None:
             chosen[name] = given
@@ -149,18 +170,25 @@ def timeouts(config: WandbConfig, environ: Mapping[str, str]) -> dict[str, Any]:
     return chosen
 
 
-def prepare_environment() -> None:
-    """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written every second.
+def prepare_environment(mode: Mode) -> None:
+    """Take away W&B's empty variables, which mean unset but not to wandb, and have its run file written at once.
 
-    Written every fifteen, as usual, a killed process leaves nothing. That setting is private: `wandb.Settings` of
-    another version may refuse it, the environment never does.
+    Written every fifteen seconds, as usual, a killed process leaves nothing, and what it has logged since then is
+    missing for good: the next attempt takes it as told (a second of the tiny model is fifty rows). That setting is
+    private: `wandb.Settings` of another version may refuse it, the environment never does. Of an offline run wandb's
+    reports on itself (how long calls took, what failed) would go to the server all the same.
     """
     for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
         del os.environ[name]
-    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "0.1")
+    if mode is Mode.offline:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
-def unsent(folders: Iterable[Path], run_id: str) -> list[Path]:
-    """The offline parts of a W&B run in run folders that `wandb sync` has not sent yet, in the order given."""
-    parts = [part for folder in folders for part in sorted((folder / "wandb").glob(f"offline-run-*-{run_id}"))]
-    return [part for part in dict.fromkeys(parts) if not list(part.glob("*.synced"))]
+def unsent(folders: Iterable[Path], run_id: str, environ: Mapping[str, str]) -> list[Path]:
+    """The offline parts of a W&B run, in run folders and in WANDB_DIR, that are still to be sent; oldest first."""
+    common = [Path(os.path.abspath(environ["WANDB_DIR"]))] if environ.get("WANDB_DIR") else []
+    roots = [root / name for root in (*folders, *common) for name in ("wandb", ".wandb")]
+    parts = dict.fromkeys(part for root in roots for part in root.glob(f"offline-run-*-{run_id}"))
+    waiting = [part for part in parts if not list(part.glob("*.synced"))]
+    return sorted(waiting, key=lambda part: part.name)  # which holds the time
