@@ -353,7 +353,7 @@ def test_trackers_are_closed_when_the_run_folder_cannot_be_written(tmp_path):
 def test_trackers_are_closed_whatever_goes_wrong_before_the_first_stage(tmp_path, monkeypatch):
     """In a sweep the process goes on, and the next job's tracker would find this one's run still open."""
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("a bug")
 
     trackers, log = tracked(tmp_path)
