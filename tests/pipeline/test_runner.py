@@ -531,7 +531,8 @@ def test_a_tracker_that_cannot_be_used_as_configured_stops_the_run_before_any_wo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"device": "gpu"}, "device=gpu: allowed are auto, cpu"),
+        ({"device": "gpu"}, "device=gpu: allowed are auto, cpu, cuda and cuda:<n>$"),
+        ({"device": "mps"}, "device=mps: allowed are .*; Apple's GPUs lack float64, which sampling needs"),
         ({"threads": 0}, "threads=0: at least 1"),
         ({"lanes": 0}, "lanes=0: at least 1"),
         ({"stages": ["sft"]}, "inputs.sft.dataset has no source"),

@@ -20,7 +20,7 @@ class BuildContext(Protocol):
 
     @property
     def device(self) -> str:
-        """A torch device string: `cpu`, `cuda`, `cuda:1`, `mps`."""
+        """A torch device string: `cpu`, `cuda`, `cuda:1`."""
         ...
 
     @property

@@ -35,7 +35,7 @@ class RunSettings:
         metadata={"help": "inputs.<stage>.<port>: a stage's name, base, store:<digest> or a checkpoint folder"},
     )
     outputs: str = field(default="outputs", metadata={"help": "folder of the runs and of the stage store"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:<n> or mps"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or cuda:<n>"})
     threads: int | None = field(default=None, metadata={"help": "torch threads; unset: torch's own choice"})
     lanes: int | None = field(
         default=None,

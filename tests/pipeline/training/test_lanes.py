@@ -91,7 +91,6 @@ print(found + later)
         ("cpu", 1, None, 1),
         ("cpu", 1, 3, 3),
         ("cuda", 4, 2, 1),
-        ("mps", 4, None, 1),
     ],
 )
 def test_how_many(device, threads, wanted, count, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
