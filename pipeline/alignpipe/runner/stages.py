@@ -60,6 +60,7 @@ def _reuse_or_compute(job: Job, spec: StageSpec, made: Mapping[str, Artifact], r
         failure = job.store.work(spec.name, decision.key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {spec.name!r} failed in a process that this one waited for: {failure}")
+        job.planner.check_unchanged(spec)
         with recording_failure(job, decision, lock):  # and makes a full disk and `sys.exit()` errors of one sentence
             return _compute(job, decision, lock, result)
 
