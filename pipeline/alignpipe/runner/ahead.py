@@ -10,13 +10,16 @@ from alignpipe.errors import DataError
 from alignpipe.plan import StageSpec
 from alignpipe.runner.context import Builder
 from alignpipe.runner.job import Job
+from alignpipe.runner.summary import StageResult
 
 
-def check_data_ahead(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> None:
+def check_data_ahead(
+    job: Job, spec: StageSpec, made: Mapping[str, Artifact], results: Mapping[str, StageResult]
+) -> None:
     """Refuse data that `spec` or a stage behind it could not use, if `spec` has work to do.
 
     Raises `DataError`, which names that stage, where the data lacks a table that its component needs (`Port.tables`) or
-    a column that its reward reads.
+    a column that its reward reads; the stage counts as failed in `results`.
     """
     if job.planner.decide(spec, made).action == "hit":
         return
@@ -29,7 +32,10 @@ def check_data_ahead(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) ->
                 if each.selected.group == "reward" and each is not spec:  # which looks at it itself, right away
                     _check_reward(job, each, Dataset(artifact.folder))
             except DataError as error:
-                raise DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}") from error
+                told = DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}")
+                results[each.name].fail(told)
+                job.observers.notify("alignpipe_stage_failed", info=job.info, stage=each.name, error=told)
+                raise told from error
 
 
 def _datasets(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> Iterator[tuple[Port, Artifact]]:

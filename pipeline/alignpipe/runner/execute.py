@@ -121,7 +121,7 @@ def _run_stages(job: Job, record: RunRecord) -> int:
         for spec in job.planner.specs:
             if job.signals.requested():
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
-            check_data_ahead(job, spec, made)
+            check_data_ahead(job, spec, made, results)
             made[spec.name] = run_stage(job, spec, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:

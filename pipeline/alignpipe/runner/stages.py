@@ -27,8 +27,9 @@ def run_stage(job: Job, spec: StageSpec, made: Mapping[str, Artifact], result: S
         artifact = _reuse_or_compute(job, spec, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
-        result.status = "failed"  # an interrupted stage too: `error` says so, and the run's own status
-        result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
+        result.fail(error)  # an interrupted stage too: `error` says so, and the run's own status
+        if interrupted:
+            result.error = f"interrupted: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
             job.observers.notify("alignpipe_stage_failed", info=job.info, stage=spec.name, error=error)
