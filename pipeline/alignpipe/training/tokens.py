@@ -129,16 +129,21 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str
     return decode
 
 
-def fit_length(prompt: list[int], response: list[int], max_length: int) -> tuple[list[int], list[int]]:
+def fit_length(
+    prompt: list[int], response: list[int], max_length: int, key: str | None = None
+) -> tuple[list[int], list[int]]:
     """Cut the response's tail (its EOS too) so that both fit; the prompt is never cut.
+
+    `key` is where `max_length` is set, if not by the model's context alone.
 
     Raises `DataError` if the prompt alone is too long.
     """
     room = max_length - len(prompt)
     if room < 1:
+        origin = f"{key}, or the model's context if that is less" if key else "the model's context"
         raise DataError(
-            f"a prompt of {len(prompt)} tokens leaves no room for a response within {max_length} tokens; "
-            "raise max_length, or drop long prompts with data.max_prompt_tokens"
+            f"a prompt of {len(prompt)} tokens leaves no room for a response within {max_length} tokens ({origin}); "
+            f"{f'raise {key}, or ' if key else ''}drop long prompts with data.max_prompt_tokens"
         )
     return prompt, response[:room]
 
