@@ -9,7 +9,7 @@ import pytest
 
 from alignpipe.api import Port, Selected
 from alignpipe.dataset import Dataset
-from alignpipe.errors import DataError
+from alignpipe.errors import DataError, PluginError
 from alignpipe.runner import execute
 from support import tiny_data
 from support.fake_run import COMPONENTS, make_registry, make_run, statuses, summary_of
@@ -70,6 +70,15 @@ def test_data_that_is_given_from_the_store_is_looked_at_too(tmp_path: Path) -> N
 def test_other_tables_may_be_missing_and_stages_that_are_left_out_miss_none(tmp_path: Path) -> None:
     assert execute(run_of(tmp_path, "demonstrations"), registry()) == 0
     assert execute(run_of(tmp_path, "preferences", stages=["data", "sft"]), registry()) == 0
+
+
+def test_a_reward_that_cannot_be_built_is_missed_as_early_and_counts_as_failed(tmp_path: Path) -> None:
+    """It is built to ask for its columns."""
+    run = run_of(tmp_path, stages=["data", "sft", "reward"])
+    with pytest.raises(PluginError, match=r"without score\(samples\)"):
+        execute(run, registry())
+    assert statuses(run) == {"data": "ran", "sft": "skipped", "reward": "failed"}
+    assert summary_of(run)["stages"]["reward"]["error"].startswith("PluginError: reward/fake")
 
 
 def test_held_out_rows_that_are_missed_are_told_apart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from alignpipe.api import Artifact, Port
 from alignpipe.dataset import Dataset
-from alignpipe.errors import DataError
+from alignpipe.errors import AlignpipeError, DataError
 from alignpipe.plan import StageSpec
 from alignpipe.runner.context import Builder
 from alignpipe.runner.job import Job
@@ -19,7 +19,8 @@ def check_data_ahead(
     """Refuse data that `spec` or a stage behind it could not use, if `spec` has work to do.
 
     Raises `DataError`, which names that stage, where the data lacks a table that its component needs (`Port.tables`) or
-    a column that its reward reads; the stage counts as failed in `results`.
+    a column that its reward reads, and what a reward raises that cannot be built; the stage counts as failed in
+    `results`.
     """
     if job.planner.decide(spec, made).action == "hit":
         return
@@ -31,10 +32,14 @@ def check_data_ahead(
                     Dataset(artifact.folder).require(table, split)
                 if each.selected.group == "reward" and each is not spec:  # which looks at it itself, right away
                     _check_reward(job, each, Dataset(artifact.folder))
-            except DataError as error:
-                told = DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}")
+            except AlignpipeError as error:  # of a reward that cannot be built, too
+                told = error
+                if isinstance(error, DataError):
+                    told = DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}")
                 results[each.name].fail(told)
                 job.observers.notify("alignpipe_stage_failed", info=job.info, stage=each.name, error=told)
+                if told is error:
+                    raise
                 raise told from error
 
 
