@@ -108,6 +108,12 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
             model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
+    generation = getattr(model, "generation_config", None)  # what transformers' generate goes by; classifiers have none
+    if generation is not None:
+        generation.pad_token_id = tokenizer.pad_token_id
+        ends = generation.eos_token_id
+        if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+            generation.eos_token_id = tokenizer.eos_token_id
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:

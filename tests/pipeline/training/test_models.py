@@ -219,3 +219,15 @@ def test_checkpoints_name_pad_and_end_for_others(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["pad_token_id"] == policy.tokenizer.pad_token_id == load_tokenizer(tmp_path).pad_token_id
     assert config["vocab_size"] == len(policy.tokenizer)
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert generation["pad_token_id"] == policy.tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize(("ends", "expected"), [(7, 0), ([7, 0], [7, 0]), (None, 0)])
+def test_transformers_generates_up_to_the_end_that_was_trained(ends: object, expected: object) -> None:
+    """Beside others that the checkpoint names, if it names the tokenizer's at all."""
+    model, tokenizer = load_causal(tiny_models.gpt2()), load_tokenizer(tiny_models.gpt2())
+    model.generation_config.eos_token_id = ends
+    fit_tokenizer(model, tokenizer)
+    assert tokenizer.eos_token_id == 0
+    assert model.generation_config.eos_token_id == expected
