@@ -156,8 +156,13 @@ def is_transcript(text: str) -> bool:
 
 
 def split_transcript(text: str) -> tuple[str, str]:
-    """Split a transcript behind its last `Assistant:` into prompt and answer."""
+    """Split a transcript behind its last `Assistant:` into prompt and answer.
+
+    Raises `RowError` if the human speaks behind that: the answer would hold a turn that is not the assistant's.
+    """
     end = text.rindex(ASSISTANT) + len(ASSISTANT)
+    if HUMAN in text[end:]:
+        raise RowError("the transcript ends with the human's turn; the last must be the assistant's")
     return text[:end], text[end:]
 
 
@@ -168,7 +173,7 @@ def split_pair(chosen: str, rejected: str) -> tuple[str, str, str]:
     as in TRL but for one thing: the prompt ends between words, never inside one ("bl" of "blue" and "black"). The
     space before the first differing word belongs to the answers.
 
-    Raises `Unusable` if two transcripts differ before the last answer.
+    Raises `Unusable` if two transcripts differ before the last answer, `RowError` as `split_transcript` does.
     """
     if is_transcript(chosen) or is_transcript(rejected):
         if not (is_transcript(chosen) and is_transcript(rejected)):

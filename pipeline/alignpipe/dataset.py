@@ -100,9 +100,10 @@ class Dataset:
     def require(self, table: Table, split: Split) -> None:
         """Raise `DataError` if the split is empty or not there."""
         if not self.count(table, split):
+            held_out = f"data.heldout_{table}, or more {table} and a data.heldout_share above 0"
             raise DataError(
                 f"the data has no {table} in its {split} split ({self.folder}); "
-                f"give data.{table}, or leave the stage out"
+                f"give {held_out if split == 'heldout' else f'data.{table}'}, or leave the stage out"
             )
 
     def rows(self, table: Table, split: Split) -> list[dict[str, Any]]:

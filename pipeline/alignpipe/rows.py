@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -18,6 +19,12 @@ from alignpipe.errors import DataError
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _BATCH_ROWS = 1000
 _CSV_FIELD_CHARACTERS = 2**31 - 1
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,14 @@ def format_of(path: Path) -> str:
 def read_rows(path: Path, shown: str) -> Found:
     """Yield `(location, row)` for every row of a file, in its order; a location reads `shown:line` or `shown row n`.
 
-    Raises `DataError` if the file as a whole cannot be read: a broken gzip, no Parquet, a CSV without a header that can
-    be read, a column named twice.
+    Raises `DataError` if the file as a whole cannot be read: a broken gzip, no Parquet, UTF-16, a CSV without a header
+    that can be read, a column named twice.
     """
     readers = {"jsonl": _json_lines, "json": _json_rows, "csv": _csv_rows, "tsv": _tsv_rows, "parquet": _parquet_rows}
     reader = readers[format_of(path)]
     try:
         with closing(_open(path)) as file:
+            _check_encoding(file, shown)
             yield from checked(reader(shown, file))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{shown} is a damaged gzip file ({error}); fetch it again") from error
@@ -70,6 +78,14 @@ def checked(rows: Found) -> Found:
     """The rows, those with text that cannot be written as UTF-8 as broken ones."""
     for location, row in rows:
         yield location, row if isinstance(row, Broken) or _is_text(row) else Broken("has text that is no valid UTF-8")
+
+
+def _check_encoding(file: Bytes, shown: str) -> None:
+    """Raise `DataError` for what begins with another encoding's mark: row by row it would be noise."""
+    start = file.read(4)
+    file.seek(0)
+    if name := next((name for mark, name in _OTHER_MARKS.items() if start.startswith(mark)), None):
+        raise DataError(f"{shown} is {name} text; save it as UTF-8")
 
 
 def _open(path: Path) -> Bytes:

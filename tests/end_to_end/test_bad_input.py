@@ -105,7 +105,9 @@ def test_data_that_only_a_later_stage_cannot_use(tmp_path, table, reward, words)
     given = ["experiment=smoke", "data=files", f"data.{table}=pairs.jsonl", *columns, f"reward={reward}"]
     assert_message(complaint(alignpipe(tmp_path, *given)), *words)
     (summary,) = summaries(tmp_path)
-    assert statuses(summary) == {"data": "ran", **dict.fromkeys(("sft", "reward", "ppo", "eval"), "skipped")}
+    skipped = dict.fromkeys(("sft", "ppo", "eval"), "skipped")
+    assert statuses(summary) == {"data": "ran", "reward": "failed", **skipped}
+    assert_message(summary["stages"]["reward"]["error"], *words)
 
 
 def test_a_tokenizer_without_eos(tmp_path):

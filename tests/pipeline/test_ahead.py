@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from alignpipe.api import Port, Selected
-from alignpipe.errors import DataError
+from alignpipe.dataset import Dataset
+from alignpipe.errors import DataError, PluginError
 from alignpipe.runner import execute
+from support import tiny_data
 from support.fake_run import COMPONENTS, make_registry, make_run, statuses, summary_of
 from support.tiny_data import DATA, DataConfig
 
@@ -35,8 +37,9 @@ def test_a_table_that_a_later_stage_needs_is_missed_before_the_first_one_works(t
     run = run_of(tmp_path, "preferences")
     with pytest.raises(DataError, match=REFUSED):
         execute(run, registry())
-    assert statuses(run) == {"data": "ran", "sft": "skipped", "ppo": "skipped", "eval": "skipped"}
+    assert statuses(run) == {"data": "ran", "sft": "skipped", "ppo": "failed", "eval": "skipped"}
     assert summary_of(run)["status"] == "failed"
+    assert summary_of(run)["stages"]["ppo"]["error"].startswith("DataError: stage 'ppo' (ppo/fake (fake-stages 1.0))")
 
 
 def test_it_is_missed_as_well_where_the_data_was_stored_before(tmp_path: Path) -> None:
@@ -52,7 +55,7 @@ def test_it_is_missed_where_everything_before_that_stage_is_stored(tmp_path: Pat
     run = run_of(tmp_path, "preferences")
     with pytest.raises(DataError, match=REFUSED):
         execute(run, registry())
-    assert statuses(run) == {"data": "cached", "sft": "cached", "ppo": "skipped", "eval": "skipped"}
+    assert statuses(run) == {"data": "cached", "sft": "cached", "ppo": "failed", "eval": "skipped"}
 
 
 def test_data_that_is_given_from_the_store_is_looked_at_too(tmp_path: Path) -> None:
@@ -67,6 +70,22 @@ def test_data_that_is_given_from_the_store_is_looked_at_too(tmp_path: Path) -> N
 def test_other_tables_may_be_missing_and_stages_that_are_left_out_miss_none(tmp_path: Path) -> None:
     assert execute(run_of(tmp_path, "demonstrations"), registry()) == 0
     assert execute(run_of(tmp_path, "preferences", stages=["data", "sft"]), registry()) == 0
+
+
+def test_a_reward_that_cannot_be_built_is_missed_as_early_and_counts_as_failed(tmp_path: Path) -> None:
+    """It is built to ask for its columns."""
+    run = run_of(tmp_path, stages=["data", "sft", "reward"])
+    with pytest.raises(PluginError, match=r"without score\(samples\)"):
+        execute(run, registry())
+    assert statuses(run) == {"data": "ran", "sft": "skipped", "reward": "failed"}
+    assert summary_of(run)["stages"]["reward"]["error"].startswith("PluginError: reward/fake")
+
+
+def test_held_out_rows_that_are_missed_are_told_apart(tmp_path: Path) -> None:
+    """Prompts that are given do not help where none of them is held out."""
+    data = Dataset(tiny_data.write(tmp_path, heldout=0).folder)
+    with pytest.raises(DataError, match=r"no prompts in its heldout split .*; give data\.heldout_prompts, or more"):
+        data.require("prompts", "heldout")
 
 
 def test_tables_are_parts_of_a_dataset() -> None:

@@ -77,6 +77,8 @@ def test_pairs_of_different_prompts(raw: dict[str, Any]) -> None:
     [
         (demonstration, {"prompt": "Q", "completion": 3}, "column 'completion' is a int, not text"),
         (demonstration, {"text": "Once upon a time"}, "is no Human/Assistant transcript, so it has no prompt"),
+        (demonstration, {"text": TALK + " A\n\nHuman: Bye."}, "the transcript ends with the human's turn; the last"),
+        (preference, {"chosen": TALK + " A", "rejected": TALK + " B\n\nHuman: So?"}, "ends with the human's turn"),
         (demonstration, {"messages": [USER]}, "ends with the role 'user'; the last message must be the assistant's"),
         (demonstration, {"messages": []}, "is empty"),
         (demonstration, {"messages": "Hi"}, "column 'messages' is of type str, not a list of messages"),

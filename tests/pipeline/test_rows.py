@@ -159,6 +159,18 @@ def test_what_is_in_a_file_is_told_by_its_ending() -> None:
         format_of(Path("a.txt"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "mark"), [("UTF-16-le", "fffe"), ("UTF-16-be", "feff"), ("UTF-32-le", "fffe0000")]
+)
+def test_text_that_windows_tools_write_is_named(tmp_path: Path, name: str, encoding: str, mark: str) -> None:
+    """As a whole, not as many broken rows of which data.malformed=skip would leave none."""
+    data = bytes.fromhex(mark) + '{"prompt": "Hi"}\n'.encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(DataError, match=rf"^{name} is {encoding[:6]} text; save it as UTF-8$"):
+        read(tmp_path / name)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^cannot read a\.jsonl: No such file"):
         read(tmp_path / "a.jsonl")

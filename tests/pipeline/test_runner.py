@@ -554,6 +554,26 @@ def test_a_user_file_that_changed_reruns_the_data(tmp_path, executions):
     assert executions() == ["data", "sft", "data"], "the same rows came out, so sft is reused"
 
 
+def test_a_user_file_that_changes_after_the_run_was_planned_is_refused(tmp_path, executions):
+    """Its rows would be stored under the key of what it held before."""
+    file = tmp_path / "rows"
+    file.write_text("one")
+
+    class Editor:
+        @hookimpl
+        def alignpipe_run_started(self, info):
+            file.write_text("two")
+
+    run = make_run(tmp_path, data=DataConfig(path=str(file)), stages=["data", "sft"])
+    told = r"^stage 'data' \(data/fake .*\): what its options name has changed .*\(file\)"
+    with pytest.raises(ConfigError, match=told):
+        execute(run, make_registry(Editor()))
+    assert statuses(run) == {"data": "failed", "sft": "skipped"}
+    assert executions() == []
+    assert execute(run, make_registry()) == 0
+    assert executions() == ["data", "sft"]
+
+
 def test_a_stored_object_and_a_checkpoint_folder_as_inputs(tmp_path, executions):
     first = make_run(tmp_path, stages=["data", "sft"])
     execute(first, make_registry())

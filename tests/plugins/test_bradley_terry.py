@@ -343,7 +343,7 @@ def test_long_answers_are_cut_and_long_prompts_refused(tmp_path: Path, trained: 
     with pytest.raises(DataError, match="leaves no room for a response within 128 tokens"):
         reward.score([Sample("p " * 500, " a")])
     data = tiny_data.write(tmp_path / "data", prompt="word " * 200)
-    with pytest.raises(DataError, match=r"leaves no room.*data\.max_prompt_tokens"):
+    with pytest.raises(DataError, match=r"leaves no room.*\(reward\.max_length, .*data\.max_prompt_tokens"):
         run(tmp_path, data=data)
 
 

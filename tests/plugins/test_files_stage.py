@@ -285,8 +285,23 @@ def test_conversations_are_counted_as_the_chat_template_renders_them(tmp_path: P
     ctx, data = run_files(tmp_path, prompts=path, max_prompt_tokens=12, model=WordModel(tokenizer=Chat()), **ALL)
     assert data.count("prompts", "train") == 2
     assert ctx.metrics()["dropped/refused_by_template"] == 1
+    assert ctx.said[1].endswith("of 3 rows dropped 1 refused_by_template (TemplateError: no system message, please)")
     ctx, data = run_files(tmp_path, prompts=path, max_prompt_tokens=11, model=WordModel(tokenizer=Chat()), **ALL)
     assert [row["prompt"] for row in data.rows("prompts", "train")] == ["Hi there?"]
+
+
+def test_a_chat_template_that_is_broken_or_writes_nothing(tmp_path: Path) -> None:
+    class Chat(WordTokenizer):
+        chat_template = "yes"
+
+        def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+            return "" if messages[0]["content"] == "Hi" else messages[0] + 1  # type: ignore[operator]
+
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in ("Hi", "Ho")]
+    path = write_jsonl(tmp_path / "q.jsonl", rows)
+    text = error(tmp_path / "e", prompts=path, model=WordModel(tokenizer=Chat()))
+    assert "nothing is left of the 2 rows" in text
+    assert "1 empty_prompt, 1 refused_by_template (TypeError: unsupported operand" in text
 
 
 def test_the_tokenizer_is_trained_on_prompts_and_answers(tmp_path: Path) -> None:

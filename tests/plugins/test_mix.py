@@ -440,9 +440,11 @@ def test_what_cannot_be_normalised(tmp_path: Path) -> None:
     needy = mixed(tmp_path, {"a": Written(words, ("answer",))}, normalise={"a": Normalise.demonstrations})
     with pytest.raises(DataError, match="member a of the mix reads the column 'answer', which 24 of 24 demonstrations"):
         needy.fit({"dataset": data}, FakeContext(tmp_path / "three"))
-    pairs = mixed(tmp_path, {"a": Written(words)}, normalise={"a": Normalise.preferences})
+    pairs = mixed(tmp_path, {"a": Written(words), "b": Counting()}, normalise={"a": Normalise.preferences})
+    untrained = FakeContext(tmp_path / "two")
     with pytest.raises(DataError, match="no preferences in its train split"):
-        pairs.fit({"dataset": data}, FakeContext(tmp_path / "two"))
+        pairs.fit({"dataset": data}, untrained)
+    assert untrained.logged == [], "it is told before any member is trained"
 
 
 def test_a_folder_of_another_mix_is_refused(tmp_path: Path) -> None:

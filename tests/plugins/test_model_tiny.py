@@ -77,6 +77,9 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
         ({"hidden_size": 30, "heads": 4}, "hidden_size 30 must be a multiple of twice the number of heads, 4"),
         ({"vocabulary": 299}, "vocabulary must be at least 300"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"heads": 0}, "heads must be at least 1, got 0"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"hidden_size": -8}, "hidden_size must be at least 1, got -8"),
     ],
 )
 def test_impossible_sizes(values: dict[str, int], message: str) -> None:

@@ -121,7 +121,7 @@ def test_long_answers_are_cut_and_long_prompts_refused(tmp_path: Path) -> None:
     long_answer = tiny_data.write(tmp_path / "answers", completion=" very long" * 60)
     run(tmp_path / "cut", data=long_answer, max_steps=1)
     long_prompt = tiny_data.write(tmp_path / "prompts", prompt="word " * 200)
-    with pytest.raises(DataError, match=r"leaves no room for a response within 64 tokens; .*data\.max_prompt_tokens"):
+    with pytest.raises(DataError, match=r"within 64 tokens \(sft\.max_length, .*; .*data\.max_prompt_tokens"):
         run(tmp_path / "refused", data=long_prompt)
     assert not list((tmp_path / "refused" / "sft" / "payload").iterdir())
 

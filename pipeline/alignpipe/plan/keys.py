@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignpipe.api import Selected
-from alignpipe.choices import entries, plain, revision_of
+from alignpipe.choices import all_selected, entries, plain, revision_of
 from alignpipe.digests import data_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.specs import StageSpec
@@ -20,7 +20,8 @@ class Fingerprints:
     """Makes the fingerprints of a run's stages.
 
     A config dataclass may offer `revision() -> Mapping[str, str]`, the state of what lies outside the config (hashes of
-    data files, a hub revision, the digest of a local checkpoint). It is called here only, and once a run.
+    data files, a hub revision, the digest of a local checkpoint). It is called here only: once a run, and once more
+    before the stage that reads it works.
     """
 
     def __init__(self, seed: int, registry: Registry) -> None:
@@ -39,6 +40,16 @@ class Fingerprints:
             "inputs": dict(inputs),
             "distributions": {entry.distribution: entry.version for entry in spec.components if not entry.built_in},
         }
+
+    def changed(self, selected: Selected) -> list[str]:
+        """What an option, or one in it, names outside the config and is not what it was when its key was made."""
+        now = {id(choice.config): revision_of(choice.config) for choice in all_selected(selected)}
+        return sorted(
+            name
+            for number, state in now.items()
+            for name, was in self._revisions.get(number, state).items()
+            if state.get(name) != was
+        )
 
     def _describe(self, selected: Selected, where: str) -> dict[str, Any]:
         component = self._registry.get(selected.group, selected.name).component

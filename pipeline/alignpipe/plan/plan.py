@@ -112,6 +112,17 @@ class Planner:
             return self._resume_or_run(replace(decision, damaged=stored.artifact), (stored.problem,))
         return self._hit(decision, stored)
 
+    def check_unchanged(self, spec: StageSpec) -> None:
+        """Raise `ConfigError` if the user's files that a stage is about to read are no longer those of its key.
+
+        It may be hours since the run was planned; what the stage makes of them would be found again under that key.
+        """
+        if changed := self._fingerprints.changed(spec.selected):
+            raise ConfigError(
+                f"stage {spec.name!r} ({spec.registered}): what its options name has changed since the run was planned "
+                f"({', '.join(changed)}); give the command again to run with what is there now"
+            )
+
     def _hit(self, decision: Decision, stored: Stored) -> Decision:
         """A stage whose result is stored: it is used, unless the code changed and is to count."""
         parts, what_to_do = self._changed_code(stored.code, decision)

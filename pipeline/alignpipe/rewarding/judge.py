@@ -74,7 +74,8 @@ class Judge:
         for column in self._columns:
             lacking = sum(row.get(column) is None for row in rows)
             if lacking:
-                others = ", ".join(sorted(name for name in rows[0] if name not in ("prompt", "messages"))) or "none"
+                known = ("prompt", "messages", column)
+                others = ", ".join(sorted(name for name in rows[0] if name not in known)) or "none"
                 raise DataError(
                     f"{self.label} reads the column {column!r}, which {lacking} of {len(rows)} {what} do not have "
                     f"(their other columns: {others}); {hint}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, BuildContext, Reward, Selected, StageContext, TrainableReward
+from alignpipe.api import Artifact, BuildContext, Reward, Selected, Split, StageContext, TrainableReward
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.rewarding.artifact import label, save_reward
@@ -55,8 +55,12 @@ def _check_columns(judge: Judge, data: Dataset) -> None:
     What has it in the pairs alone is for a report card.
     """
     pairs = data.rows("preferences", "heldout") if data.count("preferences", "heldout") else []
-    if data.count("prompts", "train") and not (pairs and judge.can_read(pairs)):
-        judge.check_columns(data.rows("prompts", "train"), "training prompts")
+    if pairs and judge.can_read(pairs):
+        return
+    splits: Mapping[Split, str] = {"train": "training prompts", "heldout": "held-out prompts"}
+    for split, what in splits.items():
+        if data.count("prompts", split):
+            judge.check_columns(data.rows("prompts", split), what)
 
 
 def _card(judge: Judge, rows: Sequence[Row], ctx: StageContext) -> dict[str, float]:

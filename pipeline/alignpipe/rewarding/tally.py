@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from alignpipe.api import Failure, Sample, Scores
 
@@ -81,6 +81,9 @@ def faults(failures: Mapping[int, Failure]) -> int:
 
 
 def _numbers(values: Sequence[float | None], count: int, what: str) -> list[float | None]:
+    if isinstance(values, Mapping | Set | str | bytes):  # of which `float` could make numbers that are none
+        kind = type(values).__name__
+        raise WrongAnswer(f"its {what} is of type {kind}; it must be a list of numbers, got {values!r:.80}")
     try:
         numbers = [None if value is None else float(value) for value in values]
     except (TypeError, ValueError) as error:

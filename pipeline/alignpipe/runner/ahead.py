@@ -6,17 +6,21 @@ from collections.abc import Iterator, Mapping
 
 from alignpipe.api import Artifact, Port
 from alignpipe.dataset import Dataset
-from alignpipe.errors import DataError
+from alignpipe.errors import AlignpipeError, DataError
 from alignpipe.plan import StageSpec
 from alignpipe.runner.context import Builder
 from alignpipe.runner.job import Job
+from alignpipe.runner.summary import StageResult
 
 
-def check_data_ahead(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> None:
+def check_data_ahead(
+    job: Job, spec: StageSpec, made: Mapping[str, Artifact], results: Mapping[str, StageResult]
+) -> None:
     """Refuse data that `spec`, which is about to work, or a stage behind it could not use.
 
     Raises `DataError`, which names that stage, where the data lacks a table that its component needs (`Port.tables`) or
-    a column that its reward reads.
+    a column that its reward reads, and what a reward raises that cannot be built; the stage counts as failed in
+    `results`.
     """
     specs = job.planner.specs
     for each in specs[specs.index(spec) :]:
@@ -26,8 +30,15 @@ def check_data_ahead(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) ->
                     Dataset(artifact.folder).require(table, split)
                 if each.selected.group == "reward" and each is not spec:  # which looks at it itself, right away
                     _check_reward(job, each, Dataset(artifact.folder))
-            except DataError as error:
-                raise DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}") from error
+            except AlignpipeError as error:  # of a reward that cannot be built, too
+                told = error
+                if isinstance(error, DataError):
+                    told = DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}")
+                results[each.name].fail(told)
+                job.observers.notify("alignpipe_stage_failed", info=job.info, stage=each.name, error=told)
+                if told is error:
+                    raise
+                raise told from error
 
 
 def _datasets(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> Iterator[tuple[Port, Artifact]]:

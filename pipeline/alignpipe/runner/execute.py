@@ -96,7 +96,7 @@ def _run_stages(job: Job, record: RunRecord) -> int:
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
             decision = job.planner.decide(spec, made)
             if decision.action != "hit":
-                check_data_ahead(job, spec, made)
+                check_data_ahead(job, spec, made, results)
             made[spec.name] = run_stage(job, decision, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:

@@ -28,8 +28,9 @@ def run_stage(job: Job, decision: Decision, made: Mapping[str, Artifact], result
         artifact = _reuse_or_compute(job, decision, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
-        result.status = "failed"  # a stage that was interrupted too; `error` and the run's status say so
-        result.error = f"interrupted: {error}" if interrupted else f"{type(error).__name__}: {error}"
+        result.fail(error)  # a stage that was interrupted too; `error` and the run's status say so
+        if interrupted:
+            result.error = f"interrupted: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
             job.observers.notify("alignpipe_stage_failed", info=job.info, stage=stage, error=error)
@@ -61,6 +62,7 @@ def _reuse_or_compute(job: Job, decision: Decision, made: Mapping[str, Artifact]
         failure = job.store.work(stage, key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {stage!r} failed in a process that this one waited for: {failure}")
+        job.planner.check_unchanged(decision.spec)
         with recording_failure(job, decision, lock):  # for those who wait for the lock now
             return _compute(job, decision, lock, result)
 

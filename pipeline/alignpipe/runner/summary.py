@@ -25,6 +25,10 @@ class StageResult:
     seconds: float = 0.0
     error: str | None = None
 
+    def fail(self, error: BaseException) -> None:
+        """Note that the stage failed, and why."""
+        self.status, self.error = "failed", f"{type(error).__name__}: {error}"
+
 
 @dataclass
 class Summary:

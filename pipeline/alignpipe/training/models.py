@@ -108,6 +108,12 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
             model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
+    generation = getattr(model, "generation_config", None)  # what transformers' generate goes by; classifiers have none
+    if generation is not None:
+        generation.pad_token_id = tokenizer.pad_token_id
+        ends = generation.eos_token_id
+        if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+            generation.eos_token_id = tokenizer.eos_token_id
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -121,9 +127,9 @@ def load_plain_tokenizer(name: str | Path, revision: str | None = None) -> PreTr
     """A tokenizer as it was published, for a model that writes nothing."""
     try:
         return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(name), revision=revision or "main"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # it reads config.json too (see `load_config`)
         none = Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
-        why = f"it holds none of {', '.join(_TOKENIZER_FILES)}" if none else first_line(error)
+        why = f"it holds none of {', '.join(_TOKENIZER_FILES)}" if none else " ".join(str(error).split())
         raise ModelError(f"no tokenizer can be loaded from {name}: {why}") from error
 
 
@@ -148,25 +154,47 @@ def load_classifier(name: str | Path, revision: str | None = None, **options: An
     return _load(AutoModelForSequenceClassification, name, revision, options)
 
 
+def load_config(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedConfig:
+    """A model's config.
+
+    Raises `ModelError` for one that transformers cannot use.
+    """
+    try:
+        with _quiet():
+            return cast(PreTrainedConfig, AutoConfig.from_pretrained(str(name), revision=revision or "main", **options))
+    except Exception as error:  # of torch, huggingface_hub, or Python's own, by what is wrong with which field
+        raise ModelError(f"the config.json of {name} cannot be used: {' '.join(str(error).split())}") from error
+
+
 def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, Any], new: str = "") -> PreTrainedModel:
     """Load with `auto`; weights whose name begins with `new` may be missing from the checkpoint."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name} is no checkpoint folder: it has no config.json")
     labels = {"num_labels": options.pop("num_labels")} if "num_labels" in options else {}
+    config = load_config(name, revision, **labels)
+    without_dropout(config)
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(str(name), revision=revision or "main", **labels)
-            without_dropout(config)
             model, info = auto.from_pretrained(
-                str(name), revision=revision or "main", config=config, output_loading_info=True, **options
+                str(name),
+                revision=revision or "main",
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below; its own error only points to a log
+                **options,
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"no model can be loaded from {name}: {first_line(error)}") from error
+    if other := [f"{key} is {list(is_)}, not {list(wanted)}" for key, is_, wanted in sorted(info["mismatched_keys"])]:
+        raise ModelError(f"weights of the checkpoint {name} do not fit its config.json: {_some(other)}")
     missing = sorted(key for key in info["missing_keys"] if not (new and key.startswith(new)))
     if missing:
-        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(f"the checkpoint {name} lacks weights of a {type(model).__name__}: {some}")
+        raise ModelError(f"the checkpoint {name} lacks weights of a {type(model).__name__}: {_some(missing)}")
     return cast(PreTrainedModel, model)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextmanager

@@ -9,11 +9,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignpipe.errors import DataError, ModelError
+from alignpipe.errors import DataError, ModelError, first_line
 
 PAD = "<|pad|>"
 _AT_ONCE = 1024
 """Texts that a tokenizer is given together: of each it holds far more than the ids until all are done."""
+
+
+class RefusedByTemplate(DataError):
+    """A conversation that the model's chat template cannot render; `why` is what it said."""
+
+    def __init__(self, error: Exception) -> None:
+        self.why = f"{type(error).__name__}: {first_line(error)}"
+        super().__init__(f"the model's chat template cannot render a conversation: {self.why}")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
@@ -40,6 +48,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, A
     """The ids of each row's `prompt`, or of its `messages` by the chat template if it has some and there is one.
 
     Many at once, which is faster than one by one.
+
+    Raises `RefusedByTemplate`, a `DataError`.
     """
     templated = [bool(row["messages"] and tokenizer.chat_template) for row in rows]
     chats = [_rendered(tokenizer, row["messages"]) for row, chat in zip(rows, templated, strict=True) if chat]
@@ -51,7 +61,10 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, A
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
     conversation = [dict(message) for message in messages]
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program: beside Jinja's errors it raises any of Python's
+        raise RefusedByTemplate(error) from error
 
 
 def _without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
@@ -116,16 +129,21 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str
     return decode
 
 
-def fit_length(prompt: list[int], response: list[int], max_length: int) -> tuple[list[int], list[int]]:
+def fit_length(
+    prompt: list[int], response: list[int], max_length: int, key: str | None = None
+) -> tuple[list[int], list[int]]:
     """Cut the response's tail (its EOS too) so that both fit; the prompt is never cut.
+
+    `key` is where `max_length` is set, if not by the model's context alone.
 
     Raises `DataError` if the prompt alone is too long.
     """
     room = max_length - len(prompt)
     if room < 1:
+        origin = f"{key}, or the model's context if that is less" if key else "the model's context"
         raise DataError(
-            f"a prompt of {len(prompt)} tokens leaves no room for a response within {max_length} tokens; "
-            "raise max_length, or drop long prompts with data.max_prompt_tokens"
+            f"a prompt of {len(prompt)} tokens leaves no room for a response within {max_length} tokens ({origin}); "
+            f"{f'raise {key}, or ' if key else ''}drop long prompts with data.max_prompt_tokens"
         )
     return prompt, response[:room]
 

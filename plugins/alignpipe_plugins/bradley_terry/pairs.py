@@ -16,6 +16,9 @@ from alignpipe.training.models import TokenScorer
 from alignpipe.training.supervised import LossSums
 from alignpipe.training.tokens import fit_length, prompt_ids, response_ids
 
+MAX_LENGTH = "reward.max_length"
+"""Where the length of a row is set, for messages."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -41,7 +44,7 @@ def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length
     prompts = prompt_ids(tokenizer, rows)
     sides = [response_ids(tokenizer, [row[side] for row in rows]) for side in ("chosen", "rejected")]
     return [
-        Pair(prompt, *(fit_length(prompt, response, max_length)[1] for response in both))
+        Pair(prompt, *(fit_length(prompt, response, max_length, MAX_LENGTH)[1] for response in both))
         for prompt, *both in zip(prompts, *sides, strict=True)
     ]
 

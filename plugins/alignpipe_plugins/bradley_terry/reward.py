@@ -37,7 +37,7 @@ from alignpipe.training.rollouts import Rollout, as_samples
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
-from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, score_ids, tokenise
+from alignpipe_plugins.bradley_terry.pairs import MAX_LENGTH, Pair, layout_mismatch, pair_loss, score_ids, tokenise
 
 _NORMALISATION = "normalisation.json"
 _BATCH = 64
@@ -153,7 +153,7 @@ class BradleyTerryReward:
             for sample, ids in zip(others, responses, strict=True)
         ]
         encoded = zip(prompt_ids(tokenizer, rows), cut, strict=True)
-        return [fit_length(*(next(encoded) if ids is None else ids), self._length) for ids in known]
+        return [fit_length(*(next(encoded) if ids is None else ids), self._length, MAX_LENGTH) for ids in known]
 
     def _known_ids(self, sample: Sample) -> tuple[list[int], list[int]] | None:
         """The sample's own ids, if they mean the same to this reward model."""

@@ -6,10 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
-
 from alignpipe.training.models import ModelSource
-from alignpipe.training.tokens import encode_prompt
+from alignpipe.training.tokens import RefusedByTemplate, encode_prompt
 from alignpipe_plugins.files.formats import Row
 
 _STOP_EVERY = 500
@@ -32,15 +30,15 @@ def find_limit(wanted: int, context: int | None) -> Limit:
 
 def unfit_prompts(
     tables: Mapping[str, Sequence[Row]], source: ModelSource, limit: Limit, check_stop: Callable[[], None]
-) -> Iterator[tuple[str, Row, str]]:
-    """Yield `(key, row, reason)` for every row whose prompt is too long or refused by the model's chat template.
+) -> Iterator[tuple[str, Row, str, str]]:
+    """Yield `(key, row, reason, detail)` for every row whose prompt is empty, too long or refused by the chat template.
 
-    Prompts that several rows share are counted once.
+    The detail is what the template said. Prompts that several rows share are counted once.
     """
     tokenizer = source.tokenizer(list(_texts(row for rows in tables.values() for row in rows)))
     # Finding prompts beyond the model's length is the purpose here, so the tokenizer need not warn of them.
     tokenizer.model_max_length = sys.maxsize
-    reasons: dict[str, str | None] = {}
+    reasons: dict[str, tuple[str, str] | None] = {}
     for key, rows in tables.items():
         for row in rows:
             # The rendered conversation may lie inside a plain prompt of another row, which is encoded differently.
@@ -50,11 +48,18 @@ def unfit_prompts(
                     check_stop()
                 try:
                     length = len(encode_prompt(tokenizer, row.prompt, row.messages))
-                    reasons[identity] = "prompt_too_long" if length > limit.tokens else None
-                except TemplateError:
-                    reasons[identity] = "refused_by_template"
+                    reasons[identity] = _reason(length, limit)
+                except RefusedByTemplate as error:
+                    reasons[identity] = ("refused_by_template", error.why)
             if reason := reasons[identity]:
-                yield key, row, reason
+                yield key, row, *reason
+
+
+def _reason(length: int, limit: Limit) -> tuple[str, str] | None:
+    """What is wrong with a prompt of so many tokens; there may be none where there is text (a template left it out)."""
+    if length == 0:
+        return "empty_prompt", ""
+    return ("prompt_too_long", "") if length > limit.tokens else None
 
 
 def _texts(rows: Iterable[Row]) -> Iterator[str]:

@@ -41,6 +41,7 @@ class Report:
     unusable: list[str] = field(default_factory=list)
     unusable_rows: int = 0
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    details: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add_malformed(self, key: str, location: str, reason: str) -> None:
         """Note a row that cannot be read."""
@@ -49,12 +50,14 @@ class Report:
         if len(self.malformed) < SHOWN:
             self.malformed.append(f"{location}: {reason}")
 
-    def add_unusable(self, key: str, location: str, reason: str) -> None:
-        """Note a row that cannot be trained on; `reason` is a key of `REASONS`."""
+    def add_unusable(self, key: str, location: str, reason: str, detail: str = "") -> None:
+        """Note a row that cannot be trained on; `reason` is a key of `REASONS`, `detail` what else is known of it."""
         self.unusable_rows += 1
+        if detail:
+            self.details.setdefault((key, reason), detail)
         self.dropped.setdefault(key, Counter())[reason] += 1
         if len(self.unusable) < SHOWN:
-            self.unusable.append(f"{location}: {REASONS[reason]}")
+            self.unusable.append(f"{location}: {REASONS[reason]}{f': {detail}' if detail else ''}")
 
     def count(self, key: str, reason: str, rows: int) -> None:
         """Note rows of `key` that were dropped for another reason than being unusable."""
@@ -88,7 +91,8 @@ class Report:
         counts = dict(self.dropped.get(key, Counter()))
         if malformed := self.malformed_by_key[key]:
             counts["malformed"] = malformed
-        return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        details = {reason: f" ({detail})" for (of, reason), detail in self.details.items() if of == key}
+        return ", ".join(f"{count} {reason}{details.get(reason, '')}" for reason, count in sorted(counts.items()))
 
 
 def listing(what: str, lines: list[str], total: int, advice: str) -> str:

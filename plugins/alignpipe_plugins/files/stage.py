@@ -76,8 +76,8 @@ class FilesStage:
         source = ctx.build(ctx.slots["model"])
         limit = find_limit(self._config.max_prompt_tokens, source.context_length())
         unfit: dict[str, set[int]] = {}
-        for key, row, reason in unfit_prompts(rows, source, limit, lambda: _check_stop(ctx)):
-            report.add_unusable(key, row.location, reason)
+        for key, row, reason, detail in unfit_prompts(rows, source, limit, lambda: _check_stop(ctx)):
+            report.add_unusable(key, row.location, reason, detail)
             unfit.setdefault(key, set()).add(id(row))
         for key, dropped in unfit.items():
             rows[key] = [row for row in rows[key] if id(row) not in dropped]

@@ -18,7 +18,7 @@ from alignpipe_plugins.mix.asking import ask
 from alignpipe_plugins.mix.combining import Scale, combination, weights_of
 from alignpipe_plugins.mix.config import CLIPPED, CONTRIBUTION, Combine, MixConfig, Normalise
 from alignpipe_plugins.mix.splitting import split
-from alignpipe_plugins.mix.training import measure, train_members
+from alignpipe_plugins.mix.training import measure, require_texts, train_members
 
 _FILE = "mix.json"
 _FOLDER = "members"
@@ -171,6 +171,7 @@ class TrainedMix:
         Raises `DataError` if there is nothing to measure it on, `RewardError` for a member that scores all alike.
         """
         mix = self._mix
+        require_texts(self._config.normalise.values(), inputs)
         step = train_members(mix.members, inputs, ctx)
         for name, member in mix.members.items():
             texts = self._config.normalise.get(name, Normalise.none)

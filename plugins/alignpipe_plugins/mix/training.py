@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -61,6 +61,13 @@ def _keep(member: TrainableReward, done: Path, last_step: int, ctx: StageContext
     sync(done.parent)
 
 
+def require_texts(wanted: Iterable[Normalise], inputs: Mapping[str, Artifact]) -> None:
+    """Raise `DataError` for texts to measure on that the data does not have."""
+    for texts in wanted:
+        if texts is not Normalise.none:
+            Dataset(inputs["dataset"].folder).require(_table(texts), "train")
+
+
 def measure(
     name: str, member: Reward, texts: Normalise, most: int, inputs: Mapping[str, Artifact], ctx: StageContext
 ) -> tuple[float, float]:
@@ -82,8 +89,12 @@ def measure(
     return mean, deviation
 
 
+def _table(texts: Normalise) -> Table:
+    return "demonstrations" if texts is Normalise.demonstrations else "preferences"
+
+
 def _samples(data: Dataset, texts: Normalise, most: int) -> list[Sample]:
-    table: Table = "demonstrations" if texts is Normalise.demonstrations else "preferences"
+    table = _table(texts)
     columns = ("completion",) if table == "demonstrations" else ("chosen", "rejected")
     rows = data.rows(table, "train")
     samples = [Dataset.sample(row, column) for row in rows[:most] for column in columns][:most]

@@ -11,14 +11,14 @@ from typing import Any, cast
 import torch
 from jinja2 import Environment, TemplateSyntaxError
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from alignpipe.api import BuildContext
 from alignpipe.errors import ConfigError, ModelError
 from alignpipe.options import Forward
 from alignpipe.training.location import Location, resolve_model
-from alignpipe.training.models import config_context_length, load_causal, load_scorer, load_tokenizer
+from alignpipe.training.models import config_context_length, load_causal, load_config, load_scorer, load_tokenizer
 from alignpipe.training.packed.models import set_forward
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.template import template_text
@@ -48,11 +48,8 @@ class PretrainedSource:
     def context_length(self) -> int | None:
         """The most tokens the model can read, from its config alone."""
         where = self._locate()
-        try:
-            config = AutoConfig.from_pretrained(where.name, revision=where.commit or "main")
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model.path={self._config.path}: its config.json cannot be read: {error}") from error
-        return config_context_length(config)
+        with self._named():
+            return config_context_length(load_config(where.name, where.commit))
 
     def base(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
         """The model as it was published."""

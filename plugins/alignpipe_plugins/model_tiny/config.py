@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignpipe.options import Forward, ModelLinearDtype
+from alignpipe.options import Forward, ModelLinearDtype, check_at_least
 
 
 @dataclass
@@ -36,6 +36,7 @@ class TinyConfig:
     )
 
     def __post_init__(self) -> None:
+        check_at_least(self, 1, "hidden_size", "layers", "heads", "intermediate_size", "context")
         if self.hidden_size % (2 * self.heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of twice the number of heads, {self.heads}"
@@ -44,6 +45,3 @@ class TinyConfig:
             raise ValueError(
                 f"vocabulary must be at least 300 (256 bytes, special tokens, some merges), got {self.vocabulary}"
             )
-        for name in ("layers", "heads", "intermediate_size", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -52,9 +52,11 @@ class SFTStage:
         rows = data.rows("demonstrations", "train")
         policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt", "completion"), ctx.seed)
         length = limit_length(config.max_length, policy.model)
-        train_set = tokenise(rows, policy, length, config.loss_on)
+        key = f"{ctx.stage}.max_length"
+        train_set = tokenise(rows, policy, length, config.loss_on, key)
         if data.count("demonstrations", "heldout"):
-            heldout = tokenise(data.rows("demonstrations", "heldout")[: config.heldout], policy, length, config.loss_on)
+            held_out = data.rows("demonstrations", "heldout")[: config.heldout]
+            heldout = tokenise(held_out, policy, length, config.loss_on, key)
         else:
             heldout = []
             ctx.say("no held-out demonstrations, so no evaluation loss")
@@ -82,8 +84,12 @@ class SFTStage:
             save_checkpoint(source.merge(model), policy.tokenizer, ctx.payload)
 
 
-def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: LossOn) -> list[Demonstration]:
+def tokenise(
+    rows: Sequence[Row], policy: Policy, max_length: int, loss_on: LossOn, key: str = "sft.max_length"
+) -> list[Demonstration]:
     """Token ids of the rows; with `LossOn.all` all tokens but the first are moved to the response side.
+
+    `key` is where `max_length` is set.
 
     Raises `DataError` if a prompt alone fills `max_length`.
     """
@@ -93,7 +99,7 @@ def tokenise(rows: Sequence[Row], policy: Policy, max_length: int, loss_on: Loss
     for prompt, response in zip(prompts, responses, strict=True):
         if not prompt:  # plain text without a prompt: the first token has nothing to be predicted from
             prompt, response = response[:1], response[1:]
-        prompt, response = fit_length(prompt, response, max_length)
+        prompt, response = fit_length(prompt, response, max_length, key)
         if loss_on is LossOn.all:
             prompt, response = prompt[:1], prompt[1:] + response
         if response:

@@ -109,6 +109,22 @@ def test_one_score_whatever_is_asked_is_no_answer() -> None:
     assert scored.failures[7].message == ("its total has 1 scores for 40 samples; it must give one each, in order")
 
 
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda samples: {place: number + 1 for place, number in enumerate(numbers(samples))}, "dict"),
+        (lambda samples: set(numbers(samples)), "set"),
+        (lambda samples: "1" * len(samples), "str"),
+        (lambda samples: Scores([1.0] * len(samples), {"tone": b"1" * len(samples)}), "bytes"),
+    ],
+)
+def test_what_is_no_list_is_no_answer_though_it_can_be_read_as_one(answer, kind: str) -> None:
+    """The keys of a dictionary would be the scores, a set has no order, text is read digit by digit."""
+    scored = Judge(Rule(answer), "acme", PATIENT).score_all(SAMPLES)
+    assert scored.failure_counts() == {"count": 40}
+    assert f"is of type {kind}; it must be a list of numbers" in scored.failures[7].message
+
+
 def test_past_the_budget_the_run_stops_with_the_first_failure_and_who_it_was() -> None:
     def odd(samples):
         if any(int(sample.response) % 2 for sample in samples):
@@ -372,7 +388,7 @@ def test_columns_that_a_reward_reads_must_be_there() -> None:
     judge = Judge(Exact(), "reward exact (acme 1)")
     judge.check_columns([{"prompt": "1+1", "answer": "2"}], "training prompts")
     with pytest.raises(
-        DataError, match=r"reads the column 'answer', which 1 of 2 training prompts do not have .*: answer, solution"
+        DataError, match=r"reads the column 'answer', which 1 of 2 training prompts do not have .*: solution"
     ):
         judge.check_columns([{"prompt": "", "solution": "", "answer": "2"}, {"prompt": ""}], "training prompts")
 

@@ -35,10 +35,13 @@ class Learned(Longer):
     def load(self, folder: Path) -> None: ...
 
 
-def run(root: Path, reward: object, heldout: int = 2, prompts: Sequence[dict] = ()) -> FakeContext:
+def run(
+    root: Path, reward: object, heldout: int = 2, prompts: Sequence[dict] = (), heldout_prompts: Sequence[dict] = ()
+) -> FakeContext:
     tables: dict[Table, dict] = {"preferences": {"train": [PAIR], "heldout": [PAIR] * heldout}}
     if prompts:
-        tables["prompts"] = {"train": [{"messages": [], **row} for row in prompts], "heldout": []}
+        splits = {"train": prompts, "heldout": heldout_prompts}
+        tables["prompts"] = {split: [{"messages": [], **row} for row in rows] for split, rows in splits.items()}
     write_dataset(root / "data", tables)
     ctx = FakeContext(root / "stage", stage="reward", builders={"reward/acme": lambda _: reward})
     artifact = Artifact("dataset", "data", root / "data", "digest")
@@ -91,6 +94,18 @@ def test_a_column_that_neither_pairs_nor_prompts_have_is_missed_before_training(
 
     with pytest.raises(DataError, match="reads the column 'answer', which 1 of 1 training prompts do not have"):
         run(tmp_path, Comparing(), prompts=[{"prompt": "Hi"}])
+    assert not list((tmp_path / "stage" / "payload").iterdir())
+
+
+def test_a_column_that_only_held_out_prompts_lack_is_missed_before_training(tmp_path: Path) -> None:
+    """They are answered on the way and at the end, by when hours have gone."""
+
+    class Comparing(Learned):
+        columns = ("answer",)
+
+    prompts = [{"prompt": "Hi", "answer": "Hello"}]
+    with pytest.raises(DataError, match=r"'answer', which 1 of 2 held-out prompts do not have .*: none"):
+        run(tmp_path, Comparing(), prompts=prompts, heldout_prompts=[*prompts, {"prompt": "Ho"}])
     assert not list((tmp_path / "stage" / "payload").iterdir())
 
 

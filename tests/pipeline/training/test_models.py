@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,39 @@ def test_a_checkpoint_with_some_weights_missing(tmp_path: Path) -> None:
     save_file({name: value for name, value in weights.items() if name not in gone}, folder / "model.safetensors")
     with pytest.raises(ModelError, match=r"lacks weights of a LlamaForCausalLM: model\.layers\.1\.mlp"):
         load_causal(folder)
+
+
+def test_a_checkpoint_whose_weights_do_not_fit_its_config(tmp_path: Path) -> None:
+    """transformers says which in a report that it logs, and in its error only that there is one."""
+    folder = shutil.copytree(tiny_models.llama(), tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    told = r"do not fit its config\.json: .*\.0\.mlp\.down_proj\.weight is \[32, 48\], not \[32, 64\], .* and 3 more$"
+    with pytest.raises(ModelError, match=told):
+        load_causal(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"hidden_size": "32"}, "Field 'hidden_size' expected int, got str"),
+        ({"num_attention_heads": 0}, "integer modulo by zero"),
+        ({"num_attention_heads": 3}, "is not a multiple of the number of attention heads"),
+        ({"dtype": "floaty"}, "has no attribute 'floaty'"),
+        ({"model_type": "superllama"}, "model type `superllama`"),
+    ],
+    ids=str,
+)
+def test_a_config_that_transformers_cannot_take(wrong: dict[str, object], told: str, tmp_path: Path) -> None:
+    """It raises errors of every kind, some of which are no `ValueError`."""
+    folder = shutil.copytree(tiny_models.llama(), tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **wrong}))
+    with pytest.raises(ModelError, match=rf"^the config\.json of {folder} cannot be used: .*{re.escape(told)}"):
+        load_causal(folder)
+    if wrong != {"model_type": "superllama"}:  # with which transformers finds a tokenizer all the same
+        with pytest.raises(ModelError, match=rf"^no tokenizer can be loaded from {folder}: .*{re.escape(told)}"):
+            load_tokenizer(folder)
 
 
 def test_a_missing_head_is_made_new_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
@@ -185,3 +219,15 @@ def test_checkpoints_name_pad_and_end_for_others(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["pad_token_id"] == policy.tokenizer.pad_token_id == load_tokenizer(tmp_path).pad_token_id
     assert config["vocab_size"] == len(policy.tokenizer)
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert generation["pad_token_id"] == policy.tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize(("ends", "expected"), [(7, 0), ([7, 0], [7, 0]), (None, 0)])
+def test_transformers_generates_up_to_the_end_that_was_trained(ends: object, expected: object) -> None:
+    """Beside others that the checkpoint names, if it names the tokenizer's at all."""
+    model, tokenizer = load_causal(tiny_models.gpt2()), load_tokenizer(tiny_models.gpt2())
+    model.generation_config.eos_token_id = ends
+    fit_tokenizer(model, tokenizer)
+    assert tokenizer.eos_token_id == 0
+    assert model.generation_config.eos_token_id == expected

@@ -12,6 +12,7 @@ from alignpipe.errors import DataError, ModelError
 from alignpipe.training import tokens
 from alignpipe.training.tokens import (
     PAD,
+    RefusedByTemplate,
     check_tokenizer,
     decoder,
     encode_prompt,
@@ -82,6 +83,13 @@ def test_conversations_go_through_the_template_where_there_is_one() -> None:
     assert tokenizer.decode(rendered, skip_special_tokens=True) == "<user>My lamp is broken.<assistant>"
     assert rendered.count(tokenizer.bos_token_id) == 1  # the template's own; the tokenizer adds no second one
     assert encode_prompt(tokenizer, "the prompt") == plain
+
+
+def test_a_conversation_that_the_template_cannot_render() -> None:
+    tokenizer = llama_tokenizer()
+    tokenizer.chat_template = "{{ messages[0] + 1 }}"
+    with pytest.raises(RefusedByTemplate, match=r"^the model's chat template cannot render a conversation: TypeError"):
+        encode_prompt(tokenizer, "Hi", [{"role": "user", "content": "Hi"}])
 
 
 def test_many_are_encoded_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
