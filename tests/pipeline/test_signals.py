@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
 
 import pytest
 
@@ -15,7 +16,9 @@ from support.fake_run import SftConfig, make_registry, make_run, metrics_of, sta
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_saves_says_how_to_go_on_and_is_resumed(tmp_path, capfd, number, code):
+def test_a_signal_saves_says_how_to_go_on_and_is_resumed(tmp_path, capfd, request, number, code):
+    if number is signal.SIGHUP:  # ignored where the tests themselves run under nohup
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     before = signal.getsignal(number)
     config = SftConfig(signal_at=2, signal_number=int(number))
     run = make_run(tmp_path, "one", sft=config, overrides=("ppo.lr=0.1",))
