@@ -727,7 +727,7 @@ def test_a_stage_that_starts_anew_drops_what_an_earlier_attempt_logged(tmp_path)
     folder.mkdir()
     (work / "metrics.jsonl").write_text('{"stage": "s", "step": 7, "s/a": 1}\n')
     log = StageLog("s", work, held, RunFiles(folder), lambda *facts: None, lambda *facts: None)
-    log.drop_unclaimed()
+    log.drop_earlier_if_begun_anew()
     assert read_lines(work / "metrics.jsonl") == []
 
 

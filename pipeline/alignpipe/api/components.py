@@ -11,10 +11,10 @@ API_VERSION = (1, 0)
 """The version of this contract: (major, minor). Another major is refused, a newer minor is warned about."""
 
 FIRST_API = (1, 0)
-"""What a component was written for that does not say it: a fixed version, so that a later contract can refuse it."""
+"""The contract assumed of a component that names none: a fixed version, so that a later contract can refuse it."""
 
 SLOTS = ("data", "sft", "reward", "ppo", "eval", "model", "tracker", "rollout")
-"""The config groups of alignpipe itself; third parties may add more."""
+"""alignpipe's own slots, each filled from the group of its name; third parties may add more."""
 
 Kind = Literal["dataset", "policy", "reward", "report"]
 """What an artifact is."""
@@ -45,8 +45,8 @@ class Port:
     default: PortDefault = "nearest"
     """What feeds the port where `inputs.<stage>.<port>` is not set:
 
-    - `nearest`: the nearest earlier stage that makes the kind; if none makes it, what the nearest earlier stage with
-      such a port is given (datasets and rewards only)
+    - `nearest`: the nearest earlier stage that makes the kind. If none does: for datasets and rewards what the nearest
+      earlier stage that reads one is given, for policies nothing
     - `nearest_or_base`: the nearest earlier stage that makes the kind, else the run's base model
     - `base`: the run's base model
     - `first`: the first policy of the run, unless it feeds the stage's port `policy` already (the baseline of eval)
@@ -91,7 +91,7 @@ class Component:
     needs: Mapping[str, Port] = field(default_factory=dict)
     """The input ports, by name."""
     makes: Kind | None = None
-    """The kind of its artifact; None for what is no stage, and for rewards, which share one stage of the core's."""
+    """The kind of its artifact; None for what is no stage. Rewards may leave it out: the core makes one of each."""
     uses: tuple[str, ...] = ()
     """The other slots whose config it reads; they enter the stage's key."""
     parallel: bool = False

@@ -41,7 +41,7 @@ class StageContext(BuildContext, Protocol):
     payload: Path
     """The folder to fill: it becomes the artifact when `run` returns, and is empty at the start of every attempt."""
     work: Path
-    """A folder that outlives a killed attempt: checkpoints belong here."""
+    """A folder that outlives a killed attempt (`state/` of the key's work folder): checkpoints belong here."""
     slots: Mapping[str, Selected]
     """The slots that `uses` names (`model`, `rollout` ...), and each reward that the stage is given, by its stage."""
     scoring: Scoring

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from alignpipe.cli.folders import discard_run_folder
+from alignpipe.cli.folders import discard_unused_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
@@ -73,7 +73,7 @@ def run_job(cfg: DictConfig) -> None:
             raise  # a bug of ours or a plugin's: its traceback is wanted
         if not sweep:
             if not this_process().follows and not isinstance(error, FolderInUse):
-                discard_run_folder(Path(HydraConfig.get().runtime.output_dir))
+                discard_unused_run_folder(Path(HydraConfig.get().runtime.output_dir))
             raise RunFailed(error) from error  # past Hydra, which would print the overrides beside it
         report(error)
         raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed: {error}") from error
@@ -102,7 +102,7 @@ def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
     options: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
     application = hydra.main(config_path=str(conf_dir()), config_name="config", **options)(task)
     before = sys.argv
-    words = in_order(argv)
+    words = in_order(argv)  # flags first: Hydra 1.3 finds overrides nowhere else
     # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
     sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in words)]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def discard_run_folder(folder: Path) -> None:
+def discard_unused_run_folder(folder: Path) -> None:
     """Remove the folder of a run that failed before it began: bad input leaves nothing behind.
 
     With it go the folders above that are empty then, as far as they are ours: those below the current folder

@@ -32,7 +32,7 @@ class RunSettings:
     )
     inputs: dict[str, dict[str, str]] = field(
         default_factory=dict,
-        metadata={"help": "inputs.<stage>.<port>: a stage's name, base, store:<digest> or a checkpoint folder"},
+        metadata={"help": "inputs.<stage>.<port>: a stage's name, base, none, store:<digest> or a checkpoint folder"},
     )
     outputs: str = field(default="outputs", metadata={"help": "folder of the runs and of the stage store"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or cuda:<n>"})

@@ -126,7 +126,7 @@ class Planner:
     def _hit(self, decision: Decision, stored: Stored) -> Decision:
         """A stage whose result is stored: it is used, unless the code changed and is to count."""
         parts, what_to_do = self._changed_code(stored.code, decision)
-        changed = f"the code of {parts} changed since {stored.created}"
+        changed = f"the code of {parts} changed since {stored.created}"  # not said where it has not
         if what_to_do is CodeChange.rerun:
             setting = self.run.settings.code_change.name
             why = f"{changed} (code_change={setting}; code_change=ignore would reuse it)"
@@ -153,7 +153,7 @@ class Planner:
         return replace(decision, action="resume", step=unfinished.step, why=why, warning=warning)
 
     def _changed_code(self, then: Mapping[str, str], decision: Decision) -> tuple[str, CodeChange]:
-        """The parts whose code is not what it was, and what to do about it."""
+        """The parts whose code is not what it was, and what to do about it: `ignore` also if there are none."""
         return compare_code(then, decision.code, self.run.settings.code_change, decision.spec.components)
 
     def _slots(self, spec: StageSpec, inputs: Mapping[str, Artifact]) -> dict[str, Selected]:

@@ -54,7 +54,7 @@ class StageSpec:
     """The choices in the slots it reads: those it uses, and the model if the base model feeds a port."""
     components: tuple[Registered, ...] = ()
     """Every component whose code takes part: its own, nested ones, those of the slots it reads, rewards it is given;
-    of a report also the maker of its dataset, for the gold reward."""
+    of a stage that makes a report also the maker of its dataset, whose gold reward it asks."""
 
 
 def stage_specs(run: RunConfig, registry: Registry) -> tuple[StageSpec, ...]:

@@ -26,7 +26,7 @@ from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import RunRecords, Store
 from alignpipe.store.files import storing, write_atomically
-from alignpipe.store.runs import RunRecord, own_folder
+from alignpipe.store.runs import RunRecord, hold_folder
 
 
 def execute(run: RunConfig, registry: Registry) -> int:
@@ -57,15 +57,16 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     """One attempt at the run: what must hold before any work, then the stages."""
     store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
-    # Each stage is decided again at its turn, with what was made by then; what is stored needs no particular machine.
+    # A run whose results are all stored needs no particular machine. (Each stage is decided again at its turn.)
     if any(decision.action != "hit" for decision in make_plan(planner)):
         check_requirements(planner, crew.process)
         check_device(run.settings, crew.process)
-    trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
+    trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)  # no device: no torch
     store.check_writable()
-    # Both may have to wait until it is known whether another process lives, and a stop ends that too.
+    # Neither waits for a process that lives: the first refuses, the second goes on without a record. But on a network
+    # file system it takes a while to know that it lives, and a stop ends that too.
     with (
-        own_folder(store.layout, run.folder, terminal.say, signals.requested),
+        hold_folder(store.layout, run.folder, terminal.say, signals.requested),
         RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record,
     ):
         info = run_info(run, planner, record)

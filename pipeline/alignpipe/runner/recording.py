@@ -115,7 +115,7 @@ class StageLog:
         else:
             self._run_files.rewind(self._stage, step)
 
-    def drop_unclaimed(self) -> None:
+    def drop_earlier_if_begun_anew(self) -> None:
         """Drop what an earlier attempt logged, if this one, at its end, has logged nothing and resumed nowhere."""
         if not self._truncated:
             self._truncate(None)

@@ -28,7 +28,7 @@ def run_stage(job: Job, decision: Decision, made: Mapping[str, Artifact], result
         artifact = _reuse_or_compute(job, decision, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
-        result.fail(error)  # a stage that was interrupted too; `error` and the run's status say so
+        result.fail(error)  # "failed" also if interrupted, which has no status of its own: `error` says which
         if interrupted:
             result.error = f"interrupted: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
@@ -47,7 +47,8 @@ def _reuse_or_compute(job: Job, decision: Decision, made: Mapping[str, Artifact]
     """Take the stored result if there is one; else wait for the lock of the key, and compute.
 
     Whoever held the lock meanwhile was at work on the same key. So the decision is made again: the result may be there
-    now. If that process failed, this run fails too, rather than work for hours only to fail in the same way.
+    now. If that process failed, this run fails too, rather than work for hours only to fail in the same way; if it was
+    interrupted or killed, this one goes on from its checkpoint.
     """
     stage, key, owner = decision.spec.name, decision.key, str(job.run.folder)
     result.key = key
@@ -96,7 +97,7 @@ def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) 
         ctx = RunningStage(job, decision, work, lock, device, log, bar)
         with job.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
-    log.drop_unclaimed()
+    log.drop_earlier_if_begun_anew()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = job.store.publish(

@@ -142,7 +142,7 @@ class RunRecords:
 
 
 @contextmanager
-def own_folder(
+def hold_folder(
     layout: Layout, folder: Path, say: Callable[[str], None], stop_requested: Callable[[], bool]
 ) -> Iterator[None]:
     """Make a run's folder, and hold it: two runs at once would write over each other's files.
