@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import os
 from dataclasses import dataclass
 from importlib.util import decode_source
 from pathlib import Path
 from symtable import symtable
 
 from alignpipe.errors import ConfigError, did_you_mean
+from alignpipe.paths import user_path
 
 _USUAL = "score"
 """The function that is meant when the path names none and the file has several."""
@@ -37,7 +37,7 @@ def find_function(path: str, key: str) -> Located:
     Raises `ConfigError` for a file that cannot be read or is no Python, and for a function that is not in it.
     """
     where, name = split(path)
-    file = Path(os.path.expanduser(where))
+    file = user_path(where)
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "there is no such file"
         raise ConfigError(f"{key}={path}: {file.absolute()}: {problem}; write file.py:function")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from alignpipe.api import TrainableReward
 from alignpipe.authoring.reward_choice import choose, chosen_settings
 from alignpipe.errors import ConfigError, RewardError
+from alignpipe.paths import user_path
 from alignpipe.registry import registry
 from alignpipe.rewarding.artifact import open_stored
 from alignpipe.rewarding.judge import Judge
@@ -58,7 +58,7 @@ def _folder(name: str, overrides: Sequence[str]) -> Path | None:
                 "another store"
             )
         return next(iter(found.values()))  # what has the same digest, from two stages, is the same
-    path = Path(os.path.expanduser(name))
+    path = user_path(name)
     if path.is_dir() and ("/" in name or (path / "reward.json").is_file()):
         inside = path / "payload"  # of an object's folder in the store
         return inside if (inside / "reward.json").is_file() else path

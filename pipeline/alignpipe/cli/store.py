@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from alignpipe.errors import StoreError
+from alignpipe.paths import user_path
 from alignpipe.store import Store
 from alignpipe.store.cleaning import pin, pinned, removals, remove, spared, unpin
 from alignpipe.store.files import folder_bytes, read_json
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     Raises `StoreError` if there is no store, or it cannot be written.
     """
     arguments = _parser().parse_args(argv)
-    store = Store(Path(arguments.outputs).expanduser().absolute() / "store")
+    store = Store(user_path(arguments.outputs).absolute() / "store")
     if not store.root.is_dir():
         raise StoreError(f"there is no store {store.root}; --outputs names the folder that holds one")
     command: Callable[[Store, argparse.Namespace], int] = arguments.command

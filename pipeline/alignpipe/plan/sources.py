@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from alignpipe.api import Kind, Port
 from alignpipe.errors import ConfigError
+from alignpipe.paths import user_path
 from alignpipe.plan.specs import BASE, FindStored, Source, StageSpec
 
 
@@ -34,7 +33,7 @@ def named_source(
             )
         _check_kind(label, f"stage {value!r}", maker.makes, port.kind)
         return Source("stage", value)
-    folder = Path(os.path.expanduser(value)).absolute()
+    folder = user_path(value).absolute()
     if not folder.is_dir():
         raise ConfigError(
             f"{label}={value}: there is neither a stage {value!r} in this run (stages={stages}) nor a folder "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from alignpipe.digests import folder_digest
 from alignpipe.errors import ModelError, first_line
+from alignpipe.paths import user_path
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -37,7 +37,7 @@ def resolve_model(path: str, revision: str | None, slot: str = "model") -> Locat
     Raises `ModelError` if it is a folder without a config.json, no folder and no hub name, or a hub name that cannot be
     reached.
     """
-    folder = Path(os.path.expanduser(path))
+    folder = user_path(path)
     if folder.is_dir():
         if revision is not None:
             raise ModelError(

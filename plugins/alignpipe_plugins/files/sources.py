@@ -15,6 +15,7 @@ from typing import Any
 from alignpipe.api import Table
 from alignpipe.digests import file_digest
 from alignpipe.errors import ConfigError, DataError
+from alignpipe.paths import user_path
 from alignpipe.rows import FORMATS, ending, format_of
 from alignpipe_plugins.files.config import FilesConfig
 
@@ -56,7 +57,7 @@ class HubSource:
     def revision(self) -> str:
         """Name, subset, split and revision; for a local folder also a digest of its files."""
         parts = ["hub", self.name, self.subset or "", self.split, self.revision_wanted or "main"]
-        folder = Path(os.path.expanduser(self.name))
+        folder = user_path(self.name)
         if folder.is_dir():
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             listing = "\n".join(f"{path.relative_to(folder)} {_digest(path, self.key)}" for path in files)
@@ -127,7 +128,7 @@ def _find(key: str, value: str, config: FilesConfig) -> list[Source]:
             raise ConfigError(f"data.{key}={value} names no data set; write hub:owner/name or hub:owner/name:split")
         name, split = match["name"], match["split"] or config.hub_split
         return [HubSource(key, name, config.hub_subset, split, config.hub_revision)]
-    path = Path(os.path.expanduser(value))
+    path = user_path(value)
     if os.path.isfile(path):  # unlike Path.is_file, it takes a folder that may not be entered for a missing file
         return [FileSource(key, path, value, _format(key, path))]
     if os.path.isdir(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignpipe.errors import ConfigError
 from alignpipe.options import RequestOptions, check_at_least, check_pattern, check_url
+from alignpipe.paths import user_path
 
 if TYPE_CHECKING:
     from alignpipe.rewarding.remote import Secrets
@@ -135,7 +135,7 @@ class LlmJudgeConfig(RequestOptions):
         Raises `ConfigError` for a file that cannot be read.
         """
         built_in = Path(__file__).parent / "templates" / f"{self.mode.value}.jinja"
-        path = built_in if self.template is None else Path(os.path.expanduser(self.template))
+        path = built_in if self.template is None else user_path(self.template)
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

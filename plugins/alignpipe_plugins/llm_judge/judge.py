@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from alignpipe.paths import user_path
 from alignpipe.rewarding.remote import Secrets, Unanswered, post_json
 from alignpipe_plugins.llm_judge.cache import Cache, Reply, request_key
 from alignpipe_plugins.llm_judge.config import LlmJudgeConfig
@@ -28,7 +27,7 @@ class Conversation:
         self._secrets = key
         self._client = client
         self._url = f"{config.base_url.rstrip('/')}/chat/completions"
-        self._cache = None if config.cache is None else Cache(Path(os.path.expanduser(config.cache)))
+        self._cache = None if config.cache is None else Cache(user_path(config.cache))
         self._gate = asyncio.Semaphore(config.concurrency)
         self._turns: dict[str, asyncio.Lock] = {}
         self._heard: dict[str, Reply] = {}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
 
 from alignpipe.errors import ConfigError
+from alignpipe.paths import user_path
 
 
 def template_text(path: str) -> str:
@@ -15,7 +14,7 @@ def template_text(path: str) -> str:
     Raises `ConfigError` if it cannot be read.
     """
     try:
-        return Path(os.path.expanduser(path)).read_text(encoding="utf-8")
+        return user_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"model.chat_template={path} cannot be read: {error}") from error
 

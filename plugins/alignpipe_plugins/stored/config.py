@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignpipe.digests import folder_digest
 from alignpipe.errors import ConfigError
+from alignpipe.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StoredConfig:
 
         Raises `ConfigError` for a folder that holds no reward.
         """
-        named = Path(os.path.expanduser(self.path)).absolute()
+        named = user_path(self.path).absolute()
         found = next((folder for folder in (named, named / "payload") if (folder / "reward.json").is_file()), None)
         if found is None:
             told = "it holds no reward.json" if named.is_dir() else "there is no such folder"

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from alignpipe.api import RunInfo
 from alignpipe.errors import ConfigError
+from alignpipe.paths import user_path
 from alignpipe_plugins.tracker_wandb.plugin import Mode, WandbConfig
 
 _SECRET_KEY = re.compile(r"(?i)(^|_)(api_?key|token|secret|password|passwd|credentials?)$")
@@ -64,7 +65,7 @@ def check_key(base_url: str, public: bool, environ: Mapping[str, str]) -> None:
         return
     # Keys stored for the public service's older address are still accepted for its newer one.
     hosts = [urlsplit(base_url).netloc, *(["api.wandb.ai"] if public else [])]
-    path = Path(environ.get("NETRC") or "~/.netrc").expanduser()
+    path = user_path(environ.get("NETRC") or "~/.netrc")
     if path.is_file():
         try:
             entries = netrc.netrc(path)
