@@ -8,7 +8,7 @@ from alignpipe.api import Artifact, Port
 from alignpipe.dataset import Dataset
 from alignpipe.errors import AlignpipeError, DataError
 from alignpipe.plan import StageSpec
-from alignpipe.runner.context import Builder
+from alignpipe.runner.context import Builder, reward_stage
 from alignpipe.runner.job import Job
 from alignpipe.runner.summary import StageResult
 
@@ -29,7 +29,8 @@ def check_data_ahead(
                 for table, split in port.tables:
                     Dataset(artifact.folder).require(table, split)
                 if each.selected.group == "reward" and each is not spec:  # which looks at it itself, right away
-                    _check_reward(job, each, Dataset(artifact.folder))
+                    reward = reward_stage(each.selected, each.registered)
+                    reward.check(Dataset(artifact.folder), Builder(job.registry, job.run.settings))
             except AlignpipeError as error:  # of a reward that cannot be built, too
                 told = error
                 if isinstance(error, DataError):
@@ -47,10 +48,3 @@ def _datasets(job: Job, spec: StageSpec, made: Mapping[str, Artifact]) -> Iterat
         port = spec.needs[name]
         if port.kind == "dataset" and (source.origin != "stage" or source.name in made):
             yield port, job.planner.artifact(source, made)
-
-
-def _check_reward(job: Job, spec: StageSpec, data: Dataset) -> None:
-    from alignpipe.rewarding.stage import RewardStage
-
-    stage = RewardStage(spec.selected, spec.registered.component.version, spec.registered.provider)
-    stage.check(data, Builder(job.registry, job.run.settings))

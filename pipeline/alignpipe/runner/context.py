@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignpipe.api import Reward, Selected, Stage
 from alignpipe.api.tracking import Level
@@ -19,6 +19,9 @@ from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar
 from alignpipe.store import WorkFolder
 from alignpipe.store.locks import HeldLock
+
+if TYPE_CHECKING:
+    from alignpipe.rewarding.stage import RewardStage
 
 
 class Builder:
@@ -112,15 +115,20 @@ class RunningStage(Builder):
         self._job.trackers.alert(f"{self.stage}: {title}", text, level)
 
 
+def reward_stage(selected: Selected, registered: Registered) -> RewardStage:
+    """The one stage that serves all rewards, for this one."""
+    from alignpipe.rewarding.stage import RewardStage
+
+    return RewardStage(selected, registered.component.version, registered.provider)
+
+
 def build_stage(selected: Selected, registered: Registered, ctx: Builder) -> Stage:
     """The stage object; rewards are no stages, one reward stage serves them all.
 
     Raises `PluginError` if the component's factory makes something that cannot run.
     """
     if selected.group == "reward":
-        from alignpipe.rewarding.stage import RewardStage
-
-        return RewardStage(selected, registered.component.version, registered.provider)
+        return reward_stage(selected, registered)
     stage: Stage = load_factory(registered)(selected.config, ctx)
     if not callable(getattr(stage, "run", None)):
         raise PluginError(f"{registered}: its factory made a {type(stage).__name__} without run(inputs, ctx)")

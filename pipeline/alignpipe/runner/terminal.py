@@ -42,13 +42,12 @@ class Terminal:
         A line that cannot be shown ends no run: `| tee` and its like may be gone before the stage has saved its state.
         """
         line = printable(line)
-        with suppress(OSError):
-            if self._progress is not None:
-                # soft_wrap: a path that is longer than the line stays in one piece for who copies it
-                self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            else:
-                sys.stderr.write(f"{line}\n")
-                sys.stderr.flush()
+        if self._progress is not None:
+            # soft_wrap: a path that is longer than the line stays in one piece for who copies it
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            _STDERR.write(f"{line}\n")
+            _STDERR.flush()
 
     @contextmanager
     def bar(self, stage: str) -> Iterator[Bar]:
@@ -79,11 +78,11 @@ def _progress(stage: str) -> Progress:
             return Text.assemble(f"{stage:<8} ", ("━" * full, "cyan"), ("─" * (_BAR - full), "bright_black"), text)
 
     line = Line(table_column=Column(no_wrap=True, overflow="ellipsis"))
-    return Progress(line, console=Console(file=cast(IO[str], _Stderr())), transient=True)
+    return Progress(line, console=Console(file=cast(IO[str], _STDERR)), transient=True)
 
 
 class _Stderr:
-    """The stderr of the bar: what a terminal that was closed no longer takes is dropped, and fails no stage."""
+    """The present `sys.stderr`, but for what it no longer takes: that is dropped, and fails no stage."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -96,6 +95,9 @@ class _Stderr:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
+
+
+_STDERR = _Stderr()
 
 
 def _clock(seconds: float | None) -> str:
