@@ -14,7 +14,7 @@ from alignpipe.errors import PluginError
 from alignpipe.plan import Decision
 from alignpipe.registry import Registered, Registry, load_factory
 from alignpipe.runner.devices import prepare_device
-from alignpipe.runner.job import Job
+from alignpipe.runner.live_run import LiveRun
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar
 from alignpipe.store import WorkFolder
@@ -73,7 +73,7 @@ class RunningStage(Builder):
 
     def __init__(
         self,
-        job: Job,
+        live: LiveRun,
         decision: Decision,
         work: WorkFolder,
         lock: HeldLock,
@@ -81,17 +81,17 @@ class RunningStage(Builder):
         log: StageLog,
         bar: Bar,
     ) -> None:
-        super().__init__(job.registry, job.run.settings, device)
+        super().__init__(live.registry, live.run.settings, device)
         self.stage = decision.spec.name
         self.payload: Path = work.payload
         self.work: Path = work.state  # the rest of the work folder is the runner's
         self.slots = decision.slots
-        self.scoring = job.run.settings.scoring
+        self.scoring = live.run.settings.scoring
         self.rank = 0
-        self.world_size = job.crew.size(decision)
+        self.world_size = live.crew.size(decision)
         self.log, self.log_timings = log.metrics, log.timings
         self.sync_log, self.rewind = log.sync, log.rewind
-        self._job = job
+        self._live = live
         self._lock = lock
         self._bar = bar
 
@@ -102,17 +102,17 @@ class RunningStage(Builder):
     def stop_requested(self) -> bool:
         """Whether to save and end; raises `StoreError` if the work folder is another process's by now."""
         self._lock.check()
-        return self._job.signals.requested()
+        return self._live.signals.requested()
 
     def say(self, message: str) -> None:
         """Tell the user one line."""
-        self._job.say(self.stage, message)
+        self._live.say(self.stage, message)
 
     def alert(self, title: str, text: str, level: Level = "warn") -> None:
         """Call for attention, on the terminal and in the trackers."""
         if level == "warn":
             self.say(f"alarm: {title}: {text}")
-        self._job.trackers.alert(f"{self.stage}: {title}", text, level)
+        self._live.trackers.alert(f"{self.stage}: {title}", text, level)
 
 
 def reward_stage(selected: Selected, registered: Registered) -> RewardStage:

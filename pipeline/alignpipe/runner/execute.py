@@ -14,8 +14,8 @@ from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.ending import end_run
 from alignpipe.runner.following import follow
-from alignpipe.runner.job import Job, run_info
 from alignpipe.runner.leading import Crew, leading
+from alignpipe.runner.live_run import LiveRun, run_info
 from alignpipe.runner.recording import RunFiles
 from alignpipe.runner.report import say_how_to_resume
 from alignpipe.runner.requirements import check_device, check_requirements
@@ -81,34 +81,34 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
             trackers.finish("failed")
             raise
         observers = Observers(registry.hook, terminal.say)
-        job = Job(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
-        return _run_stages(job, record)
+        live = LiveRun(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
+        return _run_stages(live, record)
 
 
-def _run_stages(job: Job, record: RunRecord) -> int:
+def _run_stages(live: LiveRun, record: RunRecord) -> int:
     """Run the stages in order; however that ends, the summary says so."""
-    results = {spec.name: StageResult() for spec in job.planner.specs}
-    summary = Summary(job.planner.run_key, record.attempt, results)
+    results = {spec.name: StageResult() for spec in live.planner.specs}
+    summary = Summary(live.planner.run_key, record.attempt, results)
     made: dict[str, Artifact] = {}
-    job.observers.notify("alignpipe_run_started", info=job.info)
+    live.observers.notify("alignpipe_run_started", info=live.info)
     try:
-        for spec in job.planner.specs:
-            if job.signals.requested():
+        for spec in live.planner.specs:
+            if live.signals.requested():
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
-            decision = job.planner.decide(spec, made)
+            decision = live.planner.decide(spec, made)
             if decision.action != "hit":
-                check_data_ahead(job, spec, made, results)
-            made[spec.name] = run_stage(job, decision, made, results[spec.name])
+                check_data_ahead(live, spec, made, results)
+            made[spec.name] = run_stage(live, decision, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except (StageInterrupted, KeyboardInterrupt) as stop:
-        end_run(job, record, summary, "interrupted")
-        say_how_to_resume(job, stop)
-        return job.signals.exit_code
+        end_run(live, record, summary, "interrupted")
+        say_how_to_resume(live, stop)
+        return live.signals.exit_code
     except BaseException:
         try:
-            end_run(job, record, summary, "failed")
+            end_run(live, record, summary, "failed")
         except AlignpipeError as second:
-            job.terminal.say(f"the run's end could not be recorded: {second.__cause__ or second}")
+            live.terminal.say(f"the run's end could not be recorded: {second.__cause__ or second}")
         raise
-    end_run(job, record, summary, "finished", made)
+    end_run(live, record, summary, "finished", made)
     return 0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
 from alignpipe.plan import Decision
-from alignpipe.runner.job import Job
+from alignpipe.runner.live_run import LiveRun
 from alignpipe.store.files import storage_error
 from alignpipe.store.locks import HeldLock
 
 
 @contextmanager
-def recording_failure(job: Job, decision: Decision, lock: HeldLock) -> Iterator[None]:
+def recording_failure(live: LiveRun, decision: Decision, lock: HeldLock) -> Iterator[None]:
     """Leave the block's error for the processes that wait for this key; after an interruption they go on instead.
 
     So they do where the lock was lost: then the key is another process's, which is at work on it.
@@ -28,12 +28,12 @@ def recording_failure(job: Job, decision: Decision, lock: HeldLock) -> Iterator[
     except (StageInterrupted, KeyboardInterrupt):
         raise
     except BaseException as original:
-        error = in_words(original, stage, job.store.root)
+        error = in_words(original, stage, live.store.root)
         try:
             if not lock.lost():
-                job.store.work(stage, decision.key).note_failure(f"{type(error).__name__}: {error}")
+                live.store.work(stage, decision.key).note_failure(f"{type(error).__name__}: {error}")
         except StoreError as second:  # only the reason is shown: the error that ends the run says what to do
-            job.say(stage, f"its failure could not be recorded: {second.__cause__ or second}")
+            live.say(stage, f"its failure could not be recorded: {second.__cause__ or second}")
         if error is original:
             raise
         raise error from original

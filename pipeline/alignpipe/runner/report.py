@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from alignpipe.api import Artifact
 from alignpipe.config.model import RunConfig
-from alignpipe.runner.job import Job
+from alignpipe.runner.live_run import LiveRun
 from alignpipe.runner.summary import Summary
 from alignpipe.store.files import read_json
 from alignpipe.tables import cell, printable, show_table
@@ -77,11 +77,11 @@ def _one_line(text: str) -> str:
     return flat if len(flat) <= _TEXT else f"{flat[: _TEXT - 3]}..."
 
 
-def say_how_to_resume(job: Job, stop: BaseException) -> None:
+def say_how_to_resume(live: LiveRun, stop: BaseException) -> None:
     """Tell the user of an interrupted run how to go on."""
     reason = f" ({stop})" if str(stop) else ""
-    what = "give the same command again" if job.run.sweep is None else "start the same sweep again in the same folder"
-    job.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, {what}:")
-    process = job.crew.process
+    what = "give the same command again" if live.run.sweep is None else "start the same sweep again in the same folder"
+    live.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, {what}:")
+    process = live.crew.process
     launcher = [] if process.world_size == 1 else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
-    job.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *job.run.again])}")
+    live.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *live.run.again])}")

@@ -11,13 +11,13 @@ from alignpipe.plan import Decision
 from alignpipe.runner.context import RunningStage, build_stage
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.failures import recording_failure
-from alignpipe.runner.job import Job
+from alignpipe.runner.live_run import LiveRun
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
 from alignpipe.store.locks import HeldLock
 
 
-def run_stage(job: Job, decision: Decision, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+def run_stage(live: LiveRun, decision: Decision, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
     """Get the artifact of one stage, and fill in `result`, also when that fails; `made` are those of earlier stages.
 
     Raises what the stage raised.
@@ -25,7 +25,7 @@ def run_stage(job: Job, decision: Decision, made: Mapping[str, Artifact], result
     stage = decision.spec.name
     began = time.perf_counter()
     try:
-        artifact = _reuse_or_compute(job, decision, made, result)
+        artifact = _reuse_or_compute(live, decision, made, result)
     except BaseException as error:
         interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
         result.fail(error)  # "failed" also if interrupted, which has no status of its own: `error` says which
@@ -33,82 +33,82 @@ def run_stage(job: Job, decision: Decision, made: Mapping[str, Artifact], result
             result.error = f"interrupted: {error}"
         result.seconds = round(time.perf_counter() - began, 3)
         if not interrupted:
-            job.observers.notify("alignpipe_stage_failed", info=job.info, stage=stage, error=error)
+            live.observers.notify("alignpipe_stage_failed", info=live.info, stage=stage, error=error)
         raise
     result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
-    job.trackers.artifact(artifact)
+    live.trackers.artifact(artifact)
     cached = result.status == "cached"
-    job.observers.notify("alignpipe_stage_finished", info=job.info, stage=stage, artifact=artifact, cached=cached)
+    live.observers.notify("alignpipe_stage_finished", info=live.info, stage=stage, artifact=artifact, cached=cached)
     return artifact
 
 
-def _reuse_or_compute(job: Job, decision: Decision, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
+def _reuse_or_compute(live: LiveRun, decision: Decision, made: Mapping[str, Artifact], result: StageResult) -> Artifact:
     """Take the stored result if there is one; else wait for the lock of the key, and compute.
 
     Whoever held the lock meanwhile was at work on the same key. So the decision is made again: the result may be there
     now. If that process failed, this run fails too, rather than work for hours only to fail in the same way; if it was
     interrupted or killed, this one goes on from its checkpoint.
     """
-    stage, key, owner = decision.spec.name, decision.key, str(job.run.folder)
+    stage, key, owner = decision.spec.name, decision.key, str(live.run.folder)
     result.key = key
     if decision.artifact is not None:
-        job.store.discard_leftover(stage, key, owner)
-        return _reuse(job, decision, decision.artifact, result)
+        live.store.discard_leftover(stage, key, owner)
+        return _reuse(live, decision, decision.artifact, result)
     waiting_since = time.time()
-    with job.store.lock(stage, key, owner, job.terminal.say, job.signals.requested) as lock:
-        decision = job.planner.decide(decision.spec, made)
+    with live.store.lock(stage, key, owner, live.terminal.say, live.signals.requested) as lock:
+        decision = live.planner.decide(decision.spec, made)
         if decision.artifact is not None:
-            return _reuse(job, decision, decision.artifact, result)
-        failure = job.store.work(stage, key).failure_since(waiting_since)
+            return _reuse(live, decision, decision.artifact, result)
+        failure = live.store.work(stage, key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {stage!r} failed in a process that this one waited for: {failure}")
-        job.planner.check_unchanged(decision.spec)
-        with recording_failure(job, decision, lock):  # for those who wait for the lock now
-            return _compute(job, decision, lock, result)
+        live.planner.check_unchanged(decision.spec)
+        with recording_failure(live, decision, lock):  # for those who wait for the lock now
+            return _compute(live, decision, lock, result)
 
 
-def _reuse(job: Job, decision: Decision, artifact: Artifact, result: StageResult) -> Artifact:
+def _reuse(live: LiveRun, decision: Decision, artifact: Artifact, result: StageResult) -> Artifact:
     """Take a stored result, and replay into this run what was logged when it was made."""
     stage = decision.spec.name
     if decision.warning:
-        job.say(stage, f"warning: {decision.warning}")
-    replay(stage, job.store.records_in_use(artifact, decision.key), job.files, job.trackers.log)
+        live.say(stage, f"warning: {decision.warning}")
+    replay(stage, live.store.records_in_use(artifact, decision.key), live.files, live.trackers.log)
     result.status = "cached"
-    job.say(stage, f"cached: {decision.reason}")
+    live.say(stage, f"cached: {decision.reason}")
     return artifact
 
 
-def _compute(job: Job, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
+def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
     """Run the stage and publish what it made."""
     spec, stage = decision.spec, decision.spec.name
-    job.say(stage, f"{decision.headline}: {decision.reason}")
+    live.say(stage, f"{decision.headline}: {decision.reason}")
     if decision.warning:
-        job.say(stage, f"warning: {decision.warning}")
+        live.say(stage, f"warning: {decision.warning}")
     if decision.damaged is not None:
-        job.store.discard_damaged(decision.damaged)
+        live.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
-    device = prepare_device(job.run.settings, job.crew.process)
-    job.observers.notify("alignpipe_stage_started", info=job.info, stage=stage)
-    work = job.store.work(stage, decision.key)
+    device = prepare_device(live.run.settings, live.crew.process)
+    live.observers.notify("alignpipe_stage_started", info=live.info, stage=stage)
+    work = live.store.work(stage, decision.key)
     work.prepare(decision.code, decision.restart)
-    log = StageLog(stage, work.path, lock.check, job.files, job.trackers.log, job.observers.log)
-    with job.terminal.bar(stage) as bar:
-        ctx = RunningStage(job, decision, work, lock, device, log, bar)
-        with job.crew.taking_part(decision, work.state):
+    log = StageLog(stage, work.path, lock.check, live.files, live.trackers.log, live.observers.log)
+    with live.terminal.bar(stage) as bar:
+        ctx = RunningStage(live, decision, work, lock, device, log, bar)
+        with live.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     log.drop_earlier_if_begun_anew()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
-    artifact = job.store.publish(
+    artifact = live.store.publish(
         work,
         kind=spec.makes,
         fingerprint=decision.fingerprint,
         code=decision.code,
-        run_key=job.planner.run_key,
-        folder=job.run.folder,
+        run_key=live.planner.run_key,
+        folder=live.run.folder,
         seconds=seconds,
     )
     result.status = "resumed" if decision.action == "resume" and log.resumed else "ran"
-    job.say(stage, f"done in {seconds:.1f} s{f'  {bar.figures}' if bar.figures else ''}")
+    live.say(stage, f"done in {seconds:.1f} s{f'  {bar.figures}' if bar.figures else ''}")
     return artifact

@@ -18,7 +18,7 @@ from alignpipe.store.runs import RunRecord
 
 
 @dataclass(frozen=True)
-class Job:
+class LiveRun:
     """A run while it goes on."""
 
     run: RunConfig  # what was asked for
