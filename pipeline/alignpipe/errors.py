@@ -53,6 +53,10 @@ class StageInterrupted(AlignpipeError):
     """The user or the scheduler asked for a stop; the stage saved its state and can be resumed."""
 
 
+INTERRUPTIONS = (StageInterrupted, KeyboardInterrupt)
+"""What ends a run that has not failed; the second comes of a second signal, for which a stage saves nothing."""
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the name nearest to a misspelt one, or nothing if none is near."""
     near = get_close_matches(word, list(names), n=1)

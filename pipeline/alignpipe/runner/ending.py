@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from alignpipe.api import Artifact
 from alignpipe.api.tracking import Status
-from alignpipe.errors import StoreError
+from alignpipe.errors import AlignpipeError, StoreError
 from alignpipe.runner.live_run import LiveRun
 from alignpipe.runner.report import final_report
 from alignpipe.runner.summary import Summary
@@ -30,6 +30,14 @@ def end_run(
         _tell(live, record, summary)
         raise
     _tell(live, record, summary, made)
+
+
+def end_failed_run(live: LiveRun, record: RunRecord, summary: Summary) -> None:
+    """End a run that failed; where that fails too, the user is told, and sees the first error all the same."""
+    try:
+        end_run(live, record, summary, "failed")
+    except AlignpipeError as second:
+        live.terminal.say(f"the run's end could not be recorded: {second.__cause__ or second}")
 
 
 def _tell(live: LiveRun, record: RunRecord, summary: Summary, made: Mapping[str, Artifact] | None = None) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from alignpipe.api import Artifact
+from alignpipe.api import Artifact, RunInfo
 from alignpipe.config.convert import as_yaml
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import AlignpipeError, StageInterrupted
+from alignpipe.errors import INTERRUPTIONS, StageInterrupted
 from alignpipe.plan import Planner, make_plan
 from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.ahead import check_data_ahead
 from alignpipe.runner.context import Builder
 from alignpipe.runner.devices import check_machine_settings
-from alignpipe.runner.ending import end_run
+from alignpipe.runner.ending import end_failed_run, end_run
 from alignpipe.runner.following import follow
 from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.live_run import LiveRun, run_info
@@ -54,35 +54,44 @@ def execute(run: RunConfig, registry: Registry) -> int:
 
 
 def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal, signals: StopSignals) -> int:
-    """One attempt at the run: what must hold before any work, then the stages."""
+    """One attempt at the run: what must hold before any work, then the stages.
+
+    What the config alone shows to be wrong has been refused when it was composed (`run_config`). Here follows what
+    shows in the plan, on this machine, in the trackers' settings and on the disk; what shows in the data is looked for
+    as soon as there is data (`check_data_ahead`).
+    """
     store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
     # A run whose results are all stored needs no particular machine. (Each stage is decided again at its turn.)
     if any(decision.action != "hit" for decision in make_plan(planner)):
         check_requirements(planner, crew.process)
         check_device(run.settings, crew.process)
-    trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)  # no device: no torch
+    # Trackers compute nothing: with "cpu" named, nobody imports torch to find out which device there is.
+    trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
-    # Neither waits for a process that lives: the first refuses, the second goes on without a record. But on a network
-    # file system it takes a while to know that it lives, and a stop ends that too.
     with (
         hold_folder(store.layout, run.folder, terminal.say, signals.requested),
         RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record,
     ):
-        info = run_info(run, planner, record)
-        try:
-            if stored := planner.stored_inputs():
-                record.note_inputs(stored)  # so that gc keeps them
-            record.note_trackers(trackers.start(info))
-            with storing("writing the run's config", run.folder):
-                write_atomically(run.folder / "config.yaml", as_yaml(run.resolved), durable=False)
-            files = RunFiles(run.folder, goes_on=trackers.go_on)
-        except BaseException:
-            trackers.finish("failed")
-            raise
+        info, files = _open(planner, record, trackers)
         observers = Observers(registry.hook, terminal.say)
         live = LiveRun(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
         return _run_stages(live, record)
+
+
+def _open(planner: Planner, record: RunRecord, trackers: Trackers) -> tuple[RunInfo, RunFiles]:
+    """Write down with what this attempt begins, and start the trackers, which are closed again if that fails."""
+    run, info = planner.run, run_info(planner, record)
+    try:
+        if stored := planner.stored_inputs():
+            record.note_inputs(stored)  # so that gc keeps them
+        record.note_trackers(trackers.start(info))
+        with storing("writing the run's config", run.folder):
+            write_atomically(run.folder / "config.yaml", as_yaml(run.resolved), durable=False)
+        return info, RunFiles(run.folder, goes_on=trackers.go_on)
+    except BaseException:
+        trackers.finish("failed")
+        raise
 
 
 def _run_stages(live: LiveRun, record: RunRecord) -> int:
@@ -100,15 +109,12 @@ def _run_stages(live: LiveRun, record: RunRecord) -> int:
                 check_data_ahead(live, spec, made, results)
             made[spec.name] = run_stage(live, decision, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
-    except (StageInterrupted, KeyboardInterrupt) as stop:
+    except INTERRUPTIONS as stop:
         end_run(live, record, summary, "interrupted")
         say_how_to_resume(live, stop)
         return live.signals.exit_code
     except BaseException:
-        try:
-            end_run(live, record, summary, "failed")
-        except AlignpipeError as second:
-            live.terminal.say(f"the run's end could not be recorded: {second.__cause__ or second}")
+        end_failed_run(live, record, summary)
         raise
     end_run(live, record, summary, "finished", made)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alignpipe.errors import AlignpipeError, StageInterrupted, StoreError
+from alignpipe.errors import INTERRUPTIONS, AlignpipeError, StoreError
 from alignpipe.plan import Decision
 from alignpipe.runner.live_run import LiveRun
 from alignpipe.store.files import storage_error
@@ -25,7 +25,7 @@ def recording_failure(live: LiveRun, decision: Decision, lock: HeldLock) -> Iter
     stage = decision.spec.name
     try:
         yield
-    except (StageInterrupted, KeyboardInterrupt):
+    except INTERRUPTIONS:
         raise
     except BaseException as original:
         error = in_words(original, stage, live.store.root)

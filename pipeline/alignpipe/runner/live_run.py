@@ -38,8 +38,9 @@ class LiveRun:
         self.terminal.say(f"{stage:<8} {line}")
 
 
-def run_info(run: RunConfig, planner: Planner, record: RunRecord) -> RunInfo:
+def run_info(planner: Planner, record: RunRecord) -> RunInfo:
     """The run as trackers and observers see it."""
+    run = planner.run
     return RunInfo(
         run_key=planner.run_key,
         attempt=record.attempt,

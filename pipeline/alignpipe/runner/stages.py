@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from alignpipe.api import Artifact
-from alignpipe.errors import AlignpipeError, StageInterrupted
+from alignpipe.errors import INTERRUPTIONS, AlignpipeError
 from alignpipe.plan import Decision
 from alignpipe.runner.context import RunningStage, build_stage
 from alignpipe.runner.devices import prepare_device
@@ -27,15 +27,12 @@ def run_stage(live: LiveRun, decision: Decision, made: Mapping[str, Artifact], r
     try:
         artifact = _reuse_or_compute(live, decision, made, result)
     except BaseException as error:
-        interrupted = isinstance(error, StageInterrupted | KeyboardInterrupt)
-        result.fail(error)  # "failed" also if interrupted, which has no status of its own: `error` says which
-        if interrupted:
-            result.error = f"interrupted: {error}"
-        result.seconds = round(time.perf_counter() - began, 3)
-        if not interrupted:
+        result.fail(error)
+        if not isinstance(error, INTERRUPTIONS):
             live.observers.notify("alignpipe_stage_failed", info=live.info, stage=stage, error=error)
         raise
-    result.seconds = round(time.perf_counter() - began, 3)
+    finally:
+        result.seconds = round(time.perf_counter() - began, 3)
     result.digest, result.artifact = artifact.digest, str(artifact.folder)
     live.trackers.artifact(artifact)
     cached = result.status == "cached"
@@ -53,7 +50,7 @@ def _reuse_or_compute(live: LiveRun, decision: Decision, made: Mapping[str, Arti
     stage, key, owner = decision.spec.name, decision.key, str(live.run.folder)
     result.key = key
     if decision.artifact is not None:
-        live.store.discard_leftover(stage, key, owner)
+        live.store.discard_leftover(stage, key, owner)  # of a process killed between publishing and tidying up
         return _reuse(live, decision, decision.artifact, result)
     waiting_since = time.time()
     with live.store.lock(stage, key, owner, live.terminal.say, live.signals.requested) as lock:
@@ -85,7 +82,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
     live.say(stage, f"{decision.headline}: {decision.reason}")
     if decision.warning:
         live.say(stage, f"warning: {decision.warning}")
-    if decision.damaged is not None:
+    if decision.damaged is not None:  # what is made now may come out otherwise, and not take its place
         live.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
     device = prepare_device(live.run.settings, live.crew.process)
@@ -97,7 +94,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
         ctx = RunningStage(live, decision, work, lock, device, log, bar)
         with live.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
-    log.drop_earlier_if_begun_anew()
+    log.drop_earlier_if_begun_anew()  # or a stage that logs nothing would publish their metrics
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = live.store.publish(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignpipe.api.tracking import Status
+from alignpipe.errors import INTERRUPTIONS
 from alignpipe.store.files import storing, write_json
 
 StageStatus = Literal["ran", "resumed", "cached", "failed", "skipped"]
@@ -26,8 +27,9 @@ class StageResult:
     error: str | None = None
 
     def fail(self, error: BaseException) -> None:
-        """Note that the stage failed, and why."""
-        self.status, self.error = "failed", f"{type(error).__name__}: {error}"
+        """Note that the stage did not get to its end, and why; an interruption has no status of its own."""
+        what = "interrupted" if isinstance(error, INTERRUPTIONS) else type(error).__name__
+        self.status, self.error = "failed", f"{what}: {error}"
 
 
 @dataclass

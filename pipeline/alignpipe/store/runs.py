@@ -95,8 +95,11 @@ class RunRecords:
     ) -> Iterator[RunRecord]:
         """Begin an attempt: the next one of a run that did not finish, else the first of a new run.
 
-        If another process is running the same run, the record stays that one's, and this attempt is not recorded.
-        Raises `StageInterrupted` if a stop is requested while it is not yet known whether the other one lives.
+        If another process is running the same run, nobody waits: the record stays that one's, and this attempt is not
+        recorded.
+
+        Raises `StageInterrupted` if a stop is requested while it is not yet known whether the other one lives,
+        which takes a while on a network file system.
         """
         path = self._layout.run(run_key)
         lock = self._layout.lock(f"run-{run_key}")
@@ -147,7 +150,7 @@ def hold_folder(
 ) -> Iterator[None]:
     """Make a run's folder, and hold it: two runs at once would write over each other's files.
 
-    Raises `FolderInUse` if another run that lives has it.
+    Raises `FolderInUse` if another run that lives has it, and `StageInterrupted` as `RunRecords.attempt` does.
     """
     lock = layout.lock(f"folder-{data_digest(os.path.realpath(folder))}")
     with holding_if_free(lock, str(folder), say, stop_requested, "the run's folder") as held:
