@@ -16,6 +16,7 @@ from alignpipe.plan.differences import differences
 from alignpipe.plan.ports import resolve_ports
 from alignpipe.plan.specs import stage_specs, with_slots
 from alignpipe.runner import execute, show_plan
+from alignpipe.runner.decisions import headline
 from alignpipe.store import Store
 from support.fake_run import (
     COMPONENTS,
@@ -239,7 +240,19 @@ def test_an_unfinished_attempt_is_resumed_at_its_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="oh"):
         execute(run, make_registry())
     plan = decisions(make_run(tmp_path))
-    assert (plan[1].action, plan[1].step, plan[1].headline) == ("resume", 1, "resume at step 1")
+    assert (plan[1].action, plan[1].step, headline(plan[1])) == ("resume", 1, "resume at step 1")
+
+
+def test_a_resumed_stage_still_says_what_became_of_its_stored_result(tmp_path):
+    execute(make_run(tmp_path), make_registry())
+    sft = decisions(make_run(tmp_path))[1].artifact
+    (sft.folder / "weights" / "w.bin").unlink()
+    with pytest.raises(ValueError, match="oh"):
+        execute(make_run(tmp_path, sft=SftConfig(fail="oh")), make_registry())
+    decision = decisions(make_run(tmp_path))[1]
+    assert decision.action == "resume"
+    assert "is no longer in the store" in decision.why[0]
+    assert decision.why[1] == "an earlier attempt did not finish"
 
 
 @pytest.mark.parametrize(

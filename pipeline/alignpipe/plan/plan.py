@@ -44,18 +44,6 @@ class Decision:
     warning: str | None = None  # a line for the user
     damaged: Artifact | None = None  # what the store has under the key, but which cannot be used
 
-    @property
-    def headline(self) -> str:
-        """The action in words."""
-        if self.action == "resume":
-            return "resume" if self.step is None else f"resume at step {self.step}"
-        return self.action
-
-    @property
-    def reason(self) -> str:
-        """`why` on one line; its first part may be a heading (`differs from the result of ...:`)."""
-        return "; ".join(self.why).replace(":; ", ": ")
-
 
 class Planner:
     """Knows the stages (`specs`) and decides what to do with each; `alignpipe plan` and a run ask the same question.
@@ -84,10 +72,6 @@ class Planner:
             keys.append(key_of(self._fingerprints.of(spec, inputs)))
         return data_digest({"stages": keys, "sweep": self.run.sweep})
 
-    def stored_inputs(self) -> set[str]:
-        """The digests of the objects that the config names as inputs (`store:<digest>`)."""
-        return {source.name for spec in self.specs for source in spec.sources.values() if source.origin == "store"}
-
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""
         waiting = sorted({source.name for source in spec.sources.values() if source.origin == "stage"} - set(made))
@@ -95,9 +79,9 @@ class Planner:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
         inputs = {port: self.artifact(source, made) for port, source in spec.sources.items()}
         fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
-        decision = Decision(
+        undecided = Decision(
             spec,
-            action="run",
+            action="unknown",
             why=(),
             key=key_of(fingerprint),
             fingerprint=fingerprint,
@@ -105,52 +89,53 @@ class Planner:
             slots=self._slots(spec, inputs),
             code=code_hashes(spec.components),
         )
-        stored = self.store.lookup(spec.name, decision.key)
+        stored = self.store.lookup(spec.name, undecided.key)
         if stored is None:
-            return self._resume_or_run(decision, why_missing(self.store.fingerprints(spec.name), fingerprint))
+            return self._resume_or_run(undecided)
         if stored.problem:
-            return self._resume_or_run(replace(decision, damaged=stored.artifact), (stored.problem,))
-        return self._hit(decision, stored)
+            return self._resume_or_run(replace(undecided, damaged=stored.artifact), unusable=stored.problem)
+        return self._hit_unless_code_changed(undecided, stored)
 
-    def check_unchanged(self, spec: StageSpec) -> None:
-        """Raise `ConfigError` if the user's files that a stage is about to read are no longer those of its key.
-
-        It may be hours since the run was planned; what the stage makes of them would be found again under that key.
-        """
-        if changed := self._fingerprints.changed(spec.selected):
-            raise ConfigError(
-                f"stage {spec.name!r} ({spec.registered}): what its options name has changed since the run was planned "
-                f"({', '.join(changed)}); give the command again to run with what is there now"
-            )
-
-    def _hit(self, decision: Decision, stored: Stored) -> Decision:
+    def _hit_unless_code_changed(self, undecided: Decision, stored: Stored) -> Decision:
         """A stage whose result is stored: it is used, unless the code changed and is to count."""
-        parts, what_to_do = self._changed_code(stored.code, decision)
+        parts, what_to_do = self._changed_code(stored.code, undecided)
         changed = f"the code of {parts} changed since {stored.created}"  # not said where it has not
         if what_to_do is CodeChange.rerun:
             setting = self.run.settings.code_change.name
-            why = f"{changed} (code_change={setting}; code_change=ignore would reuse it)"
-            return self._resume_or_run(decision, (why,))
+            unusable = f"{changed} (code_change={setting}; code_change=ignore would reuse it)"
+            return self._resume_or_run(undecided, unusable)
         warning = None
         if what_to_do is CodeChange.warn:
             warning = f"{changed}; its stored result is used all the same (code_change=rerun computes it again)"
-        why = f"made {stored.created} by {stored.by}"
-        return replace(decision, action="hit", why=(why,), artifact=stored.artifact, warning=warning)
+        why = f"made {stored.created} by {stored.folder}"
+        return replace(undecided, action="hit", why=(why,), artifact=stored.artifact, warning=warning)
 
-    def _resume_or_run(self, decision: Decision, why: tuple[str, ...]) -> Decision:
-        """A stage that has to work: from its last checkpoint, unless other code wrote that one."""
-        unfinished = self.store.work(decision.spec.name, decision.key).unfinished()
+    def _resume_or_run(self, undecided: Decision, unusable: str | None = None) -> Decision:
+        """A stage that has to work: from its last checkpoint, unless other code wrote that one.
+
+        `unusable` says why what is stored under its key does not count; None if nothing is.
+        """
+        unfinished = self.store.work(undecided.spec.name, undecided.key).unfinished()
         if unfinished is None:
-            return replace(decision, why=why)
-        parts, what_to_do = self._changed_code(unfinished.code, decision)
+            return replace(undecided, action="run", why=self._why_run(undecided, unusable))
+        parts, what_to_do = self._changed_code(unfinished.code, undecided)
         if what_to_do is CodeChange.rerun:
-            reason = f"an unfinished attempt is not resumed: the code of {parts} changed since"
-            return replace(decision, why=(*why, reason), restart=True)
+            why = (
+                *self._why_run(undecided, unusable),
+                f"an unfinished attempt is not resumed: the code of {parts} changed since",
+            )
+            return replace(undecided, action="run", why=why, restart=True)
         warning = None
         if what_to_do is CodeChange.warn:
             warning = f"the attempt it goes on with was made by other code of {parts}"
-        why = ("an earlier attempt did not finish",)
-        return replace(decision, action="resume", step=unfinished.step, why=why, warning=warning)
+        why = (*([unusable] if unusable else []), "an earlier attempt did not finish")
+        return replace(undecided, action="resume", why=why, step=unfinished.step, warning=warning)
+
+    def _why_run(self, undecided: Decision, unusable: str | None) -> tuple[str, ...]:
+        """Why there is no result to use: the one there is does not count, or the nearest ones differ."""
+        if unusable:
+            return (unusable,)
+        return why_missing(self.store.fingerprints(undecided.spec.name), undecided.fingerprint)
 
     def _changed_code(self, then: Mapping[str, str], decision: Decision) -> tuple[str, CodeChange]:
         """The parts whose code is not what it was, and what to do about it: `ignore` also if there are none."""
@@ -181,6 +166,21 @@ class Planner:
             self._checkpoints[source.name] = folder_digest(Path(source.name))
         return Artifact("policy", "checkpoint", Path(source.name), self._checkpoints[source.name])
 
+    def stored_inputs(self) -> set[str]:
+        """The digests of the objects that the config names as inputs (`store:<digest>`)."""
+        return {source.name for spec in self.specs for source in spec.sources.values() if source.origin == "store"}
+
+    def check_unchanged(self, spec: StageSpec) -> None:
+        """Raise `ConfigError` if the user's files that a stage is about to read are no longer those of its key.
+
+        It may be hours since the run was planned; what the stage makes of them would be found again under that key.
+        """
+        if changed := self._fingerprints.changed(spec.selected):
+            raise ConfigError(
+                f"stage {spec.name!r} ({spec.registered}): what its options name has changed since the run was planned "
+                f"({', '.join(changed)}); give the command again to run with what is there now"
+            )
+
 
 def make_plan(planner: Planner) -> list[Decision]:
     """The decisions for a whole run, as far as they are known before it."""
@@ -195,5 +195,8 @@ def make_plan(planner: Planner) -> list[Decision]:
 
 
 def _identity(artifact: Artifact) -> str:
-    """An input as the key holds it: who made it (reports name it) and its digest."""
+    """An input as the key holds it: its digest, and who made it.
+
+    The maker's name counts because reports print it; so renaming a stage (ppo -> ppo_2) recomputes what follows it.
+    """
     return "base" if artifact.stage == "base" else f"{artifact.stage} {artifact.digest}"

@@ -7,6 +7,7 @@ import sys
 from alignpipe.config.model import RunConfig
 from alignpipe.plan import Planner, make_plan
 from alignpipe.registry import Registry
+from alignpipe.runner.decisions import headline
 from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.requirements import check_requirements
 from alignpipe.store import Store
@@ -29,7 +30,7 @@ def show_plan(run: RunConfig, registry: Registry) -> None:
     for decision in decisions:
         name = decision.spec.name
         fed = ", ".join(f"{port}={source}" for port, source in decision.spec.sources.items())
-        lines.append(f"{name:<{width}}  {decision.headline:<{_WIDTH}}{fed}")
+        lines.append(f"{name:<{width}}  {headline(decision):<{_WIDTH}}{fed}")
         lines += [f"{'':<{width}}    {line}" for line in decision.why]
         if decision.warning:
             lines.append(f"{'':<{width}}    warning: {decision.warning}")

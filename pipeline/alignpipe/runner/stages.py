@@ -9,6 +9,7 @@ from alignpipe.api import Artifact
 from alignpipe.errors import INTERRUPTIONS, AlignpipeError
 from alignpipe.plan import Decision
 from alignpipe.runner.context import RunningStage, build_stage
+from alignpipe.runner.decisions import headline, on_one_line
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.failures import recording_failure
 from alignpipe.runner.live_run import LiveRun
@@ -70,16 +71,16 @@ def _reuse(live: LiveRun, decision: Decision, artifact: Artifact, result: StageR
     stage = decision.spec.name
     if decision.warning:
         live.say(stage, f"warning: {decision.warning}")
-    replay(stage, live.store.records_in_use(artifact, decision.key), live.files, live.trackers.log)
+    replay(stage, live.store.use_records(artifact, decision.key), live.files, live.trackers.log)
     result.status = "cached"
-    live.say(stage, f"cached: {decision.reason}")
+    live.say(stage, f"cached: {on_one_line(decision.why)}")
     return artifact
 
 
 def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageResult) -> Artifact:
     """Run the stage and publish what it made."""
     spec, stage = decision.spec, decision.spec.name
-    live.say(stage, f"{decision.headline}: {decision.reason}")
+    live.say(stage, f"{headline(decision)}: {on_one_line(decision.why)}")
     if decision.warning:
         live.say(stage, f"warning: {decision.warning}")
     if decision.damaged is not None:  # what is made now may come out otherwise, and not take its place

@@ -35,7 +35,7 @@ class Stored:
 
     artifact: Artifact
     created: str
-    by: str
+    folder: str  # of the run that made it
     code: Mapping[str, str]
     problem: str | None = None
 
@@ -88,8 +88,8 @@ class Store:
         """Hold the lock of a key; while waiting, say who holds it."""
         return holding(self.layout.lock(f"{stage}-{key}"), owner, say, stop_requested, f"stage {stage}")
 
-    def records_in_use(self, artifact: Artifact, key: str) -> Path:
-        """The folder with the records of an object and key, after noting that it is in use (gc spares it a while)."""
+    def use_records(self, artifact: Artifact, key: str) -> Path:
+        """Note that an object is in use (gc spares it a while), and give the folder with the records of one key."""
         obj = artifact.folder.parent
         with storing("reading the store", obj):
             os.utime(obj)
