@@ -14,6 +14,7 @@ from alignpipe.errors import ConfigError
 from alignpipe.plan.keys import Fingerprints, key_of
 from alignpipe.plan.ports import resolve_ports
 from alignpipe.plan.specs import stage_specs, with_slots
+from alignpipe.store import Store
 from support.fake_run import COMPONENTS, DataConfig, ModelConfig, PpoConfig, SftConfig, make_registry, make_run
 
 NOWHERE = Path("/nowhere")
@@ -22,8 +23,8 @@ FED = {"dataset": "data " + "a" * 64}
 
 def make_fingerprints(config, registry=None):
     registry = registry or make_registry()
-    specs = resolve_ports(stage_specs(config, registry), config.settings.inputs, lambda digest: [])
-    complete = {spec.name: with_slots(spec, specs, config, registry, lambda digest: []) for spec in specs}
+    specs = resolve_ports(stage_specs(config, registry), config.settings.inputs, Store(NOWHERE))
+    complete = {spec.name: with_slots(spec, specs, config, registry, Store(NOWHERE)) for spec in specs}
     return Fingerprints(config.settings.seed, registry), complete
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,10 +34,20 @@ from support.fake_run import (
 PPO_2 = {"ppo_2": Selected("ppo", "fake", PpoConfig()), "reward_2": Selected("reward", "fake", EvalConfig())}
 
 
-def ports(stages, inputs=None, find=lambda digest: [], **extra):
+@dataclass
+class StoreOf:
+    """A store of these artifacts."""
+
+    artifacts: Sequence[Artifact] = ()
+
+    def find(self, digest: str) -> list[Artifact]:
+        return [artifact for artifact in self.artifacts if artifact.digest.startswith(digest)]
+
+
+def ports(stages, inputs=None, stored=(), **extra):
     run = make_run(Path("/nowhere"), stages=stages, extra={**PPO_2, **extra})
     specs = stage_specs(run, make_registry())
-    resolved = resolve_ports(specs, inputs or {}, find)
+    resolved = resolve_ports(specs, inputs or {}, StoreOf(stored))
     return {spec.name: {port: str(source) for port, source in spec.sources.items()} for spec in resolved}
 
 
@@ -73,12 +85,10 @@ def test_iterated_run_takes_the_nearest():
 
 
 def test_what_one_stage_is_given_serves_those_behind_it_if_no_stage_makes_it():
-    stored = {kind: Artifact(kind, kind, Path(), digit * 64) for kind, digit in (("dataset", "a"), ("reward", "b"))}
+    stored = [Artifact(kind, kind, Path(), digit * 64) for kind, digit in (("dataset", "a"), ("reward", "b"))]
     inputs = {"sft": {"dataset": "store:a"}, "ppo": {"reward": "store:b"}}
 
-    resolved = ports(
-        ["sft", "ppo", "eval"], inputs, lambda digest: [each for each in stored.values() if each.digest[0] == digest[0]]
-    )
+    resolved = ports(["sft", "ppo", "eval"], inputs, stored)
 
     assert resolved["ppo"]["dataset"] == resolved["eval"]["dataset"] == resolved["sft"]["dataset"]
     assert resolved["eval"]["reward"] == resolved["ppo"]["reward"] == f"store:{'b' * 12}"
@@ -92,7 +102,7 @@ def test_named_sources(tmp_path):
         "ppo": {"policy": "base", "reference": str(tmp_path), "reward": "store:abcd"},
         "eval": {"policy": "sft", "baseline": "none"},
     }
-    resolved = ports(["data", "sft", "ppo", "eval"], inputs, lambda digest: [stored])
+    resolved = ports(["data", "sft", "ppo", "eval"], inputs, [stored])
     assert resolved["ppo"] == {
         "dataset": "data",
         "policy": "base",
@@ -158,11 +168,11 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
 
 
 def test_an_ambiguous_or_wrong_stored_object():
-    one, two = (Artifact("policy", "sft", Path(), digit * 64) for digit in "ab")
+    one, two = (Artifact("policy", "sft", Path(), f"a{digit}" * 32) for digit in "ab")
     with pytest.raises(ConfigError, match="fits 2 stored objects"):
-        ports(["data", "ppo"], {"ppo": {"policy": "store:a"}}, lambda digest: [one, two])
+        ports(["data", "ppo"], {"ppo": {"policy": "store:a"}}, [one, two])
     with pytest.raises(ConfigError, match=r"inputs\.sft\.dataset: the stored object a is a policy"):
-        ports(["data", "sft"], {"sft": {"dataset": "store:a"}}, lambda digest: [one])
+        ports(["data", "sft"], {"sft": {"dataset": "store:a"}}, [one])
 
 
 def decisions(run, registry=None):
@@ -199,10 +209,11 @@ def test_plan_says_when_the_result_is_gone_or_damaged(tmp_path):
     assert "weights/w.bin is missing" in plan[1].why[0]
 
 
-def components_of(stage, run, registry, find):
-    specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, find)
+def components_of(stage, run, registry, stored):
+    store = StoreOf(stored)
+    specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store)
     spec = next(spec for spec in specs if spec.name == stage)
-    return {str(entry.component.name) for entry in with_slots(spec, specs, run, registry, find).components}
+    return {str(entry.component.name) for entry in with_slots(spec, specs, run, registry, store).components}
 
 
 def test_the_code_of_a_stored_reward_and_its_members_takes_part(tmp_path):
@@ -214,13 +225,13 @@ def test_the_code_of_a_stored_reward_and_its_members_takes_part(tmp_path):
     run = make_run(tmp_path, stages=["data", "sft", "ppo"], inputs={"ppo": {"reward": "store:ab"}})
     for config in (record, {**record, "config": {"members": [nested]}}):
         (tmp_path / "reward.json").write_text(json.dumps(config))
-        assert {"mixed", "member"} <= components_of("ppo", run, registry, lambda digest: [stored])
-        assert "mixed" not in components_of("sft", run, registry, lambda digest: [stored])
+        assert {"mixed", "member"} <= components_of("ppo", run, registry, [stored])
+        assert "mixed" not in components_of("sft", run, registry, [stored])
     (tmp_path / "reward.json").write_text(json.dumps({**record, "name": "absent"}))
     with pytest.raises(
         ConfigError, match=r"inputs\.ppo\.reward=store:abababababab cannot be used: reward=absent: there is no"
     ):
-        components_of("ppo", run, registry, lambda digest: [stored])
+        components_of("ppo", run, registry, [stored])
 
 
 def test_the_code_of_a_stored_datasets_gold_reward_takes_part_in_reports(tmp_path):
@@ -231,8 +242,8 @@ def test_the_code_of_a_stored_datasets_gold_reward_takes_part_in_reports(tmp_pat
     stored = Artifact("dataset", "data", tmp_path, "ab" * 32)
     inputs = {stage: {"dataset": "store:ab"} for stage in ("sft", "eval")}
     run = make_run(tmp_path, stages=["sft", "eval"], inputs=inputs)
-    assert "gold" in components_of("eval", run, registry, lambda digest: [stored])
-    assert "gold" not in components_of("sft", run, registry, lambda digest: [stored])
+    assert "gold" in components_of("eval", run, registry, [stored])
+    assert "gold" not in components_of("sft", run, registry, [stored])
 
 
 def test_an_unfinished_attempt_is_resumed_at_its_checkpoint(tmp_path):

@@ -54,8 +54,8 @@ class Planner:
     def __init__(self, run: RunConfig, registry: Registry, store: Store) -> None:
         self.run = run
         self.store = store
-        specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store.find)
-        self.specs = tuple(with_slots(spec, specs, run, registry, store.find) for spec in specs)
+        specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store)
+        self.specs = tuple(with_slots(spec, specs, run, registry, store) for spec in specs)
         self._fingerprints = Fingerprints(run.settings.seed, registry)
         self._checkpoints: dict[str, str] = {}
         self.run_key = self._run_key()

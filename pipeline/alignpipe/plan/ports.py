@@ -8,11 +8,12 @@ from dataclasses import replace
 from alignpipe.api import Port
 from alignpipe.errors import ConfigError, did_you_mean
 from alignpipe.plan.sources import named_source
-from alignpipe.plan.specs import BASE, FindStored, Source, StageSpec
+from alignpipe.plan.specs import BASE, Source, StageSpec
+from alignpipe.store import Store
 
 
 def resolve_ports(
-    specs: Sequence[StageSpec], inputs: Mapping[str, Mapping[str, str]], find: FindStored
+    specs: Sequence[StageSpec], inputs: Mapping[str, Mapping[str, str]], store: Store
 ) -> tuple[StageSpec, ...]:
     """The stages with the source of every port.
 
@@ -38,7 +39,7 @@ def resolve_ports(
         for name in sorted(spec.needs, key=lambda name: name != "policy"):  # first, since other defaults look at it
             port, label = spec.needs[name], f"inputs.{spec.name}.{name}"
             if name in given:
-                source = named_source(given[name], port, label, stages, resolved, find)
+                source = named_source(given[name], port, label, stages, resolved, store)
             else:
                 source = _default(port, resolved, sources.get("policy"))
             if source is not None:

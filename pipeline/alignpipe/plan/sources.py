@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from alignpipe.api import Kind, Port
 from alignpipe.errors import ConfigError
 from alignpipe.paths import user_path
-from alignpipe.plan.specs import BASE, FindStored, Source, StageSpec
+from alignpipe.plan.specs import BASE, Source, StageSpec
+from alignpipe.store import Store
 
 
 def named_source(
-    value: str, port: Port, label: str, stages: Sequence[str], earlier: Sequence[StageSpec], find: FindStored
+    value: str, port: Port, label: str, stages: Sequence[str], earlier: Sequence[StageSpec], store: Store
 ) -> Source | None:
     """The source that the config names for a port of the stage after the `earlier` ones; None for `none`.
 
@@ -23,7 +24,7 @@ def named_source(
         _check_kind(label, "the base model", "policy", port.kind)
         return BASE
     if value.startswith("store:"):
-        return _stored(value.removeprefix("store:"), port, label, find)
+        return _stored(value.removeprefix("store:"), port, label, store)
     if value in stages:
         maker = next((spec for spec in earlier if spec.name == value), None)
         if maker is None:
@@ -45,8 +46,8 @@ def named_source(
     return Source("checkpoint", str(folder))
 
 
-def _stored(digest: str, port: Port, label: str, find: FindStored) -> Source:
-    found = list(find(digest)) if digest else []
+def _stored(digest: str, port: Port, label: str, store: Store) -> Source:
+    found = store.find(digest) if digest else []
     if not found:
         raise ConfigError(f"{label}=store:{digest}: the store has no such object; 'alignpipe store ls' lists them")
     if len({artifact.digest for artifact in found}) > 1:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from alignpipe.api import Artifact, Kind, Port, Selected
+from alignpipe.api import Kind, Port, Selected
 from alignpipe.choices import all_selected
 from alignpipe.config.model import RunConfig
 from alignpipe.errors import AlignpipeError, ConfigError
 from alignpipe.registry import Registered, Registry
-
-REWARD_PORTS: Mapping[str, Port] = {
-    "dataset": Port("dataset"),
-    "policy": Port("policy", "nearest_or_base", required=False),
-}
-"""The ports of a reward component that declares none: rewards are wrapped in one reward stage, which reads these."""
+from alignpipe.store import Store
 
 
 @dataclass(frozen=True)
@@ -30,31 +25,30 @@ class Source:
         return f"store:{self.name[:12]}" if self.origin == "store" else self.name
 
 
-BASE = Source("base", "base")
-FindStored = Callable[[str], Sequence[Artifact]]
-"""The stored artifacts whose digest begins with a text."""
-
-
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the run, as it is known before anything runs."""
 
     # From the config and the registry alone: `stage_specs`.
     name: str
-    selected: Selected
-    registered: Registered
+    selected: Selected  # the choice that fills it
+    registered: Registered  # that option's component, and who offers it
     needs: Mapping[str, Port]
     makes: Kind
-    uses: tuple[str, ...]
+    uses: tuple[str, ...]  # the names of the slots that its component says it reads
     # From the stages before it: `ports.resolve_ports`.
     sources: Mapping[str, Source] = field(default_factory=dict)
     """What feeds its ports, empty ones left out."""
     # From what feeds it: `with_slots`.
     keyed_slots: Mapping[str, Selected] = field(default_factory=dict)
-    """The choices in the slots it reads: those it uses, and the model if the base model feeds a port."""
+    """What is chosen in the slots of `uses`, and as the model if the base model feeds a port: part of its key. With the
+    rewards it is given, whose artifacts say what they are, it is all the stage may read (`Decision.slots`)."""
     components: tuple[Registered, ...] = ()
     """Every component whose code takes part: its own, nested ones, those of the slots it reads, rewards it is given;
     of a stage that makes a report also the maker of its dataset, whose gold reward it asks."""
+
+
+BASE = Source("base", "base")
 
 
 def stage_specs(run: RunConfig, registry: Registry) -> tuple[StageSpec, ...]:
@@ -71,10 +65,17 @@ def _spec(name: str, selected: Selected, registry: Registry) -> StageSpec:
     return StageSpec(name, selected, registered, component.needs, component.makes, component.uses)
 
 
+_REWARD_PORTS: Mapping[str, Port] = {
+    "dataset": Port("dataset"),
+    "policy": Port("policy", "nearest_or_base", required=False),
+}
+"""The ports of a reward component that declares none: rewards are wrapped in one reward stage, which reads these."""
+
+
 def _reward_spec(name: str, selected: Selected, registered: Registered, registry: Registry) -> StageSpec:
     """The stage of a reward. One made of others trains them in its own stage, and so has their ports and slots too."""
     component = registered.component
-    needs, uses = dict(component.needs or REWARD_PORTS), list(component.uses)
+    needs, uses = dict(component.needs or _REWARD_PORTS), list(component.uses)
     for group, member_name in _names_of(selected.config):
         if group == "reward":
             member = registry.get(group, member_name).component
@@ -96,7 +97,7 @@ def _names_of(value: object) -> list[tuple[str, str]]:
 
 
 def with_slots(
-    spec: StageSpec, specs: Sequence[StageSpec], run: RunConfig, registry: Registry, find: FindStored
+    spec: StageSpec, specs: Sequence[StageSpec], run: RunConfig, registry: Registry, store: Store
 ) -> StageSpec:
     """A stage whose sources are known, one of `specs`, with its slots and components.
 
@@ -107,12 +108,12 @@ def with_slots(
         if slot not in run.selected:
             raise ConfigError(f"stage {spec.name!r} ({spec.registered}) uses the slot {slot!r}, but nothing fills it")
     slots = {slot: run.selected[slot] for slot in needed}
-    names = _names_of([spec.selected, *slots.values()]) + _given_rewards(spec, specs, registry, find)
+    names = _names_of([spec.selected, *slots.values()]) + _given_rewards(spec, specs, registry, store)
     return replace(spec, keyed_slots=slots, components=tuple(registry.get(*name) for name in dict.fromkeys(names)))
 
 
 def _given_rewards(
-    spec: StageSpec, specs: Sequence[StageSpec], registry: Registry, find: FindStored
+    spec: StageSpec, specs: Sequence[StageSpec], registry: Registry, store: Store
 ) -> list[tuple[str, str]]:
     """(group, name) of what comes with a stage's inputs: rewards are run by every stage that is given one.
 
@@ -131,17 +132,17 @@ def _given_rewards(
             given += _names_of(maker.selected)
         elif source.origin == "store":
             try:
-                given += _components_in_store(source.name, registry, find)
+                given += _components_in_store(source.name, registry, store)
             except AlignpipeError as error:
                 raise ConfigError(f"inputs.{spec.name}.{port}={source} cannot be used: {error}") from error
     return given
 
 
-def _components_in_store(digest: str, registry: Registry, find: FindStored) -> list[tuple[str, str]]:
+def _components_in_store(digest: str, registry: Registry, store: Store) -> list[tuple[str, str]]:
     """(group, name) of what a stored artifact was made by; raises what `registry.get` does if one is not there."""
     from alignpipe.rewarding.artifact import components_in  # for those who name one: plans read no data else
 
-    found = find(digest)[:1]  # what has the same digest is the same
+    found = store.find(digest)[:1]  # what has the same digest is the same
     names = [name for artifact in found for name in components_in(artifact)]
     for name in names:
         registry.get(*name)
