@@ -66,7 +66,7 @@ def test_the_default_config_is_whole() -> None:
     assert {name: choice.name for name, choice in run.trackers.items()} == {"wandb": "wandb"}
     assert run.outputs == Path("/somewhere/outputs")
     assert run.folder == Path("/somewhere/run")
-    assert run.sweep is None
+    assert run.command.sweep is None
 
 
 def test_overrides_are_typed_and_recorded() -> None:
@@ -74,7 +74,7 @@ def test_overrides_are_typed_and_recorded() -> None:
     assert (run.selected["sft"].config.lr, type(run.selected["sft"].config.lr)) == (3.0, float)
     assert (run.settings.seed, run.settings.code_change, run.settings.threads) == (7, CodeChange.warn, 2)
     assert run.outputs == Path("/where")
-    assert run.overrides == (
+    assert run.command.overrides == (
         "model=toy",
         "sft.lr=3",
         "seed=7",
@@ -82,7 +82,7 @@ def test_overrides_are_typed_and_recorded() -> None:
         "threads=2",
         "outputs=/else/../where",
     )
-    assert configured("ppo.lr=${sft.lr}").overrides == ("model=toy", "ppo.lr=${sft.lr}")
+    assert configured("ppo.lr=${sft.lr}").command.overrides == ("model=toy", "ppo.lr=${sft.lr}")
 
 
 def test_a_selected_config_is_the_real_frozen_dataclass() -> None:
@@ -147,7 +147,7 @@ def test_a_sweep_has_the_name_of_its_folder(folder: str, name: str) -> None:
     cfg = composed(f"hydra.sweep.dir={folder}")
     cfg.hydra.mode = "MULTIRUN"
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    assert run_config(job, cfg.hydra, registry()).sweep == name
+    assert run_config(job, cfg.hydra, registry()).command.sweep == name
 
 
 def job_of(words: list[str], *overrides: str) -> RunConfig:
@@ -164,17 +164,17 @@ def test_the_command_that_gives_a_run_again() -> None:
     cfg = composed("hydra.run.dir=here")
     job = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     run = run_config(job, cfg.hydra, registry(), words)
-    assert run.again == run.alone == tuple(words)
+    assert run.command.again == run.command.alone == tuple(words)
 
 
 def test_the_command_that_gives_a_sweep_again_and_a_job_of_it_alone() -> None:
     words = ["-m", "-cd", "presets", "seed=1,2", "hydra.sweep.dir=a", "hydra.job.chdir=true", "hydra/launcher=basic"]
     run = job_of(words, "model=toy", "seed=2")
     kept = [word for word in words if word != "hydra.sweep.dir=a"]
-    assert run.again == (*kept, "hydra.sweep.dir=/somewhere/a")
-    assert run.alone == ("-cd", "presets", "hydra.job.chdir=true", "model=toy", "seed=2")
+    assert run.command.again == (*kept, "hydra.sweep.dir=/somewhere/a")
+    assert run.command.alone == ("-cd", "presets", "hydra.job.chdir=true", "model=toy", "seed=2")
     folder = "hydra.sweep.dir='a (b)\\'s'"
-    assert job_of(["-m", folder], "model=toy").again[-1] == "hydra.sweep.dir='/somewhere/a (b)\\'s'"
+    assert job_of(["-m", folder], "model=toy").command.again[-1] == "hydra.sweep.dir='/somewhere/a (b)\\'s'"
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,15 @@ def test_the_command_that_gives_a_sweep_again_and_a_job_of_it_alone() -> None:
 )
 def test_overrides_of_a_sweeps_job_are_shown_as_they_were_typed(recorded: str, typed: str) -> None:
     assert as_typed(recorded) == typed
-    assert job_of(["-m"], "model=toy", recorded).overrides == ("model=toy", typed)
+    assert job_of(["-m"], "model=toy", recorded).command.overrides == ("model=toy", typed)
 
 
 def test_what_is_swept() -> None:
     words = ["-m", "model=toy", "seed=1,2", "+sft.steps=range(1,3)", "stages=[data,sft]", "outputs=a"]
     overrides = ("model=toy", "+sft.steps=1", "seed=2", "stages=[data,sft]", "outputs=a", "ppo.lr=3")
     assert swept(words, ("ppo.lr",), overrides) == ("+sft.steps=1", "seed=2", "ppo.lr=3")
-    assert job_of(["-m", "seed=1,2"], "model=toy", "seed=2").swept == ("seed=2",)
-    assert configured("seed=2").swept == ()
+    assert job_of(["-m", "seed=1,2"], "model=toy", "seed=2").command.swept == ("seed=2",)
+    assert configured("seed=2").command.swept == ()
 
 
 def test_an_experiment_is_an_overlay() -> None:
@@ -251,6 +251,10 @@ def test_a_stage_that_is_left_out_may_be_unfinished() -> None:
         (["+foo=1"], ["foo: there is no such key", "keys: seed, stages"]),
         (["+seeed=1"], ["seeed: there is no such key (did you mean 'seed'?)"]),
         (["seed=abc"], ["seed: Value 'abc' of type 'str' could not be converted to Integer"]),
+        (["device=gpu"], ["device=gpu: allowed are auto, cpu, cuda and cuda:<n>"]),
+        (["device=mps"], ["device=mps: allowed are", "; Apple's GPUs lack float64, which sampling needs"]),
+        (["threads=0"], ["threads=0: at least 1"]),
+        (["lanes=0"], ["lanes=0: at least 1"]),
         (["stages=sft"], ["stages: a list is wanted: write stages=[<value>,...]"]),
         (["sft.lr=fast"], ["sft.lr: Value 'fast'", "could not be converted to Float", "override sft.lr=fast"]),
         (["code_change=never"], ["code_change: Invalid value 'never', expected one of [auto, warn, rerun, ignore]"]),

@@ -16,9 +16,10 @@ from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError, ProcessError
 from alignpipe.processes import Process, this_process
 from alignpipe.runner import execute, following
-from alignpipe.runner.devices import check_machine_settings, prepare_device
+from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.following import follow
 from alignpipe.runner.messages import Messages
+from alignpipe.runner.requirements import check_device
 from alignpipe.runner.signals import StopSignals
 from support.fake_crew import CREW_COMPONENTS, MemoryStore, PairConfig, use_memory
 from support.fake_run import make_registry, make_run, metrics_of, statuses, summary_of
@@ -65,9 +66,8 @@ def test_too_few_gpus(monkeypatch: Any, device: str) -> None:
 
 
 def test_one_device_for_all_is_refused() -> None:
-    check_machine_settings(RunSettings(device="cuda:1"), Process())
     with pytest.raises(ConfigError, match="device=cuda:1 with 2 processes"):
-        check_machine_settings(RunSettings(device="cuda:1"), Process(0, 2))
+        check_device(RunSettings(device="cuda:1"), Process(0, 2))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

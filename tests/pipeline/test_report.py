@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from alignpipe.api import Artifact
+from alignpipe.config.model import CommandLine
 from alignpipe.runner.report import final_report
 from alignpipe.runner.summary import StageResult, Summary
 from alignpipe.runner.terminal import Terminal
@@ -24,7 +25,7 @@ def printed(run, made):
 
 def test_the_next_command_is_the_same_with_another_seed_in_another_folder(tmp_path):
     words = ("-cd", "presets", "seed=4", "hydra.run.dir=here", "hydra.job.chdir=true", "ppo.lr=1")
-    shown = printed(replace(make_run(tmp_path, seed=4), alone=words), {})
+    shown = printed(replace(make_run(tmp_path, seed=4), command=CommandLine(alone=words)), {})
     assert "alignpipe -cd presets hydra.job.chdir=true ppo.lr=1 seed=5   (" in shown
 
 

@@ -17,7 +17,7 @@ import pluggy
 
 from alignpipe.api import Artifact, Component, HookSpecs, Port, Selected
 from alignpipe.api.hooks import PROJECT
-from alignpipe.config.model import CodeChange, RunConfig, RunSettings
+from alignpipe.config.model import CodeChange, CommandLine, RunConfig, RunSettings
 from alignpipe.errors import StageInterrupted
 from alignpipe.registry import Registry
 from alignpipe.registry.loader import Plugin
@@ -289,10 +289,12 @@ def make_run(
         resolved,
         outputs,
         outputs / "runs" / folder,
-        overrides,
-        sweep,
-        again=overrides if sweep is None else ("-m", *overrides, f"hydra.sweep.dir={sweep}"),
-        alone=overrides,
+        CommandLine(
+            overrides,
+            again=overrides if sweep is None else ("-m", *overrides, f"hydra.sweep.dir={sweep}"),
+            alone=overrides,
+            sweep=sweep,
+        ),
     )
 
 

@@ -22,7 +22,6 @@ from alignpipe.errors import ConfigError
 from alignpipe.registry import Registered, registry
 from alignpipe.rewarding.artifact import label
 from alignpipe.runner.context import Builder
-from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.requirements import check_machine
 
 _USED = ("scoring", "seed", "device", "threads", "lanes", "outputs")
@@ -62,7 +61,6 @@ def choose(option: str, overrides: Sequence[str]) -> Chosen:
         settings = run_settings(cfg, registry())
         check_complete({"reward": cfg.reward})
         selected = choice_of(cfg.reward, "reward", registry())
-    check_machine_settings(settings)
     check_machine(selected)
     return Chosen(registered, selected, settings, tuple(overrides))
 
@@ -74,9 +72,7 @@ def chosen_settings(overrides: Sequence[str]) -> RunSettings:
     """
     _check_overrides(overrides)
     with composing():
-        settings = run_settings(compose("config", list(overrides)), registry())
-    check_machine_settings(settings)
-    return settings
+        return run_settings(compose("config", list(overrides)), registry())
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from alignpipe.cli.report import RunFailed
 from alignpipe.cli.sweep_jobs import SweepJobs
-from alignpipe.config.run import overrides_of
+from alignpipe.config.command import overrides_of
 from alignpipe.errors import StoreError
 from alignpipe.store.files import storing, write_json
 from alignpipe.tables import cell, printable, show_table

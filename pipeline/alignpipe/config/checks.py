@@ -1,4 +1,4 @@
-"""Checks of a composed config: known keys, stages and options; nothing missing; nothing that changes by itself."""
+"""Checks of a composed config: values, keys, stages and options; nothing missing; nothing that changes by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,25 @@ from alignpipe.registry import Registry
 NOT_STAGES = ("model", "tracker", "rollout")
 """The slots that stages use and that are no stages themselves."""
 
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _VOLATILE = re.compile(r"\$\{\s*(now|hydra|oc\.env)\s*[:.]")
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Raise `ConfigError` for a value that cannot be meant, wherever the run may be."""
+    if not settings.outputs.strip():
+        raise ConfigError("outputs is empty: name a folder, for example outputs=outputs")
+    if settings.outputs.startswith("~"):
+        raise ConfigError(f"outputs={settings.outputs}: nobody replaced the ~; write the folder's whole path")
+    if not 0 <= settings.seed < 2**63:
+        raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2**63 - 1 is wanted")
+    if not _DEVICE.fullmatch(settings.device):
+        why = "; Apple's GPUs lack float64, which sampling needs" if settings.device == "mps" else ""
+        raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda and cuda:<n>{why}")
+    if settings.threads is not None and settings.threads < 1:
+        raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
+    if settings.lanes is not None and settings.lanes < 1:
+        raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
 
 
 def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> None:

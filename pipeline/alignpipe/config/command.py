@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from alignpipe.config.model import CommandLine
 
 _CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Hydra's flags that say where configs come from; each takes a value."""
@@ -34,13 +40,36 @@ def _meaning(override: str) -> tuple[str, str, object] | None:
     return None if read is None else (read.get_key_element(), str(read.type), read.value())
 
 
-def sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:
+def command_of(hydra: HydraConf, words: Sequence[str]) -> CommandLine:
+    """The command line behind a run or a job; `words` are those typed, for a job its sweep's, or none if not known."""
+    overrides = overrides_of(hydra)
+    if hydra.mode != RunMode.MULTIRUN:
+        typed = tuple(words) or overrides
+        return CommandLine(overrides, again=typed, alone=typed)
+    folder = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / str(hydra.sweep.dir)))  # `.` has no name
+    return CommandLine(
+        overrides,
+        again=_sweep_again(words or ("-m", *overrides), folder),
+        alone=_job_alone(words, overrides),
+        sweep=folder.name,
+        swept=swept(words, OmegaConf.select(hydra.sweeper, "params") or (), overrides),
+    )
+
+
+def overrides_of(hydra: HydraConf) -> tuple[str, ...]:
+    """The overrides of a job as they were typed: `${...}` in them is not looked up, and Hydra's escapes are gone."""
+    given = OmegaConf.to_container(OmegaConf.create(hydra.overrides.task), resolve=False)
+    assert isinstance(given, list)
+    return tuple(as_typed(str(override)) for override in given)
+
+
+def _sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:
     """A sweep's command line with its folder, by default a new one each time: only there do its jobs go on."""
     kept = (word for word in words if _key(word) != "hydra.sweep.dir")
     return (*kept, _quoted("hydra.sweep.dir", str(folder)))
 
 
-def job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
+def _job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """The command line that runs one job of a sweep by itself; `words` are the sweep's, `overrides` the job's."""
     return (*_config_flags(words), *(word for word in words if _is_for_hydra(word)), *overrides)
 

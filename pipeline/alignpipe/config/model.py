@@ -50,6 +50,17 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class CommandLine:
+    """The command line behind a run, in the words that its user would type."""
+
+    overrides: tuple[str, ...] = ()  # those of this run
+    again: tuple[str, ...] = ()  # the whole line that gives this run again; for a job of a sweep, the sweep
+    alone: tuple[str, ...] = ()  # the whole line that gives this run by itself
+    sweep: str | None = None  # for a job of a sweep, the name of the sweep's folder ...
+    swept: tuple[str, ...] = ()  # ... and those of its overrides in which the jobs differ
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The configuration of one run, which may be a job of a sweep."""
 
@@ -59,8 +70,4 @@ class RunConfig:
     resolved: Mapping[str, Any]  # the whole composed config as plain data
     outputs: Path  # absolute, as is the next
     folder: Path
-    overrides: tuple[str, ...] = ()
-    sweep: str | None = None  # the name of the sweep's folder
-    swept: tuple[str, ...] = ()  # the overrides in which the jobs of the sweep differ
-    again: tuple[str, ...] = ()  # the command line that gives this run again, or the sweep
-    alone: tuple[str, ...] = ()  # the command line that gives this run by itself
+    command: CommandLine = CommandLine()

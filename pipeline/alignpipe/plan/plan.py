@@ -70,7 +70,7 @@ class Planner:
         for spec in self.specs:
             inputs = {port: str(source) for port, source in spec.sources.items()}
             keys.append(key_of(self._fingerprints.of(spec, inputs)))
-        return data_digest({"stages": keys, "sweep": self.run.sweep})
+        return data_digest({"stages": keys, "sweep": self.run.command.sweep})
 
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError
 from alignpipe.processes import ALONE, Process
-
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-
-
-def check_machine_settings(settings: RunSettings, process: Process = ALONE) -> None:
-    """Raise `ConfigError` for a device or a number of threads or lanes that cannot be meant; imports nothing."""
-    if not _DEVICE.fullmatch(settings.device):
-        why = "; Apple's GPUs lack float64, which sampling needs" if settings.device == "mps" else ""
-        raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda and cuda:<n>{why}")
-    if settings.threads is not None and settings.threads < 1:
-        raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
-    if settings.lanes is not None and settings.lanes < 1:
-        raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
-    if process.world_size > 1 and settings.device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(
-            f"device={settings.device} with {process.world_size} processes: allowed are auto, cpu and cuda; each "
-            "process takes the GPU of its local rank"
-        )
 
 
 def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
@@ -33,7 +14,7 @@ def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
 
     Of several processes each gets the GPU of its local rank.
 
-    Raises `ConfigError` if the device is not there.
+    Raises `ConfigError` if the device is not there, or is one for all of several processes.
     """
     share_cores()
     if settings.device == "cpu" and settings.threads is None:
@@ -55,6 +36,11 @@ def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
 
 def _own_gpu(device: str, process: Process, count: int) -> str:
     """The GPU of one of several processes; `count` are on this machine."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"device={device} with {process.world_size} processes: allowed are auto, cpu and cuda; each process takes "
+            "the GPU of its local rank"
+        )
     if device == "cpu" or (device == "auto" and count == 0):
         return "cpu"
     if count < process.local_world_size:

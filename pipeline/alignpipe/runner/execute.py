@@ -11,7 +11,6 @@ from alignpipe.processes import this_process
 from alignpipe.registry import Registry
 from alignpipe.runner.ahead import check_data_ahead
 from alignpipe.runner.context import Builder
-from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.ending import end_failed_run, end_run
 from alignpipe.runner.following import follow
 from alignpipe.runner.leading import Crew, leading
@@ -38,7 +37,6 @@ def execute(run: RunConfig, registry: Registry) -> int:
     raised; summary.json is written in that case too.
     """
     process = this_process()
-    check_machine_settings(run.settings, process)
     if process.follows:
         return follow(run, registry, process)
     terminal = Terminal()

@@ -46,10 +46,10 @@ def run_info(planner: Planner, record: RunRecord) -> RunInfo:
         attempt=record.attempt,
         folder=run.folder,
         config=run.resolved,
-        overrides=run.overrides,
+        overrides=run.command.overrides,
         stages=tuple(spec.name for spec in planner.specs),
-        sweep=run.sweep,
-        swept=run.swept,
+        sweep=run.command.sweep,
+        swept=run.command.swept,
         components={
             spec.name: ", ".join(
                 str(entry) for entry in spec.components if entry.component.group == spec.selected.group

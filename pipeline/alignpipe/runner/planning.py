@@ -8,7 +8,6 @@ from alignpipe.config.model import RunConfig
 from alignpipe.plan import Planner, make_plan
 from alignpipe.registry import Registry
 from alignpipe.runner.decisions import headline
-from alignpipe.runner.devices import check_machine_settings
 from alignpipe.runner.requirements import check_requirements
 from alignpipe.store import Store
 
@@ -20,7 +19,6 @@ def show_plan(run: RunConfig, registry: Registry) -> None:
 
     Raises `ConfigError` for everything that would stop the run before any work.
     """
-    check_machine_settings(run.settings)
     planner = Planner(run, registry, Store(run.outputs / "store"))
     decisions = make_plan(planner)
     if any(decision.action != "hit" for decision in decisions):

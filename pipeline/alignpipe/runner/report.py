@@ -68,7 +68,7 @@ def _paths(run: RunConfig, made: Mapping[str, Artifact]) -> list[tuple[str, Path
 
 def _next_command(run: RunConfig) -> str:
     """The same run with another seed: always possible, and the first thing to know about a result."""
-    kept = [word for word in run.alone if not word.lstrip("+").startswith(("seed=", "hydra.run.dir="))]
+    kept = [word for word in run.command.alone if not word.lstrip("+").startswith(("seed=", "hydra.run.dir="))]
     return shlex.join(["alignpipe", *kept, f"seed={run.settings.seed + 1}"]) + "   (does it hold with another seed?)"
 
 
@@ -80,8 +80,9 @@ def _one_line(text: str) -> str:
 def say_how_to_resume(live: LiveRun, stop: BaseException) -> None:
     """Tell the user of an interrupted run how to go on."""
     reason = f" ({stop})" if str(stop) else ""
-    what = "give the same command again" if live.run.sweep is None else "start the same sweep again in the same folder"
+    command = live.run.command
+    what = "give the same command again" if command.sweep is None else "start the same sweep again in the same folder"
     live.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, {what}:")
     process = live.crew.process
     launcher = [] if process.world_size == 1 else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
-    live.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *live.run.again])}")
+    live.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *command.again])}")
