@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -21,7 +22,7 @@ from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
 from alignpipe.errors import ConfigError, FolderInUse
-from alignpipe.processes import this_process
+from alignpipe.processes import Process, this_process
 from alignpipe.registry import registry
 
 _NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
@@ -29,19 +30,81 @@ _NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 def run(argv: list[str]) -> int:
-    """Run the pipeline: one job, or with `-m` a sweep, with a table of its jobs at the end.
-
-    Raises `ConfigError` for a sweep in several processes, which would all start its jobs.
-    """
+    """Run the pipeline: one job, or with `-m` a sweep, with a table of its jobs at the end."""
     process = this_process()
+    _refuse_sweep_of_several(process, argv)
+    with sweep_report():
+        _hydra_main(run_job, [*argv, *_NO_FOLDER] if process.follows else argv)
+    return 0
+
+
+def run_job(cfg: DictConfig) -> None:
+    """One job; module-level because launchers send it to their workers by name.
+
+    An interruption ends the process with its exit code, and a sweep with it.
+    """
+    from alignpipe.runner import execute  # not above: `--help` and TAB run nothing, and people wait for them
+
+    hydra_config = HydraConfig.get()
+    try:
+        with noted_job(hydra_config):
+            run = run_config(cfg, hydra_config, registry(), command_line(hydra_config))
+            code = execute(run, registry())
+    except Exception as error:
+        _fail(error, hydra_config)
+    if code:
+        sys.exit(code)
+
+
+def _fail(error: Exception, hydra_config: HydraConf) -> NoReturn:
+    """End a job by its error.
+
+    A job of a sweep raises, so that Hydra counts it as failed and goes on with the others. A single run leaves Hydra at
+    once, with what `main` needs to end the process.
+    """
+    if message_of(error) is None:
+        raise error  # a bug of ours or a plugin's: its traceback is wanted
+    if hydra_config.mode == RunMode.MULTIRUN:
+        report(error)
+        raise JobFailed(f"job {hydra_config.job.num} of the sweep failed: {error}") from error
+    if not this_process().follows and not isinstance(error, FolderInUse):
+        discard_unused_run_folder(Path(hydra_config.runtime.output_dir))
+    raise RunFailed(error) from error  # past Hydra, which would print the overrides beside it
+
+
+def _refuse_sweep_of_several(process: Process, argv: list[str]) -> None:
+    """Raise `ConfigError` for a sweep in several processes, which would all start its jobs."""
     if process.world_size > 1 and is_sweep(argv):
         raise ConfigError(
             f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (a sweep's "
             "launcher can start jobs side by side), or launch one run at a time"
         )
-    with sweep_report():
-        _hydra_main(run_job, [*argv, *_NO_FOLDER] if process.follows else argv)
-    return 0
+
+
+def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
+    """Run Hydra's own command line over our config, with the plugins as config source."""
+    register()
+    register_help()
+    application = hydra.main(config_path=str(conf_dir()), config_name="config", **_hydra_options())(task)
+    before = sys.argv
+    sys.argv = [before[0], *_as_hydra_reads(argv)]
+    try:
+        application()
+    finally:
+        sys.argv = before
+
+
+def _hydra_options() -> dict[str, Any]:
+    """Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that are not on its whitelist."""
+    return {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {"execution_whitelist": SWEEP_CALLBACK}
+
+
+def _as_hydra_reads(argv: list[str]) -> list[str]:
+    """The words in the order in which Hydra finds them all, without the one `+` that it refuses.
+
+    Its documentation teaches `+experiment=`, but `experiment` is in our defaults list.
+    """
+    return [word.removeprefix("+") if word.startswith("+experiment=") else word for word in in_order(argv)]
 
 
 def plan(argv: list[str]) -> int:
@@ -55,32 +118,6 @@ def plan(argv: list[str]) -> int:
     return 0
 
 
-def run_job(cfg: DictConfig) -> None:
-    """One job; module-level because launchers send it to their workers by name.
-
-    A job of a sweep raises, so that Hydra counts it as failed and goes on with the others; an interruption ends the
-    sweep. A single run leaves Hydra at once, with what `main` needs to end the process.
-    """
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
-        from alignpipe.runner import execute
-
-        with noted_job(HydraConfig.get()):
-            words = command_line(HydraConfig.get())
-            status = execute(run_config(cfg, HydraConfig.get(), registry(), words), registry())
-    except Exception as error:
-        if message_of(error) is None:
-            raise  # a bug of ours or a plugin's: its traceback is wanted
-        if not sweep:
-            if not this_process().follows and not isinstance(error, FolderInUse):
-                discard_unused_run_folder(Path(HydraConfig.get().runtime.output_dir))
-            raise RunFailed(error) from error  # past Hydra, which would print the overrides beside it
-        report(error)
-        raise JobFailed(f"job {HydraConfig.get().job.num} of the sweep failed: {error}") from error
-    if status:  # it was interrupted
-        sys.exit(status)
-
-
 def plan_job(cfg: DictConfig) -> None:
     """Show the plan of one composed config."""
     from alignpipe.runner import show_plan
@@ -91,21 +128,3 @@ def plan_job(cfg: DictConfig) -> None:
         if message_of(error) is None:
             raise
         raise RunFailed(error) from error
-
-
-def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
-    """Run Hydra's own command line over our config, with the plugins as config source."""
-    register()
-    register_help()
-    # Hydra 1.3 warns without a version_base; 1.4 warns with one, and of classes that are not on its whitelist.
-    is_1_3 = hydra.__version__.startswith("1.3")
-    options: dict[str, Any] = {"version_base": "1.3"} if is_1_3 else {"execution_whitelist": SWEEP_CALLBACK}
-    application = hydra.main(config_path=str(conf_dir()), config_name="config", **options)(task)
-    before = sys.argv
-    words = in_order(argv)  # flags first: Hydra 1.3 finds overrides nowhere else
-    # `experiment` is in our defaults list, where Hydra refuses the `+` that its documentation teaches.
-    sys.argv = [before[0], *(word.removeprefix("+") if word.startswith("+experiment=") else word for word in words)]
-    try:
-        application()
-    finally:
-        sys.argv = before
