@@ -35,7 +35,7 @@ from alignpipe.api import (
     TrainableReward,
     hookimpl,
 )
-from alignpipe.api.components import FIRST_API, Requirement
+from alignpipe.api.components import Requirement
 from alignpipe.api.rewards import Answer, FailureKind, Message
 from alignpipe.errors import StageInterrupted
 from alignpipe.functions import FunctionReward
@@ -121,7 +121,7 @@ def reward(
     needs: Mapping[str, Port] | None = None,
     uses: Sequence[str] = (),
     parallel: bool = False,
-    api: tuple[int, int] = FIRST_API,
+    api: tuple[int, int] = Component.api,
 ) -> Callable[[Callable[..., Any]], RewardPlugin]:
     """Decorate a function or a class so that it is a plugin which offers `reward=<name>`.
 

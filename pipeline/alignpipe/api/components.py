@@ -10,9 +10,6 @@ from typing import Any, Literal, get_args
 API_VERSION = (1, 0)
 """The version of this contract: (major, minor). Another major is refused, a newer minor is warned about."""
 
-FIRST_API = (1, 0)
-"""The contract assumed of a component that names none: a fixed version, so that a later contract can refuse it."""
-
 SLOTS = ("data", "sft", "reward", "ppo", "eval", "model", "tracker", "rollout")
 """alignpipe's own slots, each filled from the group of its name; third parties may add more."""
 
@@ -86,12 +83,13 @@ class Component:
     summary: str
     version: int = 1
     """To be raised whenever the result for the same config changes."""
-    api: tuple[int, int] = FIRST_API
-    """The version of this contract that it was written for."""
+    api: tuple[int, int] = (1, 0)
+    """The version of this contract that it was written for. Who names none wrote for the first, whatever is at hand."""
     needs: Mapping[str, Port] = field(default_factory=dict)
     """The input ports, by name."""
     makes: Kind | None = None
-    """The kind of its artifact; None for what is no stage. Rewards may leave it out: the core makes one of each."""
+    """The kind of its artifact; None for what is no stage. Rewards may leave it out: the core wraps each in its one
+    reward stage (`rewarding/stage.py`), which makes it."""
     uses: tuple[str, ...] = ()
     """The other slots whose config it reads; they enter the stage's key."""
     parallel: bool = False

@@ -123,16 +123,8 @@ class Reward(Protocol):
 
 
 @runtime_checkable
-class TrainableReward(Protocol):
-    """A reward that is trained by the reward stage, saved into the artifact and loaded from it."""
-
-    def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
-        """Score `samples`, in their order; may be `async def`."""
-        ...
-
-    def fit(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
-        """Train on the artifacts; after it, `score` works."""
-        ...
+class Kept(Protocol):
+    """What keeps something in its artifact: what it was trained to, or a file it was made of."""
 
     def save(self, folder: Path) -> None:
         """Write everything `load` needs into `folder`."""
@@ -140,4 +132,13 @@ class TrainableReward(Protocol):
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; after it, `score` works."""
+        ...
+
+
+@runtime_checkable
+class TrainableReward(Reward, Kept, Protocol):
+    """A reward that is trained by the reward stage, saved into the artifact and loaded from it."""
+
+    def fit(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
+        """Train on the artifacts; after it, `score` works."""
         ...

@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from alignpipe.api import Failure, Reward, Sample, Scores, Selected
-from alignpipe.api.rewards import FailureKind
+from alignpipe.api.rewards import FailureKind, Kept
 from alignpipe.authoring import samples as built_in
 from alignpipe.authoring.candidate import Candidate, NotTried
 from alignpipe.choices import all_selected, plain
 from alignpipe.config.convert import from_plain
 from alignpipe.errors import AlignpipeError
 from alignpipe.registry import plugin_module, registry
-from alignpipe.rewarding.artifact import Kept
 from alignpipe.rewarding.judge import Scored
 from alignpipe.rewarding.worker import Overdue, Worker
 

@@ -16,28 +16,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from alignpipe.api import Artifact, BuildContext, Reward, Scoring, Selected, StageContext
+from alignpipe.api.rewards import Kept
 from alignpipe.choices import all_selected, is_keyed, plain, revision_of
 from alignpipe.dataset import Dataset
 from alignpipe.errors import RewardError
 from alignpipe.rewarding.judge import Judge
 
 _FILE = "reward.json"
-
-
-@runtime_checkable
-class Kept(Protocol):
-    """A reward that keeps something in its artifact: what it was trained to, or a file it was made of."""
-
-    def save(self, folder: Path) -> None:
-        """Write what `load` needs."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        ...
 
 
 def save_reward(folder: Path, reward: Reward, selected: Selected, version: int, offered_by: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from alignpipe.api import Artifact, BuildContext, Failure, Reward, Sample, Scores, StageContext, TrainableReward
+from alignpipe.api.rewards import Kept
 from alignpipe.errors import AlignpipeError, PluginError, RewardError
-from alignpipe.rewarding.artifact import Kept
 from alignpipe.rewarding.tally import Tally
 from alignpipe_plugins.mix.asking import ask
 from alignpipe_plugins.mix.combining import Scale, combination, weights_of
