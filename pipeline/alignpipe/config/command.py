@@ -21,25 +21,6 @@ _CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir",
 _OF_SWEEPS = ("hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
 
 
-def read_override(word: str) -> Override | None:
-    """A word as Hydra's grammar reads it; None for one that is no override (a flag, or what needs quotes)."""
-    try:
-        return OverridesParser.create().parse_override(word)
-    except HydraException:  # what a wrong character raises is no OverrideParseException
-        return None
-
-
-def as_typed(override: str) -> str:
-    """An override of a sweep's job without the backslashes that Hydra puts in, as far as it means the same without."""
-    plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", override)
-    return plain if plain == override or _meaning(plain) == _meaning(override) else override
-
-
-def _meaning(override: str) -> tuple[str, str, object] | None:
-    read = read_override(override)
-    return None if read is None else (read.get_key_element(), str(read.type), read.value())
-
-
 def command_of(hydra: HydraConf, words: Sequence[str]) -> CommandLine:
     """The command line behind a run or a job; `words` are those typed, for a job its sweep's, or none if not known."""
     overrides = overrides_of(hydra)
@@ -108,3 +89,22 @@ def _quoted(key: str, value: str) -> str:
         return f"{key}={value}"
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def read_override(word: str) -> Override | None:
+    """A word as Hydra's grammar reads it; None for one that is no override (a flag, or what needs quotes)."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:  # what a wrong character raises is no OverrideParseException
+        return None
+
+
+def as_typed(override: str) -> str:
+    """An override of a sweep's job without the backslashes that Hydra puts in, as far as it means the same without."""
+    plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", override)
+    return plain if plain == override or _meaning(plain) == _meaning(override) else override
+
+
+def _meaning(override: str) -> tuple[str, str, object] | None:
+    read = read_override(override)
+    return None if read is None else (read.get_key_element(), str(read.type), read.value())

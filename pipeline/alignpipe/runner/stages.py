@@ -95,7 +95,8 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
         ctx = RunningStage(live, decision, work, lock, device, log, bar)
         with live.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
-    log.drop_earlier_if_begun_anew()  # or a stage that logs nothing would publish their metrics
+    # A stage that has logged nothing this time would publish what an attempt before it logged.
+    log.drop_earlier_if_begun_anew()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = live.store.publish(
