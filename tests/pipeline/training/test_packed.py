@@ -113,6 +113,17 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
+def check_gradients(grads: list[torch.Tensor]) -> None:
+    """Gradients of ours and of the model's own forward in float64, then ours in float64, then its own in float32.
+
+    In float64 both are the same to 1e-6. Float32 rounds by about as much, by how much depends on the processor: there
+    ours may be off by half as much again as the model's own.
+    """
+    ours, exact, ours_exact, own = grads
+    assert relative(ours_exact, exact) < 1e-6
+    assert relative(ours, exact) < 1.5 * relative(own, exact)
+
+
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(
@@ -126,12 +137,12 @@ def test_log_probabilities_and_gradients_are_those_of_the_models_own_forward(
     theirs = general(ours).double()
     assert packable(ours, 9) is not None
     assert packable(theirs, 9) is None
-    results = [response_logprobs(model, BATCH, 0.8, with_entropy=True) for model in (ours, theirs)]
-    for mine, general_one in zip(*results, strict=True):
+    models = (ours, theirs, deepcopy(ours).double(), general(ours))
+    results = [response_logprobs(model, BATCH, 0.8, with_entropy=True) for model in models]
+    for mine, general_one in zip(*results[:2], strict=True):
         assert torch.allclose(mine.double(), general_one, atol=1e-5)
-    grads = [gradient(model, (logp * WEIGHTS).sum()) for model, (logp, _) in zip((ours, theirs), results, strict=True)]
-    assert relative(*grads) < 1e-6
-    assert len(calls) == large
+    assert len(calls) == 2 * large
+    check_gradients([gradient(model, (logp * WEIGHTS).sum()) for model, (logp, _) in zip(models, results, strict=True)])
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -139,10 +150,12 @@ def test_values_and_scores_and_their_gradients_are_those_of_the_models_own_forwa
     ours = scorer(CONFIGS[family])
     theirs = TokenScorer(general(ours.model).double())
     for read, weights in ((state_values, WEIGHTS), (last_token_scores, WEIGHTS[:, 0])):
-        results = [read(model, BATCH) for model in (ours, theirs)]
+        models = (ours, theirs, deepcopy(ours).double(), TokenScorer(general(ours.model)))
+        results = [read(model, BATCH) for model in models]
         assert torch.allclose(results[0].double(), results[1], atol=1e-5)
-        grads = [gradient(model, (read_ * weights).sum()) for model, read_ in zip((ours, theirs), results, strict=True)]
-        assert relative(*grads) < 1e-6
+        check_gradients(
+            [gradient(model, (read_ * weights).sum()) for model, read_ in zip(models, results, strict=True)]
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
