@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignpipe.training import supervised
+from alignpipe.training import parallel, supervised
 from alignpipe.training.models import load_causal
 from alignpipe.training.parallel import Team, join
 from support import token_rows
@@ -122,11 +122,17 @@ def agree(root: Path, rank: int) -> Any:
     return told | {"read": (root / "written").read_text()}
 
 
-def everything(root: Path, rank: int, model_folder: Path, cases: Sequence[tuple[list[int], list[int]]]) -> Any:
+def everything(
+    root: Path, rank: int, model_folder: Path, cases: Sequence[tuple[list[int], list[int]]], way: str
+) -> Any:
     """All that is looked at: agreement, gradients of `cases`, a training that one process stops, and its resumption."""
+    if way == "gloo":
+        parallel.connect_locally = lambda *_: None
+    local = join(context(root, rank))._exchange is not None
     told = agree(root, rank)
     summed = [gradients(root, rank, rows, micro) for rows, micro in cases]
     before = learn(root / "run", rank, model_folder, stop=rank == 1)
     if rank == 0:
         shutil.copytree(root / "run" / "work", root / "copy" / "work")
-    return {"told": told, "summed": summed, "before": before, "after": learn(root / "run", rank, model_folder)}
+    after = learn(root / "run", rank, model_folder)
+    return {"local": local, "told": told, "summed": summed, "before": before, "after": after}

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from alignpipe.api import StageContext
-from alignpipe.errors import ConfigError, ProcessError
+from alignpipe.errors import ConfigError
 from alignpipe.processes import this_process
+from alignpipe.training.exchange import LocalExchange, connect_locally, lost
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.ordering import shares
 
@@ -32,14 +33,24 @@ _BUCKET_VALUES = 1 << 24
 class Team:
     """The processes of one stage; `size` is 1 where a stage runs alone. `lanes` are this process's own.
 
-    With `shard` they split what they train among them (see `sharding`).
+    With `shard` they split what they train among them (see `sharding`). `exchange` is the quicker way to each other
+    that processes on one machine's processor have.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, lanes: Lanes = ONE_LANE, *, shard: bool = False) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        lanes: Lanes = ONE_LANE,
+        *,
+        shard: bool = False,
+        exchange: LocalExchange | None = None,
+    ) -> None:
         self.rank = rank
         self.size = size
         self.lanes = lanes
         self.shard = shard
+        self._exchange = exchange
 
     @property
     def leads(self) -> bool:
@@ -48,7 +59,7 @@ class Team:
 
     def with_one_lane(self) -> Team:
         """The same processes, each with one lane."""
-        return Team(self.rank, self.size, ONE_LANE, shard=self.shard)
+        return Team(self.rank, self.size, ONE_LANE, shard=self.shard, exchange=self._exchange)
 
     def share(
         self, lengths: Sequence[int], *, rows: Sequence[int] | None = None, groups: Sequence[int] | None = None
@@ -72,12 +83,12 @@ class Team:
         if self.size == 1 or self.shard:
             return
         for bucket in _buckets(parameter for parameter in parameters if parameter.requires_grad):
-            present = torch.tensor([parameter.grad is not None for parameter in bucket], device=bucket[0].device)
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-            summed = self.sum_tensor(torch.cat([grad.reshape(-1) for grad in grads]))
-            holders = self.sum_tensor(present.float()).tolist()
-            pieces = torch.split(summed, [parameter.numel() for parameter in bucket])
-            for parameter, piece, processes in zip(bucket, pieces, holders, strict=True):
+            # In one message: the gradients, and how many processes have each.
+            present = grads[0].new_tensor([parameter.grad is not None for parameter in bucket])
+            summed = self.sum_tensor(torch.cat([*(grad.reshape(-1) for grad in grads), present]))
+            *pieces, holders = torch.split(summed, [*(parameter.numel() for parameter in bucket), len(bucket)])
+            for parameter, piece, processes in zip(bucket, pieces, holders.tolist(), strict=True):
                 if processes:
                     parameter.grad = piece.view_as(parameter)
 
@@ -85,6 +96,8 @@ class Team:
         """The sum over the processes of a tensor on the stage's device."""
         if self.size == 1:
             return tensor
+        if self._exchange is not None:
+            return self._exchange.sum(tensor)
         from accelerate.utils import reduce
 
         with collective():
@@ -99,11 +112,7 @@ class Team:
         """The items of all processes, by rank; plain data and CPU tensors."""
         if self.size == 1:
             return [item]
-        from accelerate.utils import gather_object
-
-        with collective():
-            gathered: list[T] = gather_object([item])
-        return gathered
+        return _gathered(item) if self._exchange is None else self._exchange.gather(item)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process: a signal may reach only one of them."""
@@ -160,7 +169,17 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
 
     with collective():
         PartialState(cpu=ctx.device == "cpu", timeout=_TIMEOUT)
-    return Team(ctx.rank, ctx.world_size, lanes, shard=shard)
+    exchange = connect_locally(ctx.rank, ctx.world_size, _gathered, _TIMEOUT) if ctx.device == "cpu" else None
+    return Team(ctx.rank, ctx.world_size, lanes, shard=shard, exchange=exchange)
+
+
+def _gathered(item: T) -> list[T]:
+    """The items of all processes, by rank, over the connection that reaches everywhere."""
+    from accelerate.utils import gather_object
+
+    with collective():
+        gathered: list[T] = gather_object([item])
+    return gathered
 
 
 @contextmanager
@@ -177,10 +196,7 @@ def collective(*, computing: bool = False) -> Iterator[None]:
             raise
         # Without torch's file names and guesses.
         reason = re.sub(r"^\[\S*\] ", "", str(error)).partition(". ")[0].strip()
-        raise ProcessError(
-            f"another process of this run has ended or cannot be reached ({reason}); what was saved is kept: give the "
-            "same command again, with as many processes as you like"
-        ) from error
+        raise lost(reason) from error
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

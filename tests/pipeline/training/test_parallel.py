@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,27 @@ CASES = [([0, 1, 2, 3, 4], [1, 3]), ([2], [4, 4])]
 """Rows, and the micro-batch sizes of the two processes; a batch of one row leaves the second process without any."""
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("teams")
+@pytest.fixture(scope="module", params=["local", "gloo"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How the processes reach each other: as those of one machine do, or as those of several."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def both(root: Path) -> list[dict[str, Any]]:
+def root(tmp_path_factory: pytest.TempPathFactory, way: str) -> Path:
+    return tmp_path_factory.mktemp(way)
+
+
+@pytest.fixture(scope="module")
+def both(root: Path, way: str) -> list[dict[str, Any]]:
     """What two processes did, by rank."""
-    return together("support.teams:everything", root, tiny_models.llama(), CASES)
+    return together("support.teams:everything", root, tiny_models.llama(), CASES, way)
 
 
 @pytest.mark.slow
-def test_they_agree(both: list[dict[str, Any]]) -> None:
-    first, second = (result["told"] for result in both)
+def test_they_agree(both: list[dict[str, Any]], way: str) -> None:
+    assert [result["local"] for result in both] == [way == "local" and sys.platform == "linux"] * 2
+    first, second = (dict(result["told"]) for result in both)
     assert (first.pop("leads"), second.pop("leads")) == (True, False)
     assert first == second
     assert first["gathered"] == [{"rank": 0}, {"rank": 1}]

@@ -1,0 +1,178 @@
+"""How processes that train together on one machine's processor reach each other: by sockets and shared memory.
+
+Gloo connects processes anywhere, but takes a millisecond for the smallest message, which is as long as a small model
+needs for a layer, and sends every gradient through the network's stack. See `tests/benchmarks/RESULTS.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignpipe.errors import ProcessError
+
+_SLOT_BYTES = 1 << 23
+"""What a process adds at once; there are two slots for each. Larger tensors go piece by piece."""
+_ANSWER_SECONDS = 20.0
+"""How long rank 0 waits for the other processes to call."""
+
+
+class LocalExchange:
+    """Connections of rank 0 with every other process, and memory that all of them see.
+
+    All processes call the same methods in the same order. Raises `ProcessError` if another is gone.
+    """
+
+    def __init__(self, rank: int, size: int, connections: Sequence[Connection], memory: Tensor) -> None:
+        self._rank, self._size = rank, size
+        self._connections = connections
+        self._buffers = memory.view(2, size, _SLOT_BYTES)
+        self._turn = 0
+
+    def gather(self, item: object) -> list[Any]:
+        """The items of all processes, by rank; plain data and CPU tensors."""
+        own = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        with _connected():
+            if self._rank > 0:
+                self._connections[0].send_bytes(own)
+                parts = [self._connections[0].recv_bytes() for _ in range(self._size)]
+            else:
+                parts = [own, *(connection.recv_bytes() for connection in self._connections)]
+                for connection in self._connections:
+                    for part in parts:
+                        connection.send_bytes(part)
+        return [pickle.loads(part) for part in parts]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of the processes' tensors, of one shape and type, in the order of ranks: the same bits in all."""
+        flat = tensor.detach().reshape(-1)
+        total = torch.empty_like(flat)
+        step = _SLOT_BYTES // flat.element_size()
+        for start in range(0, len(flat), step):
+            self._sum_piece(flat[start : start + step], total[start : start + step])
+        return total.view_as(tensor)
+
+    def _sum_piece(self, piece: Tensor, total: Tensor) -> None:
+        # Two buffers in turn: who is ahead may write the next piece while others still read the sum of this one.
+        slots = self._buffers[self._turn].view(piece.dtype)[:, : len(piece)]
+        self._turn = 1 - self._turn
+        slots[self._rank].copy_(piece)
+        self._wait()
+        start, end = (len(piece) * rank // self._size for rank in (self._rank, self._rank + 1))
+        first, *others = slots[:, start:end]  # each process adds a part
+        for other in others:
+            first.add_(other)
+        self._wait()
+        total.copy_(slots[0])
+
+    def _wait(self) -> None:
+        """A barrier: what the others wrote before it can be read after it."""
+        with _connected():
+            if self._rank == 0:
+                for connection in self._connections:
+                    connection.recv_bytes()
+            for connection in self._connections:
+                connection.send_bytes(b"")
+            if self._rank > 0:
+                self._connections[0].recv_bytes()
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError as error:
+        raise lost("it did not answer in time") from error
+    except (EOFError, OSError) as error:
+        raise lost("it closed the connection") from error
+
+
+def lost(reason: str) -> ProcessError:
+    """What is said when another process does not answer."""
+    return ProcessError(
+        f"another process of this run has ended or cannot be reached ({reason}); what was saved is kept: give the "
+        "same command again, with as many processes as you like"
+    )
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """Where rank 0 waits for the others, and the file of the memory that it shares with them."""
+
+    host: str
+    address: str
+    memory: str
+
+
+def connect_locally(
+    rank: int, size: int, gather: Callable[[object], list[Any]], patience: timedelta
+) -> LocalExchange | None:
+    """Connect all processes, which reach each other by `gather` so far; None in all of them if one cannot.
+
+    They can on one machine with Linux. `patience` is how long one waits for the others afterwards.
+    """
+    with ExitStack() as stack:
+        listener, offer = _offer(size, stack) if rank == 0 else (None, None)
+        offer = gather(offer)[0]
+        exchange = None
+        if offer is not None and offer.host == socket.gethostname():
+            with suppress(OSError, RuntimeError):  # torch raises the latter for a file that cannot be opened
+                memory = torch.from_file(offer.memory, shared=True, size=2 * size * _SLOT_BYTES, dtype=torch.uint8)
+                sockets = [_call(offer.address, rank)] if listener is None else _answered(listener, size)
+                exchange = LocalExchange(rank, size, [_connection(one, patience) for one in sockets], memory)
+        everywhere = all(gather(exchange is not None))
+    return exchange if everywhere else None
+
+
+def _offer(size: int, stack: ExitStack) -> tuple[socket.socket | None, _Offer | None]:
+    """A socket to be called at, and memory that is on no disk; the system frees it when all processes have ended."""
+    if not hasattr(os, "memfd_create"):
+        return None, None
+    try:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="alignpipe-"))
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(Path(folder, "team")))
+        listener.listen(size)
+        listener.settimeout(_ANSWER_SECONDS)
+        memory = os.memfd_create("alignpipe")
+        stack.callback(os.close, memory)
+        os.ftruncate(memory, 2 * size * _SLOT_BYTES)
+    except OSError:
+        return None, None
+    return listener, _Offer(socket.gethostname(), listener.getsockname(), f"/proc/{os.getpid()}/fd/{memory}")
+
+
+def _call(address: str, rank: int) -> socket.socket:
+    caller = socket.socket(socket.AF_UNIX)
+    caller.connect(address)
+    caller.sendall(struct.pack("i", rank))
+    return caller
+
+
+def _answered(listener: socket.socket, size: int) -> list[socket.socket]:
+    """One connection with every other process, by rank."""
+    by_rank = {}
+    for _ in range(size - 1):
+        caller, _ = listener.accept()
+        (rank,) = struct.unpack("i", caller.recv(4, socket.MSG_WAITALL))
+        by_rank[rank] = caller
+    return [by_rank[rank] for rank in range(1, size)]
+
+
+def _connection(connected: socket.socket, patience: timedelta) -> Connection:
+    seconds = struct.pack("ll", int(patience.total_seconds()), 0)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+    return Connection(connected.detach())
