@@ -10,6 +10,7 @@ from typing import Any
 
 from alignpipe.api import Component
 from alignpipe.errors import AlignpipeError, PluginError
+from alignpipe.importing import uncollected
 
 BUILT_IN = "alignpipe"
 """The distribution that the built-in plugins come with."""
@@ -52,7 +53,9 @@ def load_factory(registered: Registered) -> Callable[..., Any]:
     module, _, attribute = factory.partition(":")
     owner = f"factory {factory!r} of {registered}, plugin {registered.plugin!r},"
     try:
-        loaded = getattr(importlib.import_module(module), attribute)
+        with uncollected():
+            imported = importlib.import_module(module)
+        loaded = getattr(imported, attribute)
     except AlignpipeError:
         raise
     except (Exception, SystemExit) as error:

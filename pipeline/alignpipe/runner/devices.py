@@ -6,6 +6,7 @@ import os
 
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import ConfigError
+from alignpipe.importing import uncollected
 from alignpipe.processes import ALONE, Process
 
 
@@ -19,7 +20,8 @@ def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
     share_cores()
     if settings.device == "cpu" and settings.threads is None:
         return "cpu"
-    import torch
+    with uncollected():
+        import torch
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

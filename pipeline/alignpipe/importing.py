@@ -1,0 +1,26 @@
+"""Imports of large libraries without the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Around an import: what it makes is passed over by the garbage collector, now and later.
+
+    torch and transformers make a million objects that stay. Python's collector goes through them all some hundred times
+    while they are imported, and again in each full collection of the run: two seconds of the default one.
+    """
+    known, collecting = len(sys.modules), gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > known:
+            gc.freeze()
+        if collecting:
+            gc.enable()
