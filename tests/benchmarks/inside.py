@@ -1,6 +1,7 @@
-"""Run alignpipe in this process, then write what it used: `python inside.py <report.json> <override> ...`.
+"""Run alignpipe in this process, then write what it used: `python inside.py <report> <override> ...`.
 
-The matrix-product peak is measured after the run, in the same process with the same threads; the memory before that.
+Process 0, or the only one, writes `<report>-0.json`. The matrix-product peak is measured after the run, in the same
+process with the same threads; the memory before that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from flops import matmul_peak
 
 from alignpipe.cli.main import main as alignpipe
+from alignpipe.processes import this_process
 
 
 def main(report: Path, overrides: list[str]) -> int:
@@ -23,8 +25,10 @@ def main(report: Path, overrides: list[str]) -> int:
         unit = 1 if sys.platform == "darwin" else 1024
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
         began = time.perf_counter()
-        used = {"peak_mb": memory, "matmul_gflops": matmul_peak(), "after_seconds": time.perf_counter() - began}
-        report.write_text(json.dumps(used) + "\n")
+        used = {"peak_mb": memory}
+        if this_process().rank == 0:
+            used |= {"matmul_gflops": matmul_peak(), "after_seconds": time.perf_counter() - began}
+        Path(f"{report}-{this_process().rank}.json").write_text(json.dumps(used) + "\n")
     return status
 
 

@@ -34,6 +34,12 @@ def arguments(doc: str | None, name: str, rounds: int | None = 3) -> argparse.Ar
     return parser
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The option that runs alignpipe in several processes."""
+    text = "processes of alignpipe, by torchrun, each with its share of the cores (1)"
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help=text)
+
+
 def add_variants(parser: argparse.ArgumentParser) -> None:
     """The option that compares ways of running alignpipe."""
     text = "compare override sets: --variant float32= --variant 'name=key=value key=value' (may be given often)"
@@ -135,14 +141,22 @@ class Run:
         return found
 
 
-def alignpipe(outputs: Path, overrides: Sequence[str], stages: Sequence[str], name: str = "run") -> Run:
-    """Run alignpipe in a process of its own; the run folder is `<outputs>/<name>`."""
+def alignpipe(
+    outputs: Path, overrides: Sequence[str], stages: Sequence[str], name: str = "run", processes: int = 1
+) -> Run:
+    """Run alignpipe in processes of its own; the run folder is `<outputs>/<name>`. Memory is that of all together."""
     folder = outputs / name
     shutil.rmtree(folder, ignore_errors=True)
     settings = [f"outputs={outputs}", f"hydra.run.dir={folder}", "tracker=[]", f"stages=[{','.join(stages)}]"]
-    command = [sys.executable, str(HERE / "inside.py"), str(outputs / f"{name}.inside.json"), *overrides, *settings]
-    used = process(command, outputs / f"{name}.log")
-    inside = json.loads((outputs / f"{name}.inside.json").read_text())
+    several = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
+    if several and (os.cpu_count() or 1) >= 2 * processes:
+        overrides = [*overrides, f"threads={(os.cpu_count() or 1) // processes}"]
+    report = outputs / f"{name}.inside"
+    used = process(
+        [sys.executable, *several, str(HERE / "inside.py"), str(report), *overrides, *settings], outputs / f"{name}.log"
+    )
+    reports = [json.loads(Path(f"{report}-{rank}.json").read_text()) for rank in range(processes)]
+    inside = reports[0] | {"peak_mb": sum(found["peak_mb"] for found in reports)}
     used["process_seconds"] -= inside["after_seconds"]  # the matrix product is no part of the run
     return Run(folder, used | inside)
 
