@@ -3,10 +3,10 @@
     python tests/benchmarks/time_to_quality.py --trl-ppo-python trl112/bin/python    # see against_trl.py
 
 Data, tokenizer and initial weights are the same; each side trains its own SFT model and its own reward model on them,
-then its own policy, alignpipe in one run (`--processes`), TRL in three processes. Both are judged by alignpipe's gold reward on held-out
-prompts, with the KL per response to the side's own SFT model: ours as it trains (its evaluations are taken off its
-time), TRL's from checkpoints saved on the way (saving is taken off), by the eval stage. Seconds are those of processes,
-imports and loading included, up to an update. Rounds differ by seed.
+then its own policy, alignpipe in one run (of one process or of `--processes`), TRL in three. Both are judged by
+alignpipe's gold reward on held-out prompts, with the KL per response to the side's own SFT model: ours as it trains
+(its evaluations are taken off its time), TRL's from checkpoints saved on the way (saving is taken off), by the eval
+stage. Seconds are those of processes, imports and loading included, up to an update. Rounds differ by seed.
 """
 
 from __future__ import annotations
