@@ -40,7 +40,7 @@ class LinearDtype(Enum):
     model = "model"
     """As the model slot says: `model.linear_dtype`, or the type of the weights."""
     auto = "auto"
-    """bfloat16 on a CPU with instructions for it, where the weights are float32; else as `model`."""
+    """bfloat16 on a CPU with instructions that make the model faster, where weights are float32; else as `model`."""
     float32 = "float32"
     bfloat16 = "bfloat16"
 

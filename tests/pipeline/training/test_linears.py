@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 from torch import nn
 
 from alignpipe.errors import ModelError
@@ -148,16 +149,26 @@ def test_it_can_be_undone() -> None:
         multiply_in_float32(load_causal(tiny_models.llama(), dtype="bfloat16"), "ppo_2.linear_dtype")
 
 
+def wide(hidden_size: int) -> LlamaForCausalLM:
+    """One layer of this hidden size."""
+    sizes = {"hidden_size": hidden_size, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
+
+
 @pytest.mark.parametrize(
     ("avx512", "amx", "device", "open_model", "gains"),
     [
         (True, False, "cpu", lambda: load_causal(tiny_models.llama()), True),
-        (False, True, "cpu", coarse, True),
-        (False, False, "cpu", lambda: load_causal(tiny_models.llama()), False),
-        (True, True, "cuda", lambda: load_causal(tiny_models.llama()), False),
-        (True, True, "cpu", lambda: load_causal(tiny_models.gpt2()), False),
-        (True, True, "cpu", lambda: load_causal(tiny_models.llama(), dtype="bfloat16"), False),
-        (True, True, "cpu", lambda: coarse(Forward.general), False),
+        (True, False, "cpu", coarse, True),
+        (False, True, "cpu", lambda: wide(256), True),
+        (True, True, "cpu", lambda: wide(256), True),
+        (True, True, "cpu", lambda: wide(192), False),
+        (True, False, "cpu", lambda: wide(192), True),
+        (False, False, "cpu", lambda: wide(256), False),
+        (True, True, "cuda", lambda: wide(256), False),
+        (True, False, "cpu", lambda: load_causal(tiny_models.gpt2()), False),
+        (True, False, "cpu", lambda: load_causal(tiny_models.llama(), dtype="bfloat16"), False),
+        (True, False, "cpu", lambda: coarse(Forward.general), False),
     ],
 )
 def test_where_it_pays(

@@ -62,15 +62,27 @@ class Parts:
         return -tokens % multiple
 
 
+_NARROWEST_FOR_TILES = 256
+"""The least hidden size that gains on a processor with AMX: 192 did not, 256 by a sixth (`tests/benchmarks/RESULTS.md`).
+
+With tiles a small product takes less time than oneDNN needs to begin it, so that the casts are what counts.
+"""
+
+
 def faster_in_bfloat16(model: PreTrainedModel, device: str) -> bool:
     """Whether linear layers in bfloat16 are faster: measured for the packed forward on x86 with instructions for it.
 
     Without these oneDNN computes in float32, with casts before and after. Other processors, GPUs and other forwards
     were not measured.
     """
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public names for them
-    able = any(getattr(torch.cpu, name, bool)() for name in names)
-    return device == "cpu" and able and model.dtype == torch.float32 and packable(model, 1) is not None
+    avx512, tiles = (
+        # torch has no public names for them
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    if device != "cpu" or model.dtype != torch.float32 or packable(model, 1) is None:
+        return False
+    return model.config.hidden_size >= _NARROWEST_FOR_TILES if tiles else avx512
 
 
 def packable(model: nn.Module, width: int) -> Parts | None:
