@@ -12,13 +12,12 @@ is everything, loading, tokenising (ours), reports and saving included. A task w
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from engines import NOT_THE_SAME, ours, prepare, specs, trl
 from figures import median_of, spread, table
-from running import add_processes, arguments, begin, once, say
+from running import arguments, begin, once, say
 from workloads import SIZES, Recipe
 
 UNITS = {"sft": "steps/s", "reward": "steps/s", "ppo": "s/update", "grpo": "s/update"}
@@ -34,7 +33,6 @@ def main(words: list[str]) -> None:
     parser.add_argument("--updates", type=int, default=6, help="updates of ppo and grpo (6)")
     parser.add_argument("--sft-steps", type=int, default=400, help="steps of 16 demonstrations (400)")
     parser.add_argument("--reward-steps", type=int, default=320, help="steps of 16 pairs (320)")
-    add_processes(parser)
     options = parser.parse_args(words)
     pythons = {task: options.trl_ppo_python if task == "ppo" else options.trl_python for task in UNITS}
     tasks = [task for task in options.tasks if pythons[task]]
@@ -47,7 +45,7 @@ def main(words: list[str]) -> None:
         paths = prepare(work, size, SIZES[size], recipe, options.ours)
         for round_number in range(options.rounds):
             for task in tasks:
-                pair = compare(work, paths, task, size, recipe, options, pythons[task], round_number)
+                pair = compare(work, paths, task, size, recipe, options.ours, pythons[task], round_number)
                 found = records.setdefault((task, size), {"ours": [], "TRL": []})
                 for engine, record in pair.items():
                     found[engine].append(record)
@@ -60,20 +58,17 @@ def compare(
     task: str,
     size: str,
     recipe: Recipe,
-    options: Namespace,
+    more: list[str],
     python: str,
     round_number: int,
 ) -> dict[str, dict[str, Any]]:
     """One round: ours, then TRL's; every other round the other way about."""
-    overrides = [*SIZES[size].overrides(), *recipe.overrides("grpo" if task == "grpo" else "ppo"), *options.ours]
+    overrides = [*SIZES[size].overrides(), *recipe.overrides("grpo" if task == "grpo" else "ppo"), *more]
     spec = specs(paths, recipe, judge=True)[task]
     name = f"{task}-{size}-{round_number}"
     runs = {
         "ours": lambda: once(
-            work,
-            f"{name}-ours",
-            {"overrides": overrides, "processes": options.processes},
-            lambda: ours(work, paths, task, recipe, overrides, options.processes),
+            work, f"{name}-ours", {"overrides": overrides}, lambda: ours(work, paths, task, recipe, overrides)
         ),
         "TRL": lambda: once(
             work, f"{name}-trl", {"spec": spec, "python": python}, lambda: trl(python, task, spec, work / "trl")

@@ -49,13 +49,11 @@ def prepare(work: Path, name: str, size: Size, recipe: Recipe, more: Sequence[st
     return {**paths, "store": str(prepared), "export": folder, "base": f"{folder}/base"}
 
 
-def ours(
-    work: Path, paths: dict[str, str], task: str, recipe: Recipe, overrides: Sequence[str], processes: int
-) -> dict[str, Any]:
-    """One stage by alignpipe: `steps` in seconds, its processes, and how well it learned."""
+def ours(work: Path, paths: dict[str, str], task: str, recipe: Recipe, overrides: Sequence[str]) -> dict[str, Any]:
+    """One stage by alignpipe: `steps` in seconds, the process, and how well it learned."""
     stage = "ppo" if task == "grpo" else task
     outputs = copied_store(Path(paths["store"]), work / "round", again=[stage, "eval"])
-    run = alignpipe(outputs, overrides, [*BEFORE[task], stage], processes=processes)
+    run = alignpipe(outputs, overrides, [*BEFORE[task], stage])
     last = run.lines("metrics.jsonl", stage)[-1]
     found: dict[str, Any] = {**run.used}
     if stage == "ppo":

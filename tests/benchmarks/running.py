@@ -30,19 +30,14 @@ def arguments(doc: str | None, name: str, rounds: int | None = 3) -> argparse.Ar
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds, help=f"interleaved rounds ({rounds})")
     parser.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
-    parser.add_argument("--ours", nargs="*", default=[], metavar="KEY=VALUE", help="more overrides for alignpipe")
+    text = "more overrides for alignpipe; processes=N runs it in N processes by torchrun, each with its share of the cores"
+    parser.add_argument("--ours", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     return parser
-
-
-def add_processes(parser: argparse.ArgumentParser) -> None:
-    """The option that runs alignpipe in several processes."""
-    text = "processes of alignpipe, by torchrun, each with its share of the cores (1)"
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help=text)
 
 
 def add_variants(parser: argparse.ArgumentParser) -> None:
     """The option that compares ways of running alignpipe."""
-    text = "compare override sets: --variant float32= --variant 'name=key=value key=value' (may be given often)"
+    text = "compare override sets: --variant float32= --variant 'name=key=value processes=2' (may be given often)"
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=OVERRIDES", help=text)
 
 
@@ -141,22 +136,25 @@ class Run:
         return found
 
 
-def alignpipe(
-    outputs: Path, overrides: Sequence[str], stages: Sequence[str], name: str = "run", processes: int = 1
-) -> Run:
-    """Run alignpipe in processes of its own; the run folder is `<outputs>/<name>`. Memory is that of all together."""
+def alignpipe(outputs: Path, overrides: Sequence[str], stages: Sequence[str], name: str = "run") -> Run:
+    """Run alignpipe in processes of its own; the run folder is `<outputs>/<name>`. Memory is that of all together.
+
+    An override `processes=N` is no key of alignpipe's, but says how many.
+    """
+    processes = int(next((word for word in overrides if word.startswith("processes=")), "=1").partition("=")[2])
+    overrides = [word for word in overrides if not word.startswith("processes=")]
     folder = outputs / name
     shutil.rmtree(folder, ignore_errors=True)
     settings = [f"outputs={outputs}", f"hydra.run.dir={folder}", "tracker=[]", f"stages=[{','.join(stages)}]"]
-    several = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
-    if several and (os.cpu_count() or 1) >= 2 * processes:
-        overrides = [*overrides, f"threads={(os.cpu_count() or 1) // processes}"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
+    if launcher:
+        settings.append(f"threads={max(1, (os.cpu_count() or 1) // processes)}")
     report = outputs / f"{name}.inside"
-    used = process(
-        [sys.executable, *several, str(HERE / "inside.py"), str(report), *overrides, *settings], outputs / f"{name}.log"
-    )
+    command = [sys.executable, *launcher, str(HERE / "inside.py"), str(report), *overrides, *settings]
+    used = process(command, outputs / f"{name}.log")
     reports = [json.loads(Path(f"{report}-{rank}.json").read_text()) for rank in range(processes)]
     inside = reports[0] | {"peak_mb": sum(found["peak_mb"] for found in reports)}
+    inside["matmul_gflops"] *= processes  # measured by the first with its threads only
     used["process_seconds"] -= inside["after_seconds"]  # the matrix product is no part of the run
     return Run(folder, used | inside)
 

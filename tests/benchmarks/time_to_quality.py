@@ -3,10 +3,10 @@
     python tests/benchmarks/time_to_quality.py --trl-ppo-python trl112/bin/python    # see against_trl.py
 
 Data, tokenizer and initial weights are the same; each side trains its own SFT model and its own reward model on them,
-then its own policy, alignpipe in one run (of one process or of `--processes`), TRL in three. Both are judged by
-alignpipe's gold reward on held-out prompts, with the KL per response to the side's own SFT model: ours as it trains
-(its evaluations are taken off its time), TRL's from checkpoints saved on the way (saving is taken off), by the eval
-stage. Seconds are those of processes, imports and loading included, up to an update. Rounds differ by seed.
+then its own policy, alignpipe in one process, TRL in three. Both are judged by alignpipe's gold reward on held-out
+prompts, with the KL per response to the side's own SFT model: ours as it trains (its evaluations are taken off its
+time), TRL's from checkpoints saved on the way (saving is taken off), by the eval stage. Seconds are those of processes,
+imports and loading included, up to an update. Rounds differ by seed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from engines import NOT_THE_SAME, prepare, trl
 from figures import at_level, cost_at, ratio, table
-from running import add_processes, alignpipe, arguments, begin, copied_store, once, say
+from running import alignpipe, arguments, begin, copied_store, once, say
 from workloads import SIZES, Recipe
 
 PROMPTS = 256
@@ -30,7 +30,6 @@ PROMPTS = 256
 def main(words: list[str]) -> None:
     """Measure everything and print the tables."""
     parser = arguments(__doc__, "time_to_quality")
-    add_processes(parser)
     parser.add_argument("--trl-ppo-python", required=True, help="Python with trl==1.12.0")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="model (tiny)")
     parser.add_argument("--updates", type=int, default=40, help="updates of ppo (40)")
@@ -56,23 +55,20 @@ def main(words: list[str]) -> None:
         )
         name, spec = f"{options.size}-{seed}", {**recipe.spec(), "every": every}
         runs = {
-            "ours": lambda paths=paths, overrides=overrides: our_chain(
-                work, paths, overrides, every, options.processes
-            ),
+            "ours": lambda paths=paths, overrides=overrides: our_chain(work, paths, overrides, every),
             "TRL": lambda paths=paths, recipe=recipe, base=base: their_chain(work, paths, recipe, base, every, python),
         }
         for engine in list(runs) if seed % 2 == 0 else list(runs)[::-1]:
-            own = {"overrides": overrides, "processes": options.processes}
-            keyed = {**spec, **own} if engine == "ours" else {**spec, **vars(size), "python": python}
+            keyed = {**spec, "overrides": overrides} if engine == "ours" else {**spec, **vars(size), "python": python}
             found[engine].append(once(work, f"{engine}-{name}", keyed, runs[engine]))
     report(found, options.gold)
 
 
-def our_chain(work: Path, paths: dict[str, str], overrides: list[str], every: int, processes: int) -> dict[str, Any]:
-    """One run of alignpipe from the stored data on; looks at the policy every `every` updates."""
+def our_chain(work: Path, paths: dict[str, str], overrides: list[str], every: int) -> dict[str, Any]:
+    """One process of alignpipe from the stored data on; looks at the policy every `every` updates."""
     outputs = copied_store(Path(paths["store"]), work / "round", again=["sft", "reward", "ppo"])
     looks = [f"ppo.eval_every={every}", f"ppo.eval_prompts={PROMPTS}"]
-    run = alignpipe(outputs, [*overrides, *looks], ["data", "sft", "reward", "ppo"], processes=processes)
+    run = alignpipe(outputs, [*overrides, *looks], ["data", "sft", "reward", "ppo"])
     phases = run.phases()
     steps, apart = [line["update"] for line in phases], sum(line["evaluate"] for line in phases)
     process = run.used["process_seconds"]
