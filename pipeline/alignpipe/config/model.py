@@ -1,4 +1,4 @@
-"""The run's configuration as the rest of alignpipe sees it: typed, complete, frozen."""
+"""The run's configuration as the rest of alignpipe sees it: typed and complete."""
 
 from __future__ import annotations
 

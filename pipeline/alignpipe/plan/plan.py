@@ -27,7 +27,7 @@ Action = Literal["hit", "resume", "run", "unknown"]
 class Decision:
     """What is to be done with one stage.
 
-    For the action `unknown` all but the first three fields are empty.
+    For a stage whose inputs are not known yet (`unknown`) all but the first three fields are empty.
     """
 
     spec: StageSpec
@@ -79,6 +79,7 @@ class Planner:
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
         inputs = {port: self.artifact(source, made) for port, source in spec.sources.items()}
         fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
+        # All that is known before the store is asked; action and why follow.
         undecided = Decision(
             spec,
             action="unknown",

@@ -121,7 +121,7 @@ class StageLog:
             self._truncate(None)
 
     def _write(self, name: str, values: Mapping[str, float], step: int) -> None:
-        if not self._truncated:
+        if not self._truncated:  # no `rewind` came before: begun anew, so what an earlier attempt logged is dropped
             self._truncate(None)
         line = {"stage": self._stage, "step": step}
         line.update({f"{self._stage}/{key}": _number(value) for key, value in values.items()})

@@ -112,7 +112,7 @@ class Store:
     ) -> Artifact:
         """Publish a work folder's payload under its digest, record the rest beside it, and point the key to it.
 
-        Raises `StoreError` if the disk is full or not writable; the key then points to nothing.
+        Raises `StoreError` if the disk is full or not writable; the key then points to what it did before.
         """
         with storing(f"publishing the result of stage {work.stage!r}", work.path):
             manifest = make_manifest(work.payload, work.stage, kind)
