@@ -7,10 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LARGE = 200
+"""So many new modules are worth it. Garbage that is around is put aside with them and never freed: after a small
+import, in the middle of a run, that could be more than the modules are."""
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Around an import: what it makes is passed over by the garbage collector, now and later.
+    """Around an import: what it makes is passed over by the garbage collector, now and if it is much later too.
 
     torch and transformers make a million objects that stay. Python's collector goes through them all some hundred times
     while they are imported, and again in each full collection of the run: two seconds of the default one.
@@ -20,7 +24,7 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        if len(sys.modules) > known:
+        if len(sys.modules) - known >= _LARGE:
             gc.freeze()
         if collecting:
             gc.enable()

@@ -30,7 +30,9 @@ def arguments(doc: str | None, name: str, rounds: int | None = 3) -> argparse.Ar
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds, help=f"interleaved rounds ({rounds})")
     parser.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
-    text = "more overrides for alignpipe; processes=N runs it in N processes by torchrun, each with its share of the cores"
+    text = (
+        "more overrides for alignpipe; processes=N runs it in N processes by torchrun, each with its share of the cores"
+    )
     parser.add_argument("--ours", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     return parser
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alignpipe import importing
 from alignpipe.importing import uncollected
 
 
@@ -31,6 +32,7 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None
 
 def test_what_an_import_makes_is_set_aside_and_never_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
+    monkeypatch.setattr(importing, "_LARGE", 1)
     imported(tmp_path, monkeypatch, "import gc\nwas = gc.isenabled()\nmade = [[] for _ in range(100)]\n")
     module = sys.modules["just_imported"]
     assert module.was is False
@@ -51,8 +53,7 @@ def test_who_has_switched_it_off_keeps_it_off(tmp_path: Path, monkeypatch: pytes
     assert not gc.isenabled()
 
 
-def test_where_nothing_is_imported_nothing_is_set_aside() -> None:
+def test_after_a_small_import_nothing_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
-    with uncollected():
-        importlib.import_module("json")
+    imported(tmp_path, monkeypatch, "made = []\n")
     assert gc.get_freeze_count() == 0

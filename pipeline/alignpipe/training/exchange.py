@@ -129,7 +129,8 @@ def connect_locally(
         offer = gather(offer)[0]
         exchange = None
         if offer is not None and offer.host == socket.gethostname():
-            with suppress(OSError, RuntimeError):  # torch raises the latter for a file that cannot be opened
+            # torch raises a RuntimeError for a file that cannot be opened; a caller that dies at once sends no rank
+            with suppress(OSError, RuntimeError, struct.error):
                 memory = torch.from_file(offer.memory, shared=True, size=2 * size * _SLOT_BYTES, dtype=torch.uint8)
                 sockets = [_call(offer.address, rank)] if listener is None else _answered(listener, size)
                 exchange = LocalExchange(rank, size, [_connection(one, patience) for one in sockets], memory)

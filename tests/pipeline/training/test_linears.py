@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignpipe.errors import ModelError
 from alignpipe.options import Forward, ModelLinearDtype

@@ -63,7 +63,7 @@ class Parts:
 
 
 _NARROWEST_FOR_TILES = 256
-"""The least hidden size that gains on a processor with AMX: 192 did not, 256 by a sixth (`tests/benchmarks/RESULTS.md`).
+"""The least hidden size that gains on a processor with AMX: 192 does not, 256 a sixth (`tests/benchmarks/RESULTS.md`).
 
 With tiles a small product takes less time than oneDNN needs to begin it, so that the casts are what counts.
 """
