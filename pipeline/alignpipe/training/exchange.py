@@ -13,16 +13,17 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from alignpipe.errors import ProcessError
+
+T = TypeVar("T", bytes, list[int])
 
 _SLOT_BYTES = 1 << 23
 """What a process adds at once; there are two slots for each. Larger tensors go piece by piece."""
@@ -108,15 +109,6 @@ def lost(reason: str) -> ProcessError:
     )
 
 
-@dataclass(frozen=True)
-class _Offer:
-    """Where rank 0 waits for the others, and the file of the memory that it shares with them."""
-
-    host: str
-    address: str
-    memory: str
-
-
 def connect_locally(
     rank: int, size: int, gather: Callable[[object], list[Any]], patience: timedelta
 ) -> LocalExchange | None:
@@ -125,52 +117,74 @@ def connect_locally(
     They can on one machine with Linux. `patience` is how long one waits for the others afterwards.
     """
     with ExitStack() as stack:
-        listener, offer = _offer(size, stack) if rank == 0 else (None, None)
-        offer = gather(offer)[0]
+        listener = _listener(size, stack) if rank == 0 else None
+        host, address = gather((socket.gethostname(), listener and listener.getsockname()))[0]
         exchange = None
-        if offer is not None and offer.host == socket.gethostname():
-            # torch raises a RuntimeError for a file that cannot be opened; a caller that dies at once sends no rank
-            with suppress(OSError, RuntimeError, struct.error):
-                memory = torch.from_file(offer.memory, shared=True, size=2 * size * _SLOT_BYTES, dtype=torch.uint8)
-                sockets = [_call(offer.address, rank)] if listener is None else _answered(listener, size)
-                exchange = LocalExchange(rank, size, [_connection(one, patience) for one in sockets], memory)
+        if address is not None and host == socket.gethostname():
+            # torch raises a RuntimeError for memory that it cannot map.
+            with suppress(OSError, RuntimeError):
+                sockets, memory = _called(address, rank) if listener is None else _answered(listener, size)
+                stack.callback(os.close, memory)
+                whole = torch.from_file(
+                    f"/proc/self/fd/{memory}", shared=True, size=2 * size * _SLOT_BYTES, dtype=torch.uint8
+                )
+                exchange = LocalExchange(rank, size, [_connection(one, patience) for one in sockets], whole)
+        if listener is not None:
+            listener.close()  # who has not been answered waits no longer
         everywhere = all(gather(exchange is not None))
     return exchange if everywhere else None
 
 
-def _offer(size: int, stack: ExitStack) -> tuple[socket.socket | None, _Offer | None]:
-    """A socket to be called at, and memory that is on no disk; the system frees it when all processes have ended."""
+def _listener(size: int, stack: ExitStack) -> socket.socket | None:
+    """Where the others can call rank 0; None if that is not possible here."""
     if not hasattr(os, "memfd_create"):
-        return None, None
+        return None
     try:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="alignpipe-"))
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(Path(folder, "team")))
         listener.listen(size)
         listener.settimeout(_ANSWER_SECONDS)
-        memory = os.memfd_create("alignpipe")
-        stack.callback(os.close, memory)
-        os.ftruncate(memory, 2 * size * _SLOT_BYTES)
     except OSError:
-        return None, None
-    return listener, _Offer(socket.gethostname(), listener.getsockname(), f"/proc/{os.getpid()}/fd/{memory}")
+        return None
+    return listener
 
 
-def _call(address: str, rank: int) -> socket.socket:
+def _answered(listener: socket.socket, size: int) -> tuple[list[socket.socket], int]:
+    """Rank 0's connections with the others, by rank, and the memory that it shares with them, a file descriptor.
+
+    The memory is on no disk; the system frees it when all processes have ended, however they end.
+    """
+    memory = os.memfd_create("alignpipe")
+    try:
+        os.ftruncate(memory, 2 * size * _SLOT_BYTES)
+        by_rank = {}
+        for _ in range(size - 1):
+            caller, _ = listener.accept()
+            (rank,) = struct.unpack("i", _exactly(caller.recv(4, socket.MSG_WAITALL), 4))
+            socket.send_fds(caller, [b"m"], [memory])
+            by_rank[rank] = caller
+    except BaseException:
+        os.close(memory)
+        raise
+    return [by_rank[rank] for rank in sorted(by_rank)], memory
+
+
+def _called(address: str, rank: int) -> tuple[list[socket.socket], int]:
+    """Another rank's connection with rank 0, and the memory that it shares."""
     caller = socket.socket(socket.AF_UNIX)
     caller.connect(address)
     caller.sendall(struct.pack("i", rank))
-    return caller
+    _, descriptors, _, _ = socket.recv_fds(caller, 1, 1)
+    (memory,) = _exactly(descriptors, 1)
+    return [caller], memory
 
 
-def _answered(listener: socket.socket, size: int) -> list[socket.socket]:
-    """One connection with every other process, by rank."""
-    by_rank = {}
-    for _ in range(size - 1):
-        caller, _ = listener.accept()
-        (rank,) = struct.unpack("i", caller.recv(4, socket.MSG_WAITALL))
-        by_rank[rank] = caller
-    return [by_rank[rank] for rank in range(1, size)]
+def _exactly(received: T, count: int) -> T:
+    """What was received; raises `OSError` if it is not so much, since the other side is gone."""
+    if len(received) != count:
+        raise OSError("the connection was closed")
+    return received
 
 
 def _connection(connected: socket.socket, patience: timedelta) -> Connection:

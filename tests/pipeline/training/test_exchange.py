@@ -115,8 +115,8 @@ def test_a_process_that_does_not_answer_is_not_waited_for_forever() -> None:
 
 
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = exchange._call
-    monkeypatch.setattr(exchange, "_call", lambda address, rank: call(address + ("x" if rank == 2 else ""), rank))
+    call = exchange._called
+    monkeypatch.setattr(exchange, "_called", lambda address, rank: call(address + ("x" if rank == 2 else ""), rank))
     monkeypatch.setattr(exchange, "_ANSWER_SECONDS", 0.3)
 
 
@@ -124,8 +124,27 @@ def no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
 
 
-def memory_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getpid", lambda: 0)
+def memory_cannot_be_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, **_: object) -> torch.Tensor:
+        raise RuntimeError(f"unable to mmap {path}")
+
+    monkeypatch.setattr(torch, "from_file", refuse)
+
+
+def gone_before_it_says_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(address: str, rank: int) -> None:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(address)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(exchange, "_called", called)
+
+
+def no_memory_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int, __: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "ftruncate", full)
 
 
 def name_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +165,16 @@ def another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "prevent", [unreachable, no_shared_memory, memory_cannot_be_opened, name_too_long, another_machine]
+    "prevent",
+    [
+        unreachable,
+        no_shared_memory,
+        memory_cannot_be_mapped,
+        gone_before_it_says_who_it_is,
+        no_memory_left,
+        name_too_long,
+        another_machine,
+    ],
 )
 def test_where_one_cannot_connect_none_does(
     prevent: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
