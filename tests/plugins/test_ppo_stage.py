@@ -188,6 +188,7 @@ def test_all_that_learn_together_multiply_in_one_type(
 ) -> None:
     seen = types_of_players(monkeypatch)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     source = PretrainedSource(PretrainedConfig(path="x", linear_dtype=of_the_model, lora_rank=2 if same else 0), seed=0)
     ctx = run(tmp_path, replace(CONFIG, linear_dtype=LinearDtype(wanted)), source=source)
     assert seen == [dtype] * 3
