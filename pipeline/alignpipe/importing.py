@@ -14,10 +14,10 @@ import, in the middle of a run, that could be more than the modules are."""
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Around an import: what it makes is passed over by the garbage collector, now and if it is much later too.
+    """Around an import: the garbage collector passes over what it makes, and if that is much, later too.
 
-    torch and transformers make a million objects that stay. Python's collector goes through them all some hundred times
-    while they are imported, and again in each full collection of the run: two seconds of the default one.
+    torch and transformers make half a million objects that stay. Python's collector starts a thousand times while they
+    are imported, and goes through them all in every full collection of the run (`tests/benchmarks/RESULTS.md`).
     """
     known, collecting = len(sys.modules), gc.isenabled()
     gc.disable()

@@ -75,11 +75,9 @@ def faster_in_bfloat16(model: PreTrainedModel, device: str) -> bool:
     Without these oneDNN computes in float32, with casts before and after. Other processors, GPUs and other forwards
     were not measured.
     """
-    avx512, tiles = (
-        # torch has no public names for them
-        getattr(torch.cpu, name, bool)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    # torch has no public names for them.
+    avx512: bool = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    tiles: bool = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     if device != "cpu" or model.dtype != torch.float32 or packable(model, 1) is None:
         return False
     return model.config.hidden_size >= _NARROWEST_FOR_TILES if tiles else avx512
