@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -40,6 +41,12 @@ def ratio(value: float | None, base: float | None) -> str:
 def spread(ratios: Sequence[float]) -> str:
     """The median with the smallest and the largest: rounds of a noisy machine differ."""
     return f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def with_error(values: Sequence[float]) -> str:
+    """`+0.012 (0.004)`: the mean and its standard error, which one value does not have."""
+    error = f"{statistics.stdev(values) / math.sqrt(len(values)):.3f}" if len(values) > 1 else "-"
+    return f"{statistics.fmean(values):+.3f} ({error})"
 
 
 def at_level(levels: Sequence[float], values: Sequence[float], wanted: float) -> float | None:

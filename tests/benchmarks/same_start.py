@@ -9,14 +9,13 @@ gold reward, and the KL to the SFT model. Nothing is timed, so other work may ru
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from engines import BEFORE, NOT_THE_SAME, prepare, specs, trl
-from figures import table
+from figures import table, with_error
 from running import alignpipe, arguments, begin, copied_store, once, say
 from time_to_quality import judge
 from workloads import SIZES, Recipe
@@ -95,12 +94,6 @@ def report(found: dict[str, list[dict[str, Any]]]) -> None:
     say("\nAt the end:\n")
     say(table(["side", "seed", *FIGURES], lines))
     say("\n" + NOT_THE_SAME)
-
-
-def with_error(values: list[float]) -> str:
-    """`+0.012 (0.004)`: the mean and its standard error, which one value does not have."""
-    error = f"{statistics.stdev(values) / math.sqrt(len(values)):.3f}" if len(values) > 1 else "-"
-    return f"{statistics.fmean(values):+.3f} ({error})"
 
 
 if __name__ == "__main__":

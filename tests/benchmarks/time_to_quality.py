@@ -15,12 +15,13 @@ import json
 import shutil
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engines import NOT_THE_SAME, prepare, trl
-from figures import at_level, cost_at, ratio, table
+from figures import at_level, cost_at, ratio, table, with_error
 from running import alignpipe, arguments, begin, copied_store, once, say
 from workloads import SIZES, Recipe
 
@@ -34,6 +35,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny", help="model (tiny)")
     parser.add_argument("--updates", type=int, default=40, help="updates of ppo (40)")
     parser.add_argument("--every", type=int, default=5, help="updates between looks at the policy (5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first round (0)")
     parser.add_argument("--sft-steps", type=int, default=400, help="steps of 16 demonstrations (400)")
     parser.add_argument("--reward-steps", type=int, default=320, help="steps of 16 pairs (320)")
     parser.add_argument("--gold", type=float, nargs="*", help="gold rewards to reach (by themselves: see the table)")
@@ -43,7 +45,8 @@ def main(words: list[str]) -> None:
     work = begin(options)
     size, python, every = SIZES[options.size], options.trl_ppo_python, options.every
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "TRL": []}
-    for seed in range(options.rounds):
+    seeds = range(options.first_seed, options.first_seed + options.rounds)
+    for seed in seeds:
         recipe = Recipe(
             seed=seed, updates=options.updates, sft_steps=options.sft_steps, reward_steps=options.reward_steps
         )
@@ -61,7 +64,7 @@ def main(words: list[str]) -> None:
         for engine in list(runs) if seed % 2 == 0 else list(runs)[::-1]:
             keyed = {**spec, "overrides": overrides} if engine == "ours" else {**spec, **vars(size), "python": python}
             found[engine].append(once(work, f"{engine}-{name}", keyed, runs[engine]))
-    report(found, options.gold)
+    report(seeds, found, options.gold)
 
 
 def our_chain(work: Path, paths: dict[str, str], overrides: list[str], every: int) -> dict[str, Any]:
@@ -121,8 +124,8 @@ def judge(
     return dict(run.summary["metrics"])
 
 
-def report(found: dict[str, list[dict[str, Any]]], wanted: list[float] | None) -> None:
-    """The curves, the time to reach gold rewards, and the whole chains."""
+def report(seeds: Sequence[int], found: dict[str, list[dict[str, Any]]], wanted: list[float] | None) -> None:
+    """The curves, the time to reach gold rewards, where both end, and the whole chains."""
     curves = []
     for engine, rounds in found.items():
         for points in zip(*(record["points"] for record in rounds), strict=True):
@@ -131,7 +134,8 @@ def report(found: dict[str, list[dict[str, Any]]], wanted: list[float] | None) -
     say("\nAlong training, means over the seeds (seconds of processes since the start of sft):\n")
     say(table(["engine", "update", "seconds", "gold", "KL"], curves))
     lines = []
-    for seed, pair in enumerate(zip(found["ours"], found["TRL"], strict=True)):
+    pairs = list(zip(found["ours"], found["TRL"], strict=True))
+    for seed, pair in zip(seeds, pairs, strict=True):
         for level in wanted or levels(pair):
             times = [reach(record["points"], level) for record in pair]
             both = all(time is not None for time, _ in times)
@@ -139,10 +143,15 @@ def report(found: dict[str, list[dict[str, Any]]], wanted: list[float] | None) -
             lines.append([seed, level, times[0][0], times[1][0], faster, times[0][1], times[1][1]])
     say("\nSeconds until the gold reward is first reached, interpolated, and the KL there:\n")
     say(table(["seed", "gold", "ours s", "TRL s", "TRL's / ours", "our KL", "TRL's KL"], lines))
-    whole = [[record["process_seconds"] for record in found[engine]] for engine in ("ours", "TRL")]
-    rows = [[seed, mine, theirs, ratio(theirs, mine)] for seed, (mine, theirs) in enumerate(zip(*whole, strict=True))]
-    say("\nThe whole chain, seconds of processes:\n")
-    say(table(["seed", "ours", "TRL", "TRL's / ours"], rows))
+    rows = []
+    for seed, pair in zip(seeds, pairs, strict=True):
+        (mine, theirs), last = (record["process_seconds"] for record in pair), [record["points"][-1] for record in pair]
+        rows.append([seed, mine, theirs, ratio(theirs, mine), *(end[key] for key in ("gold", "kl") for end in last)])
+    say("\nThe whole chain, seconds of processes, and where it ends:\n")
+    say(table(["seed", "ours", "TRL", "TRL's / ours", "our gold", "TRL's gold", "our KL", "TRL's KL"], rows))
+    apart = {key: [pair[0]["points"][-1][key] - pair[1]["points"][-1][key] for pair in pairs] for key in ("gold", "kl")}
+    differences = ", ".join(f"{key} {with_error(values)}" for key, values in apart.items())
+    say(f"\nThe last policies, ours - TRL's, seed by seed (standard error): {differences}")
     say("\nTRL's side: " + json.dumps(sorted({record["versions"] for record in found["TRL"]})) + "\n\n" + NOT_THE_SAME)
 
 
