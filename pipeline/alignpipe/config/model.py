@@ -21,6 +21,14 @@ class CodeChange(Enum):
     ignore = "ignore"
 
 
+class Kernels(Enum):
+    """What computes a Llama-type model's small operations on a CPU, between the matrix products."""
+
+    auto = "auto"
+    """C that is compiled on the machine, where there is a compiler; else as `torch`."""
+    torch = "torch"
+
+
 @dataclass
 class RunSettings:
     """The top-level keys of the config that are not slots: one default each, here."""
@@ -40,6 +48,10 @@ class RunSettings:
     lanes: int | None = field(
         default=None,
         metadata={"help": "parts of a batch computed side by side on a CPU; unset: 2, or 1 where threads=1"},
+    )
+    kernels: Kernels = field(
+        default=Kernels.auto,
+        metadata={"help": "small operations on a CPU: auto (compiled by the C compiler, if there is one) or torch"},
     )
     scoring: Scoring = field(
         default_factory=Scoring, metadata={"help": "how rewards are asked: deadline, retries, failure_budget"}

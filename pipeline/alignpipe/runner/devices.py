@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from alignpipe.config.model import RunSettings
+from alignpipe.config.model import Kernels, RunSettings
 from alignpipe.errors import ConfigError
 from alignpipe.importing import uncollected
 from alignpipe.processes import ALONE, Process
+from alignpipe.training.packed.compiled import want_kernels
 
 
 def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
@@ -18,6 +19,7 @@ def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
     Raises `ConfigError` if the device is not there, or is one for all of several processes.
     """
     share_cores()
+    want_kernels(settings.kernels is Kernels.auto)
     if settings.device == "cpu" and settings.threads is None:
         return "cpu"
     with uncollected():

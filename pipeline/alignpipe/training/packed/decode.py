@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alignpipe.training.packed.forward import Attend, head_output, packed_output, rotary, run_layer
+from alignpipe.training.packed.functions import rotate
 from alignpipe.training.packed.layout import Layout
 from alignpipe.training.packed.models import Parts
 
@@ -55,8 +56,8 @@ class PackedDecoder:
         heads = self._caches[0][0].shape[1]
         mask = self._mask[:, : self._width].repeat_interleave(heads, 0).unsqueeze(1).to(x.dtype)
         for layer, (keys, values) in zip(self._parts.backbone.layers, self._caches, strict=True):
-            attend = _attention_to_cache(keys, values, column, mask, layer.self_attn.scaling)
-            x = run_layer(self._parts, layer, x, angles, attend)
+            attend = _attention_to_cache(keys, values, column, mask, layer.self_attn.scaling, angles)
+            x = run_layer(self._parts, layer, x, attend)
         self._lengths = self._lengths + 1
         return head_output(self._parts, x)
 
@@ -85,18 +86,22 @@ class PackedDecoder:
         return like.new_empty((rows, like.shape[1], self._capacity, like.shape[3]))
 
 
-def _attention_to_cache(keys: Tensor, values: Tensor, column: int, mask: Tensor, scale: float) -> Attend:
+def _attention_to_cache(
+    keys: Tensor, values: Tensor, column: int, mask: Tensor, scale: float, angles: Tensor
+) -> Attend:
     """Attention of one token per row to the cache [B, kv heads, capacity, d]; its own key and value go to `column`.
 
     `mask` [B * kv heads, 1, column + 1] is -inf where a row has no token, else 0.
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dtype = q.dtype
+        q, k = rotate(q.to(keys.dtype), angles), rotate(k.to(keys.dtype), angles)
         keys[:, :, column], values[:, :, column] = k, v
         # One batched product over rows and kv heads.
         past_keys, past_values = (cache.flatten(0, 1)[:, : column + 1] for cache in (keys, values))
         grouped = q.reshape(len(past_keys), -1, q.shape[2])
         weights = torch.baddbmm(mask, grouped, past_keys.transpose(1, 2), alpha=scale).softmax(-1)
-        return torch.bmm(weights, past_values).view(len(q), -1)
+        return torch.bmm(weights, past_values).view(len(q), -1).to(dtype)
 
     return attend

@@ -11,12 +11,15 @@ from torch.nn import functional as F
 
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.ops.vocabulary import is_large, linear_logprobs
-from alignpipe.training.packed.functions import norm, rotate, to_grid
+from alignpipe.training.packed.functions import feed_forward, from_grid, norm, to_grid
 from alignpipe.training.packed.layout import GridIndex, Layout
 from alignpipe.training.packed.models import Parts
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries [m, heads, d], keys and values [n, kv heads, d] -> output [m, heads * d], before `o_proj`; m <= n."""
+"""Queries [m, heads, d], keys and values [n, kv heads, d] -> output [m, heads * d], before `o_proj`; m <= n.
+
+Queries and keys come as they were projected: to rotate them is part of it.
+"""
 KeepKeyValues = Callable[[Tensor, Tensor], None]
 """Takes a layer's keys and values [B, kv heads, W, d]."""
 
@@ -46,10 +49,11 @@ def _last_hidden(parts: Parts, input_ids: Tensor, layout: Layout, keep: KeepKeyV
     angles = rotary(parts, x, layout.grid.cells % layout.width)
     *layers, last = parts.backbone.layers
     for layer in layers:
-        x = run_layer(parts, layer, x, angles, _causal(layer, layout, layout.grid, keep))
+        x = run_layer(parts, layer, x, _causal(layer, layout, layout.grid, angles, angles, keep))
     # The last layer: keys and values of all tokens, everything else of the queries only.
-    attend = _causal(last, layout, layout.query_grid, keep)
-    return run_layer(parts, last, x, angles, attend, layout.queries)
+    of_queries = angles.index_select(1, layout.queries)
+    attend = _causal(last, layout, layout.query_grid, angles, of_queries, keep)
+    return run_layer(parts, last, x, attend, layout.queries)
 
 
 def head_output(parts: Parts, x: Tensor) -> Tensor:
@@ -57,46 +61,49 @@ def head_output(parts: Parts, x: Tensor) -> Tensor:
     return widened(parts.head(norm(parts.backbone.norm, x)))
 
 
-def run_layer(
-    parts: Parts, layer: Any, x: Tensor, angles: Tensor, attend: Attend, queries: Tensor | None = None
-) -> Tensor:
+def run_layer(parts: Parts, layer: Any, x: Tensor, attend: Attend, queries: Tensor | None = None) -> Tensor:
     """One decoder layer over packed tokens [n, H]; with `queries` [m], indices of tokens, only these come out."""
-    attention, dtype = layer.self_attn, x.dtype
-    h = norm(layer.input_layernorm, x).to(parts.linear_dtype)  # one cast for the three projections
-    k, v = rotate(_project(attention, "k", h, dtype), angles), _project(attention, "v", h, dtype)
+    attention = layer.self_attn
+    h = norm(layer.input_layernorm, x, parts.linear_dtype)
+    k, v = _project(attention, "k", h, x.dtype), _project(attention, "v", h, x.dtype)
     if queries is not None:
-        h, x, angles = h.index_select(0, queries), x.index_select(0, queries), angles.index_select(1, queries)
-    q = rotate(_project(attention, "q", h, dtype), angles)
-    x = x + attention.o_proj(attend(q, k, v).to(parts.linear_dtype))
-    residual: Tensor = layer.mlp(norm(layer.post_attention_layernorm, x).to(parts.linear_dtype))
+        h, x = h.index_select(0, queries), x.index_select(0, queries)
+    q = _project(attention, "q", h, x.dtype)
+    x = x + attention.o_proj(attend(q, k, v))
+    residual = feed_forward(layer.mlp, norm(layer.post_attention_layernorm, x, parts.linear_dtype))
     return x + residual
 
 
 def _project(attention: Any, which: str, h: Tensor, dtype: torch.dtype) -> Tensor:
-    """Queries, keys or values [n, heads, d] of [n, H]; Qwen3 has norms on queries and keys."""
-    by_head: Tensor = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim).to(dtype)
+    """Queries, keys or values [n, heads, d] of [n, H]; Qwen3 has norms on queries and keys, in `dtype`."""
+    by_head: Tensor = getattr(attention, f"{which}_proj")(h).view(len(h), -1, attention.head_dim)
     head_norm = getattr(attention, f"{which}_norm", None)
-    return by_head if head_norm is None else norm(head_norm, by_head)
+    return by_head if head_norm is None else norm(head_norm, by_head.to(dtype))
 
 
-def _causal(layer: Any, layout: Layout, queries: GridIndex, keep: KeepKeyValues | None) -> Attend:
+def _causal(
+    layer: Any, layout: Layout, queries: GridIndex, angles: Tensor, of_queries: Tensor, keep: KeepKeyValues | None
+) -> Attend:
     """Causal attention of `queries` to the tokens before them in their rows, by torch's SDPA over the padded grid.
 
-    Rows are padded on the right, so the causal mask is enough: no token sees padding.
+    Rows are padded on the right, so the causal mask is enough: no token sees padding. `angles` are those of all tokens.
     """
+    dtype = angles.dtype
 
-    def padded(packed: Tensor, index: GridIndex) -> Tensor:  # [n, heads, d] -> [B, heads, W, d]
-        return to_grid(packed, index).view(layout.rows, layout.width, *packed.shape[1:]).transpose(1, 2)
+    def padded(packed: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:  # [n, heads, d] -> [B, heads, W, d]
+        cells = to_grid(packed, index, angles, dtype)
+        return cells.view(layout.rows, layout.width, *packed.shape[1:]).transpose(1, 2)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = padded(k, layout.grid), padded(v, layout.grid)
+        keys, values = padded(k, layout.grid, angles), padded(v, layout.grid, None)
         if keep is not None:
             keep(keys, values)
         if q.shape[1] > k.shape[1]:  # grouped queries
             keys, values = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (keys, values))
         scale = layer.self_attn.scaling
-        output = F.scaled_dot_product_attention(padded(q, queries), keys, values, is_causal=True, scale=scale)
-        return output.transpose(1, 2).flatten(0, 1).index_select(0, queries.cells).flatten(1)
+        rotated = padded(q, queries, of_queries)
+        output = F.scaled_dot_product_attention(rotated, keys, values, is_causal=True, scale=scale)
+        return from_grid(output.transpose(1, 2).flatten(0, 1), queries.cells, q.dtype)
 
     return attend
 

@@ -11,29 +11,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alignpipe.training.packed.compiled_functions import compiled, place, rms_norm, swiglu, take
 from alignpipe.training.packed.layout import GridIndex
 
 _RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Norms of one formula, x / rms(x) * weight, computed in float32 at least."""
+_GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+"""Feed-forward parts of one formula: down(act(gate(x)) * up(x))."""
 
 
-def norm(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)` [n, ..., H] for an RMS norm; one in half precision, with hooks or of another kind is just called."""
+def norm(module: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`module(x)` [n, ..., H], in `dtype` if that is given.
+
+    An RMS norm is computed here; one in half precision, with hooks or of another kind is just called.
+    """
     inner = cast(Any, module)
+    dtype = dtype or x.dtype
     if (
         type(module).__name__ not in _RMS_NORMS
         or x.dtype not in (torch.float32, torch.float64)
         or inner.weight.dtype != x.dtype
-        or module._forward_hooks
-        or module._forward_pre_hooks
+        or _hooked(module)
     ):
         output: Tensor = module(x)
-        return output
+        return output.to(dtype)
+    if compiled(x, dtype):
+        return rms_norm(x, inner.weight, inner.variance_epsilon, dtype)
     if torch.is_inference_mode_enabled():
         # One call in place of seven, which counts in the small steps of decoding. It rounds differently, so without
         # gradients outside of inference mode the result stays that of training, to the bit (D64).
-        return F.rms_norm(x, x.shape[-1:], inner.weight, inner.variance_epsilon)
-    return _applied(_RMSNorm, x, inner.weight, inner.variance_epsilon)
+        return F.rms_norm(x, x.shape[-1:], inner.weight, inner.variance_epsilon).to(dtype)
+    return _applied(_RMSNorm, x, inner.weight, inner.variance_epsilon).to(dtype)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -41,9 +49,38 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return _applied(_Rotate, x, angles) if torch.is_grad_enabled() else _rotated(x, angles)
 
 
-def to_grid(packed: Tensor, index: GridIndex) -> Tensor:
-    """Packed tokens [n, ...] -> cells [B * W, ...]; what lies in padding is any token, and gives it no gradient."""
-    return _applied(_ToGrid, packed, index)
+def to_grid(packed: Tensor, index: GridIndex, angles: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Packed tokens [n, heads, d] -> cells [B * W, heads, d] in `dtype`, rotated by `angles` if there are some.
+
+    What lies in padding is any token, and gives it no gradient.
+    """
+    if dtype is torch.float32 and compiled(packed):
+        return place(packed, index, angles)
+    packed = packed.to(dtype)
+    return _applied(_ToGrid, packed if angles is None else rotate(packed, angles), index)
+
+
+def from_grid(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cells [B * W, heads, d] -> the tokens of `cells` [n], [n, heads * d] in `dtype`."""
+    if grid.dtype is torch.float32 and compiled(grid, dtype):
+        return take(grid, cells, dtype)
+    return grid.index_select(0, cells).flatten(1).to(dtype)
+
+
+def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)` [n, H] for the block's feed-forward part."""
+    inner = cast(Any, module)
+    output: Tensor
+    if type(module).__name__ in _GATED and type(inner.act_fn) is nn.SiLU and not _hooked(module) and compiled(x):
+        gate, up = inner.gate_proj(x), inner.up_proj(x)
+        output = inner.down_proj(swiglu(gate, up) if gate.dtype is up.dtype else F.silu(gate) * up)
+    else:
+        output = module(x)
+    return output
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:

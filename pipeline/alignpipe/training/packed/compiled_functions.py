@@ -1,0 +1,154 @@
+"""The packed forward's operations by compiled kernels, for autograd.
+
+Tensors of a CPU, in float32, or in bfloat16 where linear layers multiply in it: what they read and what they give. The
+gradients are those of torch's operations but for rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from alignpipe.training.packed.compiled import Kernels, kernels
+from alignpipe.training.packed.layout import GridIndex
+
+_ALONE = 2**18
+"""Up to so many numbers one thread is quicker than several of torch's: a kernel runs in the thread that calls it."""
+_TYPES = (torch.float32, torch.bfloat16)
+
+
+def compiled(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether kernels compute what reads `x`, and writes `dtype`."""
+    if x.device.type != "cpu" or x.dtype not in _TYPES or dtype not in _TYPES:
+        return False
+    return (x.numel() <= _ALONE or torch.get_num_threads() == 1) and kernels() is not None
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+    """RMS norm, x / rms(x) * weight, in `dtype`; x [..., H] and weight [H] in float32."""
+    if not torch.is_grad_enabled():
+        return _normalised(x.contiguous(), weight, epsilon, dtype)[0]
+    return _applied(_RMSNorm, x, weight, epsilon, dtype)
+
+
+def place(x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
+    """Tokens [n, heads, d] -> cells [B * W, heads, d] in float32, turned by `angles` [2, n, 1, d] if there are some."""
+    return _applied(_Place, x, index, angles) if torch.is_grad_enabled() else _placed(x.contiguous(), index, angles)
+
+
+def take(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cells [B * W, heads, d] in float32 -> those of `cells` [n], [n, heads * d] in `dtype`."""
+    return _applied(_Take, grid, cells, dtype) if torch.is_grad_enabled() else _taken(grid.contiguous(), cells, dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, of one shape and type."""
+    return _applied(_SwiGLU, gate, up) if torch.is_grad_enabled() else _gated(gate.contiguous(), up.contiguous())
+
+
+def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+def _run(kernel: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
+    """Call a kernel for linear layers in `dtype`; tensors are contiguous, and live until it returns."""
+    name = f"{kernel}_float32" if dtype is torch.float32 else f"{kernel}_bfloat16"
+    getattr(cast(Kernels, kernels()), name)(
+        *(each.data_ptr() if isinstance(each, Tensor) else each for each in arguments)
+    )
+
+
+def _normalised(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(x.shape[:-1])
+    _run("rms_norm", dtype, x, weight, epsilon, out, scale, scale.numel(), x.shape[-1])
+    return out, scale
+
+
+def _placed(x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
+    _, heads, d = x.shape
+    out = x.new_empty((len(index.tokens), heads, d), dtype=torch.float32)
+    _run("place", x.dtype, x, index.tokens, *_halves(angles), out, len(out), heads, d)
+    return out
+
+
+def _halves(angles: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    return (None, None) if angles is None else (angles[0], angles[1])
+
+
+def _taken(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
+    width = grid.shape[1] * grid.shape[2]
+    out = grid.new_empty((len(cells), width), dtype=dtype)
+    _run("take", dtype, grid, cells, out, len(cells), width)
+    return out
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    out = torch.empty_like(gate)
+    _run("swiglu", gate.dtype, gate, up, out, gate.numel())
+    return out
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        x = x.contiguous()
+        out, scale = _normalised(x, weight, epsilon, dtype)
+        ctx.save_for_backward(x, weight, scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad, (x, weight, scale) = grads[0].contiguous(), ctx.saved_tensors
+        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
+        size = (scale.numel(), x.shape[-1])
+        _run("rms_norm_backward", grad.dtype, grad, x, weight, scale, x_grad, weight_grad, *size)
+        return x_grad, weight_grad, None, None
+
+
+class _Place(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
+        ctx.index, ctx.angles, ctx.dtype = index, angles, x.dtype
+        return _placed(x.contiguous(), index, angles)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad, index = grads[0].contiguous(), cast(GridIndex, ctx.index)
+        _, heads, d = grad.shape
+        n, pairs = len(index.cells), (index.shared_tokens, index.shared_cells)
+        shared = 0 if pairs[0] is None else len(pairs[0])
+        x_grad = grad.new_empty((n, heads, d), dtype=torch.float32 if shared else ctx.dtype)
+        turned = _halves(ctx.angles)
+        _run("place_backward", x_grad.dtype, grad, index.cells, *pairs, shared, *turned, x_grad, n, heads, d)
+        return x_grad.to(ctx.dtype), None, None
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.cells, ctx.shape = cells, grid.shape
+        return _taken(grid.contiguous(), cells, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad = grads[0].contiguous()
+        grid_grad = grad.new_empty(ctx.shape, dtype=torch.float32)
+        _run("take_backward", grad.dtype, grad, ctx.cells, grid_grad, len(grad), len(grid_grad), grad.shape[1])
+        return grid_grad, None, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        return _gated(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        grad, (gate, up) = grads[0].contiguous(), ctx.saved_tensors
+        gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
+        _run("swiglu_backward", gate.dtype, grad, gate, up, gate_grad, up_grad, gate.numel())
+        return gate_grad, up_grad
