@@ -21,6 +21,7 @@ from alignpipe.processes import this_process
 from alignpipe.training.exchange import LocalExchange, connect_locally, lost
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.ordering import shares
+from alignpipe.training.packed.compiled import why_no_kernels
 
 T = TypeVar("T")
 
@@ -158,6 +159,8 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
     Raises `ProcessError` if the others cannot be reached, `ConfigError` for `shard` in a launch of one process.
     """
     lanes = Lanes.of(ctx)
+    if ctx.rank == 0 and ctx.device == "cpu" and (why := why_no_kernels()):
+        ctx.say(f"small operations are torch's, which are slower than compiled ones: {why}")
     if shard and this_process().world_size == 1:
         raise ConfigError(
             "model.shard=true splits what is trained over the processes of a launch, and there is only this one: start "

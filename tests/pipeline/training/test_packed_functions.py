@@ -92,12 +92,12 @@ def test_rotation_and_its_gradient() -> None:
 
 def test_tokens_are_put_into_their_cells() -> None:
     """Token 1 is shared by the cells 0 and 2; the cells 1 and 5 are padding."""
-    packed, weights = drawn(3, 2), drawn(6, 2, seed=1).detach()
+    packed, weights = drawn(3, 2, 2), drawn(6, 2, 2, seed=1).detach()
     index = GridIndex(torch.tensor([4, 0, 3]), torch.tensor([1, 0, 1, 2, 0, 0]), torch.tensor([2]), torch.tensor([1]))
-    grid = to_grid(packed, index)
+    grid = to_grid(packed, index, None, torch.float64)
     assert torch.equal(grid[[4, 0, 3, 2]], packed[[0, 1, 2, 1]])
     weights[[1, 5]] = 0  # what nobody looks at
-    assert torch.autograd.gradcheck(lambda given: to_grid(given, index) * weights, (packed,))
+    assert torch.autograd.gradcheck(lambda given: to_grid(given, index, None, torch.float64) * weights, (packed,))
 
 
 def test_the_layout_of_the_example_in_its_module() -> None:

@@ -1,0 +1,163 @@
+"""The compiled kernels: torch's operations in float64 as their oracle, and what happens where they cannot be had."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from alignpipe.training.packed import compiled, compiled_functions
+from alignpipe.training.packed.functions import from_grid, norm, to_grid
+from alignpipe.training.packed.layout import GridIndex
+
+TYPES = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
+"""Types of linear layers, and how far a value of about 1 may be off."""
+both_types = pytest.mark.parametrize("dtype", TYPES, ids=["float32", "bfloat16"])
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CC", "cc")) is None, reason="there is no C compiler here"
+)
+
+
+@pytest.fixture
+def begun_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As in a new process, with an empty cache in the folder that is returned."""
+    for name, value in {"wanted": True, "kernels": None, "why_not": None}.items():
+        monkeypatch.setattr(compiled._State, name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "alignpipe"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=random).to(dtype).requires_grad_()
+
+
+def check(mine: Tensor, plain: Tensor, inputs: list[Tensor], wide: list[Tensor], far: float) -> None:
+    """Values and gradients of `mine`, made of `inputs`, are those of `plain`, made of `wide` in float64."""
+    weights = drawn(*mine.shape, seed=9).detach().to(mine.dtype)
+    ours = torch.autograd.grad((mine * weights).sum(), inputs)
+    theirs = torch.autograd.grad((plain * weights.double()).sum(), wide)
+    for one, other in zip((mine, *ours), (plain, *theirs), strict=True):
+        assert one.dtype in TYPES
+        assert float((one - other).detach().abs().max()) <= far * max(1.0, float(other.detach().abs().max()))
+
+
+def widened(*tensors: Tensor) -> list[Tensor]:
+    return [each.detach().double().requires_grad_() for each in tensors]
+
+
+@needs_compiler
+@both_types
+@pytest.mark.parametrize("shape", [(7, 33), (5, 2, 16)])
+def test_the_norm(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    module, x = LlamaRMSNorm(shape[-1], eps=0.3), drawn(*shape)
+    with torch.no_grad():
+        module.weight.copy_(drawn(shape[-1], seed=1))
+    wide, weight = widened(x, module.weight)
+    made = norm(module, x, dtype)
+
+    assert type(made.grad_fn).__name__ == "_RMSNormBackward"
+    plain = wide / (wide.square().mean(-1, keepdim=True) + 0.3).sqrt() * weight
+    check(made, plain, [x, module.weight], [wide, weight], TYPES[dtype])
+    with torch.no_grad():
+        assert torch.equal(norm(module, x, dtype), made)  # to the bit (D64)
+        assert torch.equal(norm(module, x[:2], dtype), made[:2])  # whatever the other rows
+
+
+@needs_compiler
+@both_types
+@pytest.mark.parametrize("turned", [True, False])
+def test_tokens_into_the_grid_and_out(dtype: torch.dtype, turned: bool) -> None:
+    """Token 1 is shared by the cells 0 and 2; the cells 1 and 5 are padding, which nobody looks at."""
+    index = GridIndex(torch.tensor([4, 0, 3]), torch.tensor([1, 0, 1, 2, 0, 0]), torch.tensor([2]), torch.tensor([1]))
+    x, angles = drawn(3, 2, 8, dtype=dtype), drawn(2, 3, 1, 8, seed=1).detach()
+    (wide,) = widened(x)
+    cos, sin = angles.double()
+    rotated = wide * cos + wide.roll(4, -1) * sin if turned else wide
+    seen = torch.tensor([4, 0, 3, 2])
+    grid = to_grid(x, index, angles if turned else None, torch.float32)
+
+    assert type(grid.grad_fn).__name__ == "_PlaceBackward"
+    check(grid[seen], rotated[[0, 1, 2, 1]], [x], [wide], TYPES[dtype])
+
+    grid = drawn(6, 2, 8)
+    (wide,) = widened(grid)
+    made = from_grid(grid, index.cells, dtype)
+    assert type(made.grad_fn).__name__ == "_TakeBackward"
+    check(made, wide[index.cells].flatten(1), [grid], [wide], TYPES[dtype])
+
+
+@needs_compiler
+@both_types
+def test_swiglu(dtype: torch.dtype) -> None:
+    gate, up = drawn(9, 37, dtype=dtype), drawn(9, 37, dtype=dtype, seed=1)
+    wide = widened(gate, up)
+    made = compiled_functions.swiglu(gate, up)
+
+    check(made, functional.silu(wide[0]) * wide[1], [gate, up], wide, TYPES[dtype])
+
+
+@needs_compiler
+def test_extreme_numbers_are_as_torch_has_them() -> None:
+    gate = torch.tensor([-1e30, -200.0, -88.0, 0.0, 88.0, 1e30, math.inf, math.nan, 20.0, -20.0])
+    made = compiled_functions.swiglu(gate, torch.ones_like(gate))
+
+    plain = functional.silu(gate)
+    assert torch.allclose(made, plain, rtol=1e-6, atol=1e-8, equal_nan=True)
+    assert math.isnan(made[7])
+
+
+@needs_compiler
+def test_what_was_compiled_is_kept_for_the_next_process(begun_anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled.kernels() is not None
+    (library,) = begun_anew.iterdir()
+    made = library.stat().st_mtime_ns
+    monkeypatch.setattr(compiled._State, "kernels", None)
+
+    assert compiled.kernels() is not None
+    assert library.stat().st_mtime_ns == made
+    assert list(begun_anew.iterdir()) == [library]
+
+
+@needs_compiler
+def test_without_a_folder_to_keep_it_in(begun_anew: Path) -> None:
+    begun_anew.parent.mkdir()
+    begun_anew.write_text("no folder")
+
+    assert compiled.kernels() is not None
+    assert compiled.why_no_kernels() is None
+
+
+@pytest.mark.parametrize(
+    ("compiler", "told"), [("no-such-compiler", "there is no C compiler (no-such-compiler)"), ("false", "false failed")]
+)
+def test_without_a_compiler(begun_anew: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, told: str) -> None:
+    monkeypatch.setenv("CC", compiler)
+
+    assert compiled.kernels() is None
+    assert told in str(compiled.why_no_kernels())
+    assert not compiled_functions.compiled(torch.zeros(3))
+    assert not begun_anew.exists() or not list(begun_anew.iterdir())
+
+
+def test_where_they_are_not_wanted(begun_anew: Path) -> None:
+    compiled.want_kernels(False)
+
+    assert compiled.kernels() is None
+    assert compiled.why_no_kernels() is None
+    assert not begun_anew.exists()
