@@ -13,9 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from alignpipe.config.model import Kernels, RunSettings
+from alignpipe.runner.devices import prepare_device
 from alignpipe.training.packed import compiled, compiled_functions
 from alignpipe.training.packed.functions import from_grid, norm, to_grid
 from alignpipe.training.packed.layout import GridIndex
+from alignpipe.training.parallel import join
+from support.context import FakeContext
 
 TYPES = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 """Types of linear layers, and how far a value of about 1 may be off."""
@@ -144,19 +148,29 @@ def test_without_a_folder_to_keep_it_in(begun_anew: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "told"), [("no-such-compiler", "there is no C compiler (no-such-compiler)"), ("false", "false failed")]
+    ("compiler", "told"),
+    [
+        ("no-such-compiler", "there is no C compiler (no-such-compiler)"),
+        ("false", "false failed"),
+        ("cc '", "CC=cc ' cannot be read: No closing quotation"),
+    ],
 )
-def test_without_a_compiler(begun_anew: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, told: str) -> None:
+def test_without_a_compiler(
+    begun_anew: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, told: str
+) -> None:
     monkeypatch.setenv("CC", compiler)
 
     assert compiled.kernels() is None
     assert told in str(compiled.why_no_kernels())
+    ctx = FakeContext(tmp_path)
+    join(ctx)
+    assert any(told in line for line in ctx.said)  # a training says so
     assert not compiled_functions.compiled(torch.zeros(3))
     assert not begun_anew.exists() or not list(begun_anew.iterdir())
 
 
 def test_where_they_are_not_wanted(begun_anew: Path) -> None:
-    compiled.want_kernels(False)
+    prepare_device(RunSettings(device="cpu", kernels=Kernels.torch))
 
     assert compiled.kernels() is None
     assert compiled.why_no_kernels() is None

@@ -10,9 +10,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 _HERE = Path(__file__).parent
 _SOURCES = ("kernels.c", "operations.h")
@@ -36,19 +35,8 @@ class NotCompiled(Exception):
     """Why there are no kernels."""
 
 
-class Kernels:
-    """The kernels by name, `rms_norm_float32` and so on; while one runs, other threads may run Python."""
-
-    def __init__(self, library: Path) -> None:
-        loaded = ctypes.CDLL(str(library))
-        for name, arguments in _ARGUMENTS.items():
-            for suffix in _TYPES:
-                kernel = getattr(loaded, f"{name}_{suffix}")
-                kernel.argtypes, kernel.restype = arguments, None
-                setattr(self, f"{name}_{suffix}", kernel)
-
-    def __getattr__(self, name: str) -> Any:  # for type checkers: all kernels are attributes
-        raise AttributeError(name)
+Kernels = Mapping[str, Callable[..., None]]
+"""Kernels by name, `rms_norm_float32` and so on; while one runs, other threads may run Python."""
 
 
 class _State:
@@ -98,11 +86,19 @@ def _loaded() -> Kernels:
         if not (folder / name).is_file():
             folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, folder / name)
-        return Kernels(folder / name)
+        return _opened(folder / name)
     except (OSError, RuntimeError):  # no home folder, or none to write to or to load code from
         with tempfile.TemporaryDirectory(prefix="alignpipe-") as scratch:
             _compile(compiler, Path(scratch) / name)
-            return Kernels(Path(scratch) / name)
+            return _opened(Path(scratch) / name)
+
+
+def _opened(library: Path) -> Kernels:
+    loaded, found = ctypes.CDLL(str(library)), {}
+    for name in (f"{kernel}_{dtype}" for kernel in _ARGUMENTS for dtype in _TYPES):
+        found[name] = getattr(loaded, name)
+        found[name].argtypes, found[name].restype = _ARGUMENTS[name.rpartition("_")[0]], None
+    return found
 
 
 def _compile(compiler: Sequence[str], target: Path) -> None:
@@ -119,7 +115,10 @@ def _compile(compiler: Sequence[str], target: Path) -> None:
 
 def _compiler() -> list[str]:
     """`CC`, or `cc` on the path, as words."""
-    words = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    try:
+        words = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        raise NotCompiled(f"CC={os.environ['CC']} cannot be read: {error}") from error
     if shutil.which(words[0]) is None:
         raise NotCompiled(f"there is no C compiler ({words[0]})")
     return words

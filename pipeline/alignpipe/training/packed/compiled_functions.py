@@ -15,8 +15,8 @@ from alignpipe.training.packed.compiled import Kernels, kernels
 from alignpipe.training.packed.layout import GridIndex
 
 _ALONE = 2**18
-"""Up to so many numbers one thread is quicker than several of torch's: a kernel runs in the thread that calls it."""
-_TYPES = (torch.float32, torch.bfloat16)
+"""A kernel runs in the thread that calls it. Where torch has several, larger tensors are left to them; not measured."""
+_TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def compiled(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -28,73 +28,56 @@ def compiled(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
     """RMS norm, x / rms(x) * weight, in `dtype`; x [..., H] and weight [H] in float32."""
-    if not torch.is_grad_enabled():
-        return _normalised(x.contiguous(), weight, epsilon, dtype)[0]
-    return _applied(_RMSNorm, x, weight, epsilon, dtype)
+    return applied(_RMSNorm, x, weight, epsilon, dtype)
 
 
 def place(x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
     """Tokens [n, heads, d] -> cells [B * W, heads, d] in float32, turned by `angles` [2, n, 1, d] if there are some."""
-    return _applied(_Place, x, index, angles) if torch.is_grad_enabled() else _placed(x.contiguous(), index, angles)
+    return applied(_Place, x, index, angles)
 
 
 def take(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
     """Cells [B * W, heads, d] in float32 -> those of `cells` [n], [n, heads * d] in `dtype`."""
-    return _applied(_Take, grid, cells, dtype) if torch.is_grad_enabled() else _taken(grid.contiguous(), cells, dtype)
+    return applied(_Take, grid, cells, dtype)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of one shape and type."""
-    return _applied(_SwiGLU, gate, up) if torch.is_grad_enabled() else _gated(gate.contiguous(), up.contiguous())
+    return applied(_SwiGLU, gate, up)
 
 
-def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """The function's result; without gradients its forward pass alone, by a shorter way that counts in small steps."""
+    if torch.is_grad_enabled():
+        return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
+    return cast(Tensor, function.forward(_NothingKept(), *arguments))
+
+
+class _NothingKept:
+    """Stands for the context of a forward pass that no backward pass follows."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep nothing."""
 
 
 def _run(kernel: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
-    """Call a kernel for linear layers in `dtype`; tensors are contiguous, and live until it returns."""
-    name = f"{kernel}_float32" if dtype is torch.float32 else f"{kernel}_bfloat16"
-    getattr(cast(Kernels, kernels()), name)(
-        *(each.data_ptr() if isinstance(each, Tensor) else each for each in arguments)
-    )
-
-
-def _normalised(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(x.shape[:-1])
-    _run("rms_norm", dtype, x, weight, epsilon, out, scale, scale.numel(), x.shape[-1])
-    return out, scale
-
-
-def _placed(x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
-    _, heads, d = x.shape
-    out = x.new_empty((len(index.tokens), heads, d), dtype=torch.float32)
-    _run("place", x.dtype, x, index.tokens, *_halves(angles), out, len(out), heads, d)
-    return out
+    """Call a kernel for linear layers in `dtype`; it sees memory only, so tensors are contiguous."""
+    tensors = [each for each in arguments if isinstance(each, Tensor)]
+    assert all(each.is_contiguous() for each in tensors), kernel
+    function = cast(Kernels, kernels())[f"{kernel}_{_TYPES[dtype]}"]
+    function(*(each.data_ptr() if isinstance(each, Tensor) else each for each in arguments))
 
 
 def _halves(angles: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
     return (None, None) if angles is None else (angles[0], angles[1])
 
 
-def _taken(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
-    width = grid.shape[1] * grid.shape[2]
-    out = grid.new_empty((len(cells), width), dtype=dtype)
-    _run("take", dtype, grid, cells, out, len(cells), width)
-    return out
-
-
-def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    out = torch.empty_like(gate)
-    _run("swiglu", gate.dtype, gate, up, out, gate.numel())
-    return out
-
-
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         x = x.contiguous()
-        out, scale = _normalised(x, weight, epsilon, dtype)
+        out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(x.shape[:-1])
+        _run("rms_norm", dtype, x, weight, epsilon, out, scale, scale.numel(), x.shape[-1])
         ctx.save_for_backward(x, weight, scale)
         return out
 
@@ -111,7 +94,10 @@ class _Place(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
         ctx.index, ctx.angles, ctx.dtype = index, angles, x.dtype
-        return _placed(x.contiguous(), index, angles)
+        _, heads, d = x.shape
+        out = x.new_empty((len(index.tokens), heads, d), dtype=torch.float32)
+        _run("place", x.dtype, x.contiguous(), index.tokens, *_halves(angles), out, len(out), heads, d)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -129,7 +115,9 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.cells, ctx.shape = cells, grid.shape
-        return _taken(grid.contiguous(), cells, dtype)
+        out = grid.new_empty((len(cells), grid.shape[1] * grid.shape[2]), dtype=dtype)
+        _run("take", dtype, grid.contiguous(), cells, out, *out.shape)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -143,8 +131,10 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
+        out = torch.empty_like(gate)
+        _run("swiglu", gate.dtype, gate, up, out, gate.numel())
         ctx.save_for_backward(gate, up)
-        return _gated(gate, up)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignpipe.training.packed.compiled_functions import compiled, place, rms_norm, swiglu, take
+from alignpipe.training.packed.compiled_functions import applied, compiled, place, rms_norm, swiglu, take
 from alignpipe.training.packed.layout import GridIndex
 
 _RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
@@ -41,12 +41,12 @@ def norm(module: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tens
         # One call in place of seven, which counts in the small steps of decoding. It rounds differently, so without
         # gradients outside of inference mode the result stays that of training, to the bit (D64).
         return F.rms_norm(x, x.shape[-1:], inner.weight, inner.variance_epsilon).to(dtype)
-    return _applied(_RMSNorm, x, inner.weight, inner.variance_epsilon).to(dtype)
+    return applied(_RMSNorm, x, inner.weight, inner.variance_epsilon).to(dtype)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary embedding of [n, heads, d] by `angles` [2, n, 1, d]: cosine and signed sine, which get no gradient."""
-    return _applied(_Rotate, x, angles) if torch.is_grad_enabled() else _rotated(x, angles)
+    return applied(_Rotate, x, angles)
 
 
 def to_grid(packed: Tensor, index: GridIndex, angles: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -57,7 +57,7 @@ def to_grid(packed: Tensor, index: GridIndex, angles: Tensor | None, dtype: torc
     if dtype is torch.float32 and compiled(packed):
         return place(packed, index, angles)
     packed = packed.to(dtype)
-    return _applied(_ToGrid, packed if angles is None else rotate(packed, angles), index)
+    return applied(_ToGrid, packed if angles is None else rotate(packed, angles), index)
 
 
 def from_grid(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
@@ -71,7 +71,8 @@ def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` [n, H] for the block's feed-forward part."""
     inner = cast(Any, module)
     output: Tensor
-    if type(module).__name__ in _GATED and type(inner.act_fn) is nn.SiLU and not _hooked(module) and compiled(x):
+    known = type(module).__name__ in _GATED and type(inner.act_fn) is nn.SiLU
+    if known and not _hooked(module) and not _hooked(inner.act_fn) and compiled(x):
         gate, up = inner.gate_proj(x), inner.up_proj(x)
         output = inner.down_proj(swiglu(gate, up) if gate.dtype is up.dtype else F.silu(gate) * up)
     else:
@@ -81,15 +82,6 @@ def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
-
-
-def _rotated(x: Tensor, angles: Tensor) -> Tensor:
-    # A roll: faster than to negate one half and join it to the other.
-    return x.roll(x.shape[-1] // 2, -1).mul_(angles[1]).addcmul_(x, angles[0])
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -116,7 +108,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, angles: Tensor) -> Tensor:
         ctx.save_for_backward(angles)
-        return _rotated(x, angles)
+        # A roll: faster than to negate one half and join it to the other.
+        return x.roll(x.shape[-1] // 2, -1).mul_(angles[1]).addcmul_(x, angles[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
