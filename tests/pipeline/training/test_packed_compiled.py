@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from alignpipe.config.model import Kernels, RunSettings
 from alignpipe.runner.devices import prepare_device
+from alignpipe.training.batches import pad_rows, response_logprobs
+from alignpipe.training.linears import multiply_in_bfloat16
 from alignpipe.training.packed import compiled, compiled_functions
 from alignpipe.training.packed.functions import from_grid, norm, to_grid
 from alignpipe.training.packed.layout import GridIndex
@@ -114,6 +125,46 @@ def test_swiglu(dtype: torch.dtype) -> None:
     made = compiled_functions.swiglu(gate, up)
 
     check(made, functional.silu(wide[0]) * wide[1], [gate, up], wide, TYPES[dtype])
+
+
+@needs_compiler
+@both_types
+@pytest.mark.parametrize(
+    ("config", "head_norms"), [(LlamaConfig, 0), (MistralConfig, 0), (Qwen2Config, 0), (Qwen3Config, 2)]
+)
+def test_models_of_every_family_run_on_all_kernels(
+    config: type[PreTrainedConfig], head_norms: int, dtype: torch.dtype
+) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
+    layers = 2
+    chosen = config(vocab_size=9, num_hidden_layers=layers, head_dim=8, use_sliding_window=False, **sizes)
+    model = AutoModelForCausalLM.from_config(chosen)
+    if dtype is torch.bfloat16:
+        multiply_in_bfloat16(model)
+    made, _ = response_logprobs(model, pad_rows([[1, 2], [3]], [[4], [5, 6]], 0, "cpu"))
+
+    assert made_by(made) == {
+        "_RMSNormBackward": (2 + head_norms) * layers + 1,
+        "_PlaceBackward": 3 * layers,
+        "_TakeBackward": layers,
+        "_SwiGLUBackward": layers,
+    }
+
+
+def made_by(made: Tensor) -> Counter[str]:
+    """How often the compiled functions are part of what `made` came from."""
+    nodes, waiting = set(), [made.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting.extend(before for before, _ in node.next_functions)
+    kinds = (type(node) for node in nodes)
+    return Counter(
+        kind.__name__
+        for kind in kinds
+        if getattr(kind, "_forward_cls", Tensor).__module__ == compiled_functions.__name__
+    )
 
 
 @needs_compiler

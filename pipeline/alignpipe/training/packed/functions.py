@@ -18,6 +18,8 @@ _RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Norms of one formula, x / rms(x) * weight, computed in float32 at least."""
 _GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 """Feed-forward parts of one formula: down(act(gate(x)) * up(x))."""
+_SILU = ("SiLU", "SiLUActivation")
+"""torch's and transformers' modules of x * sigmoid(x)."""
 
 
 def norm(module: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -71,7 +73,7 @@ def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` [n, H] for the block's feed-forward part."""
     inner = cast(Any, module)
     output: Tensor
-    known = type(module).__name__ in _GATED and type(inner.act_fn) is nn.SiLU
+    known = type(module).__name__ in _GATED and type(inner.act_fn).__name__ in _SILU
     if known and not _hooked(module) and not _hooked(inner.act_fn) and compiled(x):
         gate, up = inner.gate_proj(x), inner.up_proj(x)
         output = inner.down_proj(swiglu(gate, up) if gate.dtype is up.dtype else F.silu(gate) * up)
