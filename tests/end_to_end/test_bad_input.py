@@ -110,6 +110,22 @@ def test_data_that_only_a_later_stage_cannot_use(tmp_path, table, reward, words)
     assert_message(summary["stages"]["reward"]["error"], *words)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "stage", "words"),
+    [
+        (["ppo.max_response_tokens=64"], "ppo", ["'ppo'", "ppo.max_response_tokens=64", "64 tokens"]),
+        (["eval.max_response_tokens=70"], "eval", ["'eval'", "eval.max_response_tokens=70", "64 tokens"]),
+        ([*FILES[1:], "data.heldout_share=0", "ppo.select=best"], "ppo", ["ppo.select=best needs held-out prompts"]),
+    ],
+)
+def test_options_of_a_later_stage_that_the_data_or_the_model_forbid(tmp_path, overrides, stage, words):
+    write_rows(tmp_path)
+    assert_message(complaint(alignpipe(tmp_path, "experiment=smoke", "model.context=64", *overrides)), *words)
+    (summary,) = summaries(tmp_path)
+    assert statuses(summary)["sft"] == "skipped"
+    assert statuses(summary)[stage] == "failed"
+
+
 def test_a_tokenizer_without_eos(tmp_path):
     write_rows(tmp_path)
     write_checkpoint(tmp_path / "mine", [row["prompt"] for row in ROWS], eos=False)

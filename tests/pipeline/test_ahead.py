@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from alignpipe.api import Port, Selected
+from alignpipe.api import Artifact, CheckContext, CheckedStage, Port, Selected
 from alignpipe.dataset import Dataset
-from alignpipe.errors import DataError, PluginError
+from alignpipe.errors import ConfigError, DataError, PluginError
 from alignpipe.runner import execute
 from support import tiny_data
-from support.fake_run import COMPONENTS, make_registry, make_run, statuses, summary_of
+from support.fake_run import COMPONENTS, PpoConfig, Train, make_registry, make_run, statuses, summary_of
 from support.tiny_data import DATA, DataConfig
 
 PAIRS = Port("dataset", tables=(("preferences", "train"),))
@@ -70,6 +72,61 @@ def test_data_that_is_given_from_the_store_is_looked_at_too(tmp_path: Path) -> N
 def test_other_tables_may_be_missing_and_stages_that_are_left_out_miss_none(tmp_path: Path) -> None:
     assert execute(run_of(tmp_path, "demonstrations"), registry()) == 0
     assert execute(run_of(tmp_path, "preferences", stages=["data", "sft"]), registry()) == 0
+
+
+class Looks(Train):
+    """Notes what it is shown beforehand, and refuses where its config says so."""
+
+    shown: ClassVar[list[tuple[dict[str, str], CheckContext]]] = []
+
+    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+        self.shown.append(({port: artifact.stage for port, artifact in inputs.items()}, ctx))
+        if self.config.fail:
+            raise {"data": DataError, "config": ConfigError}[self.config.fail]("not with these")
+
+
+def looking(monkeypatch: pytest.MonkeyPatch, *groups: str):
+    """The fake stages, of which those of `groups` look ahead."""
+    monkeypatch.setattr(Looks, "shown", [])
+    assert isinstance(Looks(PpoConfig(), None), CheckedStage)
+    made = [DATA if each.group == "data" else each for each in COMPONENTS]
+    looks = [replace(each, factory=f"{__name__}:Looks") if each.group in groups else each for each in made]
+    return make_registry(components=tuple(looks))
+
+
+def test_a_later_stage_looks_before_every_one_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not before there is data, nor right before it works itself."""
+    registry = looking(monkeypatch, "ppo")
+    assert execute(run_of(tmp_path), registry) == 0
+    ((inputs, ctx),) = Looks.shown
+    assert inputs == {"dataset": "data", "policy": "base", "reference": "base"}  # what sft will begin with
+    assert (ctx.stage, ctx.seed, ctx.device, list(ctx.slots)) == ("ppo", 0, "cpu", ["model"])
+
+    Looks.shown.clear()
+    assert execute(run_of(tmp_path, folder="second"), registry) == 0
+    assert Looks.shown == []  # all is stored
+
+
+def test_it_is_shown_what_a_policy_to_come_begins_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "mine"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    registry = looking(monkeypatch, "ppo", "sft")
+    run = run_of(tmp_path, stages=["data", "sft", "ppo"], inputs={"sft": {"policy": str(checkpoint)}})
+    assert execute(run, registry) == 0
+    (before_sft, _) = Looks.shown[-1]
+    assert before_sft == {"dataset": "data", "policy": "checkpoint", "reference": "checkpoint"}
+
+
+def test_what_it_refuses_names_it_and_no_stage_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = looking(monkeypatch, "ppo")
+    told = r"^stage 'ppo' \(ppo/fake \(fake-stages 1\.0\)\) cannot use the data: not with these$"
+    for fail, error, message in (("data", DataError, told), ("config", ConfigError, "^not with these$")):
+        run = run_of(tmp_path, folder=fail, ppo=PpoConfig(fail=fail))
+        with pytest.raises(error, match=message):
+            execute(run, registry)
+        assert statuses(run)["sft"] == "skipped"
+        assert statuses(run)["ppo"] == "failed"
 
 
 def test_a_reward_that_cannot_be_built_is_missed_as_early_and_counts_as_failed(tmp_path: Path) -> None:

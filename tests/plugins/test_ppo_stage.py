@@ -16,6 +16,7 @@ from alignpipe.api import Artifact, Selected
 from alignpipe.dataset import Gold, write_dataset
 from alignpipe.errors import ConfigError, DataError, ModelError, RewardError, TrainingError
 from alignpipe.options import LinearDtype, ModelLinearDtype
+from alignpipe.training import room
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import load_causal, open_policy
@@ -255,6 +256,59 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(table: str, tmp
     message = r"a prompt of \d+ tokens and ppo\.max_response_tokens=6 do not fit into the model's 128 tokens; lower"
     with pytest.raises(DataError, match=message):
         run(tmp_path / "run", made=rule, dataset=dataset)
+
+
+def look(root: Path, config: PPOConfig, dataset: Artifact, source: Any = None, **inputs: Artifact) -> None:
+    """What the stage says before there is a reward."""
+    ctx = context(root, {}, source)
+    stage.build(config, ctx).check({"dataset": dataset, **inputs}, ctx)
+
+
+@pytest.mark.parametrize("table", ["train", "heldout"])
+def test_a_prompt_that_leaves_no_room_is_seen_before_there_is_a_policy(table: str, tmp_path: Path) -> None:
+    tables = {"train": prompt_rows(3), "heldout": prompt_rows(3)}
+    tables[table][1]["prompt"] = "long " * 60
+    write_dataset(tmp_path / "data", {"prompts": tables})
+    dataset = Artifact("dataset", "data", tmp_path / "data", "digest")
+    message = r"a prompt of \d+ tokens and ppo\.max_response_tokens=6 do not fit into the model's 128 tokens; lower"
+    with pytest.raises(DataError, match=message):
+        look(tmp_path, CONFIG, dataset, policy=policy())
+    pretrained = PretrainedSource(PretrainedConfig(path=str(tiny_models.llama())), 0)
+    for based in ({}, {"policy": Artifact("policy", "base", Path(), "base")}):
+        with pytest.raises(DataError, match=message):
+            look(tmp_path, CONFIG, dataset, pretrained, **based)
+
+    look(tmp_path, CONFIG, dataset)  # a tokenizer that is to be trained may make fewer tokens of it
+    look(tmp_path, CONFIG, data(tmp_path / "short"), pretrained)
+
+
+def test_only_the_longest_prompts_are_encoded_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_LONGEST", 2)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(room, "encode_prompts", lambda tokenizer, rows, *_: seen.append([row["case"] for row in rows]))
+    rows = [{"prompt": "a" * length, "messages": [], "case": length} for length in (3, 9, 1, 7)]
+    look(tmp_path, CONFIG, data(tmp_path / "data", rows=rows, heldout=0), policy=policy())
+    assert seen == [[9, 7]]
+
+
+def test_answers_as_long_as_the_context_are_seen_before_a_tokenizer_is_trained(tmp_path: Path) -> None:
+    source = TinySource(TinyConfig(context=64))
+    with pytest.raises(DataError, match=r"ppo\.max_response_tokens=64 leaves no room for a prompt in the model's"):
+        look(tmp_path, replace(CONFIG, max_response_tokens=64), data(tmp_path / "data"), source)
+    look(tmp_path, replace(CONFIG, max_response_tokens=63), data(tmp_path / "data"), source)
+
+
+def test_a_reference_with_other_tokens_is_seen_beforehand(tmp_path: Path) -> None:
+    dataset, other = data(tmp_path / "data"), policy(tiny_models.with_bos())
+    with pytest.raises(ModelError, match=r"inputs\.ppo\.reference has another tokenizer than the policy"):
+        look(tmp_path, CONFIG, dataset, policy=policy(), reference=other)
+    look(tmp_path, CONFIG, dataset, policy=policy(), reference=policy())
+    look(tmp_path, CONFIG, dataset, reference=other)  # beside a policy whose tokens are not known yet
+
+
+def test_the_best_policy_without_held_out_prompts_is_refused_beforehand(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ppo\.select=best needs held-out prompts, and the data has none; use last"):
+        look(tmp_path, replace(CONFIG, select=Select.best), data(tmp_path / "data", heldout=0))
 
 
 def test_an_empty_prompt_is_refused(tmp_path: Path) -> None:

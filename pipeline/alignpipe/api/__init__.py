@@ -5,7 +5,7 @@ from alignpipe.api.components import API_VERSION, SLOTS, Component, Kind, Port, 
 from alignpipe.api.hooks import ENTRY_POINT_GROUP, HookSpecs, hookimpl
 from alignpipe.api.rewards import Failure, Reward, Sample, Scores, TrainableReward
 from alignpipe.api.scoring import Scoring
-from alignpipe.api.stages import BuildContext, Stage, StageContext
+from alignpipe.api.stages import BuildContext, CheckContext, CheckedStage, Stage, StageContext
 from alignpipe.api.tracking import AlertingTracker, RunInfo, Tracker
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "AlertingTracker",
     "Artifact",
     "BuildContext",
+    "CheckContext",
+    "CheckedStage",
     "Component",
     "Failure",
     "HookSpecs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from alignpipe.api.artifacts import Artifact
 from alignpipe.api.components import Selected
@@ -33,17 +33,24 @@ class BuildContext(Protocol):
         ...
 
 
-class StageContext(BuildContext, Protocol):
-    """What a stage is given while it runs."""
+class CheckContext(BuildContext, Protocol):
+    """What a stage is given to look ahead."""
 
     stage: str
     """The stage's name in the run (`ppo`, `ppo_2` ...)."""
+    slots: Mapping[str, Selected]
+    """The slots that `uses` names (`model`, `rollout` ...)."""
+
+
+class StageContext(CheckContext, Protocol):
+    """What a stage is given while it runs."""
+
     payload: Path
     """The folder to fill: it becomes the artifact when `run` returns, and is empty at the start of every attempt."""
     work: Path
     """A folder that outlives a killed attempt (`state/` of the key's work folder): checkpoints belong here."""
     slots: Mapping[str, Selected]
-    """The slots that `uses` names (`model`, `rollout` ...), and each reward that the stage is given, by its stage."""
+    """The slots that `uses` names, and each reward that the stage is given, by its stage."""
     scoring: Scoring
     """How the run asks its rewards."""
     rank: int
@@ -100,4 +107,17 @@ class Stage(Protocol):
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Do the stage's work; ports that are empty are missing from `inputs`."""
+        ...
+
+
+@runtime_checkable
+class CheckedStage(Stage, Protocol):
+    """A stage that can say what it could not work with before an earlier stage works for hours."""
+
+    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+        """Raise, as `run` would, what its options and `inputs` show to be wrong.
+
+        Its datasets are all among `inputs`. In place of a policy that is still to be trained there is the one that its
+        training begins with, whose tokens and context it will have; a reward that is not there yet is missing.
+        """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, BuildContext, Reward, Selected, Split, StageContext, TrainableReward
+from alignpipe.api import Artifact, CheckContext, Reward, Selected, Split, StageContext, TrainableReward
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.rewarding.artifact import label, save_reward
@@ -21,9 +21,10 @@ class RewardStage:
         self._version = version
         self._offered_by = offered_by
 
-    def check(self, data: Dataset, ctx: BuildContext) -> None:
+    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
         """Raise `DataError` for data without a column that the reward reads."""
-        _check_columns(Judge(ctx.build(self._selected), label(self._selected.name, self._offered_by)), data)
+        judge = Judge(ctx.build(self._selected), label(self._selected.name, self._offered_by))
+        _check_columns(judge, Dataset(inputs["dataset"].folder))
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Leave `reward.json`, `report_card.json` and a trained reward's files in the payload.

@@ -11,7 +11,7 @@ from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
 from alignpipe.config.model import RunSettings
 from alignpipe.errors import PluginError
-from alignpipe.plan import Decision
+from alignpipe.plan import Decision, StageSpec
 from alignpipe.registry import Registered, Registry, load_factory
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.live_run import LiveRun
@@ -58,6 +58,15 @@ class Builder:
         if selected.group == "reward" and not isinstance(built, Reward):
             raise PluginError(f"{registered}: its factory made a {type(built).__name__} without score(samples)")
         return built
+
+
+class LookingAhead(Builder):
+    """The context of a stage that looks at what will feed it (`api.CheckContext`)."""
+
+    def __init__(self, live: LiveRun, spec: StageSpec) -> None:
+        super().__init__(live.registry, live.run.settings)
+        self.stage = spec.name
+        self.slots = spec.keyed_slots
 
 
 class SilentStage(Builder):

@@ -37,6 +37,11 @@ class ModelSource(Protocol):
         """Whether several processes split what they train among them, in place of a copy each."""
         ...
 
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether the tokenizer is trained, so that it depends on the texts that it is made of."""
+        ...
+
     def tokenizer(self, texts: Sequence[str]) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; one that is trained is trained on `texts`."""
         ...

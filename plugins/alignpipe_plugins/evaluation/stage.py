@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignpipe.api import Artifact, BuildContext, Split, StageContext
+from alignpipe.api import Artifact, BuildContext, CheckContext, Split, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.models import ModelSource, Policy, open_policy
 from alignpipe.training.rollouts import Rollout
+from alignpipe.training.room import check_room
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import fingerprint, text_of
 from alignpipe_plugins.evaluation.answers import Answers, answer, kl_to, perplexity, swapped
@@ -31,6 +32,15 @@ class EvalStage:
 
     def __init__(self, config: EvalConfig) -> None:
         self._config = config
+
+    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+        """Raise `DataError` for a prompt that leaves no room for an answer."""
+        config = self._config
+        rows = Dataset(inputs["dataset"].folder).rows("prompts", "heldout")[: config.prompts]
+        for port in ("policy", "baseline"):
+            if port in inputs:
+                source: ModelSource = ctx.build(ctx.slots["model"])
+                check_room(source, inputs[port], rows, config.max_response_tokens, _room_key(ctx))
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Log the figures, and leave `report.json` and `samples.jsonl` in the payload.
@@ -72,8 +82,7 @@ class EvalStage:
         # Each side has a stream of its own: their answers are independent.
         random = stream(ctx.seed, f"answers of the {side}")
         uniforms = episode_uniforms(random, len(rows), self._config.max_response_tokens)
-        key = f"{ctx.stage}.max_response_tokens"
-        return answer(policy, name, rows, rollout, uniforms, self._config.temperature, key)
+        return answer(policy, name, rows, rollout, uniforms, self._config.temperature, _room_key(ctx))
 
     def _judge(self, title: str, judge: Judge, report: Report, seed: int) -> None:
         """Score both sides, and our answers to each other's prompts."""
@@ -127,6 +136,10 @@ def _describe(report: Report) -> None:
     report.figures.update(own)
     report.figures.update({f"baseline_{name}": value for name, value in other.items()})
     report.table += [[label, other.get(name), own[name]] for name, label in _LABELS.items()]
+
+
+def _room_key(ctx: CheckContext) -> str:
+    return f"{ctx.stage}.max_response_tokens"
 
 
 def _judges(inputs: Mapping[str, Artifact], data: Dataset, ctx: StageContext) -> dict[str, Judge]:

@@ -27,6 +27,8 @@ from alignpipe_plugins.model_pretrained.template import template_text
 class PretrainedSource:
     """Loads a model somebody else has trained, and every checkpoint made from it, in one precision."""
 
+    trains_tokenizer = False
+
     def __init__(self, config: PretrainedConfig, seed: int) -> None:
         self._config = config
         self._seed = seed

@@ -29,6 +29,8 @@ _END = "<|end|>"
 class TinySource:
     """Builds the tiny model and its tokenizer."""
 
+    trains_tokenizer = True
+
     def __init__(self, config: TinyConfig) -> None:
         self._config = config
         self.shard = config.shard

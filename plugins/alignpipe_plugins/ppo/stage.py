@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from alignpipe.api import Artifact, BuildContext, StageContext
+from alignpipe.api import Artifact, BuildContext, CheckContext, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import ConfigError, ModelError, TrainingError
 from alignpipe.rewarding.artifact import open_gold, open_judge
@@ -15,6 +17,7 @@ from alignpipe.training.checkpoint import latest_step
 from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import Team, join
+from alignpipe.training.room import check_room, known_tokenizer
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompts, fingerprint, text_of
 from alignpipe_plugins.ppo.config import LoopConfig, PPOConfig, Select
@@ -31,6 +34,18 @@ class PPOStage:
 
     def __init__(self, config: LoopConfig) -> None:
         self._config = config
+
+    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+        """Raise what `run` raises for prompts, `select` and a reference, as far as their tokens are known."""
+        data = Dataset(inputs["dataset"].folder)
+        rows = data.rows("prompts", "train") + self._held_out(data, ctx)
+        room, key = self._room(ctx)
+        source: ModelSource = ctx.build(ctx.slots["model"])
+        policy_from = inputs.get("policy")
+        check_room(source, policy_from, rows, room, key)
+        ours, theirs = (known_tokenizer(source, each) for each in (policy_from, inputs.get("reference", policy_from)))
+        if ours is not None and theirs is not None:
+            _check_same_tokens(ours, theirs, ctx)
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Train, and leave an ordinary Hugging Face checkpoint in the payload.
@@ -93,26 +108,33 @@ class PPOStage:
         team: Team,
     ) -> nn.Module:
         reference = open_policy(source, reference_from, lambda: text_of(rows, "prompt"), ctx.seed)
-        if fingerprint(reference.tokenizer) != fingerprint(policy.tokenizer):
-            raise ModelError(
-                f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
-                "name a checkpoint with the policy's own tokens"
-            )
+        _check_same_tokens(policy.tokenizer, reference.tokenizer, ctx)
         apply_linear_dtype(reference.model, self._config.linear_dtype, ctx, team, tell=False)
         return reference.model
 
     def _prompts(self, rows: Sequence[Row], policy: Policy, ctx: StageContext) -> Prompts:
-        room, key = self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"
+        room, key = self._room(ctx)
         return Prompts(rows, encode_prompts(policy.tokenizer, rows, room, context_length(policy.model), key))
+
+    def _room(self, ctx: CheckContext) -> tuple[int, str]:
+        """How many tokens an answer may take, and where that is set."""
+        return self._config.max_response_tokens, f"{ctx.stage}.max_response_tokens"
+
+    def _held_out(self, data: Dataset, ctx: CheckContext) -> list[dict[str, Any]]:
+        """The prompts that are answered on the way; none if the data has none, which `select=best` needs."""
+        if data.count("prompts", "heldout"):
+            return data.rows("prompts", "heldout")[: self._config.eval_prompts]
+        if self._config.select is Select.best:
+            raise ConfigError(f"{ctx.stage}.select=best needs held-out prompts, and the data has none; use last")
+        return []
 
     def _validation(self, data: Dataset, policy: Policy, ctx: StageContext) -> Validation | None:
         config = self._config
-        if not data.count("prompts", "heldout"):
-            if config.select is Select.best:
-                raise ConfigError(f"{ctx.stage}.select=best needs held-out prompts, and the data has none; use last")
+        rows = self._held_out(data, ctx)
+        if not rows:
             ctx.say("no held-out prompts, so no evaluation on the way")
             return None
-        prompts = self._prompts(data.rows("prompts", "heldout")[: config.eval_prompts], policy, ctx)
+        prompts = self._prompts(rows, policy, ctx)
         uniforms = episode_uniforms(stream(ctx.seed, "held-out"), len(prompts.ids), config.max_response_tokens)
         return Validation(prompts, uniforms, open_gold(data, ctx), config.score_clip, config.missing_eos_score)
 
@@ -126,6 +148,15 @@ def what_is_left(ctx: StageContext) -> str:
         f". The newest checkpoint, of update {step}, stays in {ctx.work / 'checkpoints'}; the same command would go on "
         "from there and come to the same point"
     )
+
+
+def _check_same_tokens(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, ctx: CheckContext) -> None:
+    """Refuse a reference whose tokens are not the policy's."""
+    if fingerprint(ours) != fingerprint(theirs):
+        raise ModelError(
+            f"inputs.{ctx.stage}.reference has another tokenizer than the policy, so there is no KL between them; "
+            "name a checkpoint with the policy's own tokens"
+        )
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:
