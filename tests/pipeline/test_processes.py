@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from alignpipe.api import Selected
 from alignpipe.cli import app
 from alignpipe.config.model import RunSettings
-from alignpipe.errors import ConfigError, ProcessError
+from alignpipe.errors import ConfigError, PluginError, ProcessError
 from alignpipe.processes import Process, this_process
 from alignpipe.runner import execute, following
 from alignpipe.runner.devices import prepare_device
@@ -140,6 +141,24 @@ def test_a_parallel_stage_runs_everywhere_and_all_else_on_rank_0(tmp_path: Path,
     shown = capfd.readouterr().err
     assert ("said by 0" in shown, "said by 1" in shown, "from: rank 1" in shown) == (True, False, False)
     assert [line["sft/rank"] for line in metrics_of(run) if line["stage"] == "sft"] == [0]
+
+
+def test_the_others_import_what_they_will_need_while_rank_0_prepares(tmp_path: Path, monkeypatch: Any) -> None:
+    """What is broken is left to the stage that needs it."""
+    store, loaded = use_memory(monkeypatch), []
+
+    def load(registered: Any) -> None:
+        loaded.append(str(registered))
+        raise PluginError("cannot be imported")
+
+    monkeypatch.setattr(following, "load_factory", load)
+    run = pair_run(tmp_path)
+    follower = Follower(run)
+    assert lead(run) == 0
+    assert follower.end() == 0
+    first = json.loads(store.content["message/0"])
+    assert first == {"do": "load", "components": [["sft", "pair"], ["model", "fake"]]}  # of the parallel stage alone
+    assert loaded == ["sft/pair (fake-stages 1.0)", "model/fake (fake-stages 1.0)"]
 
 
 def test_a_cached_run_needs_nobody(tmp_path: Path, monkeypatch: Any) -> None:

@@ -61,8 +61,10 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
     # A run whose results are all stored needs no particular machine. (Each stage is decided again at its turn.)
-    if any(decision.action != "hit" for decision in make_plan(planner)):
+    decisions = make_plan(planner)
+    if any(decision.action != "hit" for decision in decisions):
         check_requirements(planner, crew.process)
+        crew.prepare(decisions)
         check_device(run.settings, crew.process)
     # Trackers compute nothing: with "cpu" named, nobody imports torch to find out which device there is.
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)

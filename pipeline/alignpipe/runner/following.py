@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import ProcessError, StageInterrupted
+from alignpipe.errors import AlignpipeError, ProcessError, StageInterrupted
 from alignpipe.processes import Process
-from alignpipe.registry import Registry
+from alignpipe.registry import Registry, load_factory
 from alignpipe.runner.context import SilentStage, build_stage
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.failures import in_words
@@ -74,6 +75,8 @@ def follow(run: RunConfig, registry: Registry, process: Process) -> int:
                 if message["well"]:
                     disconnect()
                 return 0
+            if message["do"] == "load":
+                _load(message["components"], registry)
             if message["do"] == "stage":
                 _help(message, run, registry, process, messages, signals)
 
@@ -86,6 +89,14 @@ def _patience(signals: StopSignals) -> Callable[[], float]:
         return _LONGEST_STAGE if signals.received_at is None else signals.received_at - began + _AFTER_SIGNAL
 
     return seconds
+
+
+def _load(components: Sequence[tuple[str, str]], registry: Registry) -> None:
+    """Import what stages to come are made of: seconds in which rank 0 is not ready yet."""
+    for group, name in components:
+        # What cannot be imported is told by the stage that needs it, here and on rank 0.
+        with suppress(AlignpipeError):
+            load_factory(registry.get(group, name))
 
 
 def _help(

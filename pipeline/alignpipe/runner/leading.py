@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,17 @@ class Crew:
     def size(self, decision: Decision) -> int:
         """How many processes run this stage together."""
         return self.process.world_size if decision.spec.registered.component.parallel else 1
+
+    def prepare(self, decisions: Sequence[Decision]) -> None:
+        """Have the others import the code of the stages that will work, while this process prepares the run."""
+        if self._messages is None:
+            return
+        working = [each.spec for each in decisions if each.action != "hit" and self.size(each) > 1]
+        needed = dict.fromkeys(
+            (part.component.group, part.component.name) for spec in working for part in spec.components
+        )
+        if needed:
+            self._messages.post({"do": "load", "components": list(needed)})
 
     @contextmanager
     def taking_part(self, decision: Decision, work: Path) -> Iterator[None]:
