@@ -11,7 +11,7 @@ import pytest
 
 from alignpipe.api import Artifact, CheckContext, CheckedStage, Port, Selected
 from alignpipe.dataset import Dataset
-from alignpipe.errors import ConfigError, DataError, PluginError
+from alignpipe.errors import AlignpipeError, ConfigError, DataError, PluginError
 from alignpipe.runner import execute
 from support import tiny_data
 from support.fake_run import COMPONENTS, PpoConfig, Train, make_registry, make_run, statuses, summary_of
@@ -79,10 +79,10 @@ class Looks(Train):
 
     shown: ClassVar[list[tuple[dict[str, str], CheckContext]]] = []
 
-    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+    def check_ahead(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
         self.shown.append(({port: artifact.stage for port, artifact in inputs.items()}, ctx))
         if self.config.fail:
-            raise {"data": DataError, "config": ConfigError}[self.config.fail]("not with these")
+            raise {"data": DataError, "config": ConfigError, "exit": SystemExit}[self.config.fail]("not with these")
 
 
 def looking(monkeypatch: pytest.MonkeyPatch, *groups: str):
@@ -118,10 +118,42 @@ def test_it_is_shown_what_a_policy_to_come_begins_with(tmp_path: Path, monkeypat
     assert before_sft == {"dataset": "data", "policy": "checkpoint", "reference": "checkpoint"}
 
 
+def test_a_checkpoint_is_hashed_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that changes while an earlier stage works must not be known by what it was."""
+    hashed: list[str] = []
+    monkeypatch.setattr("alignpipe.plan.plan.folder_digest", lambda folder: hashed.append(folder.name) or "d" * 64)
+    registry = looking(monkeypatch, "ppo")
+    monkeypatch.setattr(Looks, "check_ahead", lambda self, inputs, ctx: hashed.append("looked"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    run = run_of(tmp_path, stages=["data", "sft", "ppo"], inputs={"ppo": {"reference": str(tmp_path / "mine")}})
+    assert execute(run, registry) == 0
+    assert hashed == ["looked", "mine"]
+
+
+def test_a_policy_of_which_nothing_is_known_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its maker begins with something else than a policy: its tokens and context may be any."""
+    of_group = {component.group: component for component in COMPONENTS}
+    sft = replace(of_group["sft"], needs={"dataset": Port("dataset")})
+    ppo = replace(of_group["ppo"], factory=f"{__name__}:Looks")
+    monkeypatch.setattr(Looks, "shown", [])
+    made = make_registry(components=tuple({**of_group, "data": DATA, "sft": sft, "ppo": ppo}.values()))
+    assert execute(run_of(tmp_path), made) == 0
+    assert Looks.shown == []
+
+
+def test_an_empty_port_of_its_maker_stands_for_the_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = looking(monkeypatch, "ppo")
+    assert execute(run_of(tmp_path, inputs={"sft": {"policy": "none"}}), registry) == 0
+    assert [inputs["policy"] for inputs, _ in Looks.shown] == ["base"]
+
+
 def test_what_it_refuses_names_it_and_no_stage_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = looking(monkeypatch, "ppo")
     told = r"^stage 'ppo' \(ppo/fake \(fake-stages 1\.0\)\) cannot use the data: not with these$"
-    for fail, error, message in (("data", DataError, told), ("config", ConfigError, "^not with these$")):
+    exits = r"the code of stage 'ppo' called sys\.exit\('not with these'\)"
+    cases = (("data", DataError, told), ("config", ConfigError, "^not with these$"), ("exit", AlignpipeError, exits))
+    for fail, error, message in cases:
         run = run_of(tmp_path, folder=fail, ppo=PpoConfig(fail=fail))
         with pytest.raises(error, match=message):
             execute(run, registry)

@@ -98,9 +98,9 @@ def test_a_prompt_that_leaves_no_room_is_seen_beforehand(port: str, tmp_path: Pa
     )
     ctx = FakeContext(tmp_path, stage="eval_2", slots=slots, builders=builders)
     inputs = {"policy": policy("base", Path()), "baseline": policy("base", Path()), "dataset": data(tmp_path / "data")}
-    build(long, ctx).check(inputs, ctx)
+    build(long, ctx).check_ahead(inputs, ctx)
     with pytest.raises(DataError, match=r"tokens and eval_2\.max_response_tokens=120 do not fit into the model's 128"):
-        build(long, ctx).check({**inputs, port: policy("sft")}, ctx)
+        build(long, ctx).check_ahead({**inputs, port: policy("sft")}, ctx)
 
 
 def samples(ctx: FakeContext) -> list[dict[str, Any]]:

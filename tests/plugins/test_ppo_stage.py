@@ -261,7 +261,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(table: str, tmp
 def look(root: Path, config: PPOConfig, dataset: Artifact, source: Any = None, **inputs: Artifact) -> None:
     """What the stage says before there is a reward."""
     ctx = context(root, {}, source)
-    stage.build(config, ctx).check({"dataset": dataset, **inputs}, ctx)
+    stage.build(config, ctx).check_ahead({"dataset": dataset, **inputs}, ctx)
 
 
 @pytest.mark.parametrize("table", ["train", "heldout"])

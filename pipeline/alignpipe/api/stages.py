@@ -114,10 +114,12 @@ class Stage(Protocol):
 class CheckedStage(Stage, Protocol):
     """A stage that can say what it could not work with before an earlier stage works for hours."""
 
-    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+    def check_ahead(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
         """Raise, as `run` would, what its options and `inputs` show to be wrong.
 
-        Its datasets are all among `inputs`. In place of a policy that is still to be trained there is the one that its
-        training begins with, whose tokens and context it will have; a reward that is not there yet is missing.
+        It is called before each earlier stage works, once its datasets are all there, and not where it has none. In
+        place of a policy that is still to be trained there is the one that its maker's port `policy` is fed with:
+        training changes neither tokens nor context. A reward that is not there yet is missing. Digests of checkpoint
+        folders are not known.
         """
         ...

@@ -34,7 +34,7 @@ class Fingerprints:
         return {
             "schema": KEY_SCHEMA,
             "stage": spec.name,  # objects are stored by stage, so ppo and ppo_2 share none
-            "component": self._describe(spec.selected, spec.name),
+            "component": self._describe(spec.selected, spec.name),  # its config, version and the state of its files
             "seed": self._seed,
             "uses": {slot: self._describe(choice, slot) for slot, choice in spec.keyed_slots.items()},
             "inputs": dict(inputs),

@@ -27,7 +27,7 @@ Action = Literal["hit", "resume", "run", "unknown"]
 class Decision:
     """What is to be done with one stage.
 
-    For a stage whose inputs are not known yet (`unknown`) all but the first three fields are empty.
+    For a stage whose inputs are not known yet (`unknown`) a plan has the first three fields only.
     """
 
     spec: StageSpec

@@ -21,7 +21,7 @@ class RewardStage:
         self._version = version
         self._offered_by = offered_by
 
-    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+    def check_ahead(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
         """Raise `DataError` for data without a column that the reward reads."""
         judge = Judge(ctx.build(self._selected), label(self._selected.name, self._offered_by))
         _check_columns(judge, Dataset(inputs["dataset"].folder))

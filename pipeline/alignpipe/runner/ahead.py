@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from alignpipe.api import Artifact, CheckedStage
 from alignpipe.dataset import Dataset
-from alignpipe.errors import AlignpipeError, DataError
+from alignpipe.errors import INTERRUPTIONS, DataError
 from alignpipe.plan import StageSpec
-from alignpipe.plan.specs import Source
+from alignpipe.plan.specs import BASE
 from alignpipe.runner.context import LookingAhead, build_stage
+from alignpipe.runner.failures import in_words
 from alignpipe.runner.live_run import LiveRun
 from alignpipe.runner.summary import StageResult
 
@@ -25,11 +27,12 @@ def check_data_ahead(
     """
     specs = live.planner.specs
     for each in specs[specs.index(spec) :]:
-        inputs = {port: artifact for port in each.sources if (artifact := _known(live, each, port, made)) is not None}
         try:
-            _check(live, each, inputs, ahead=each is not spec)
-        except AlignpipeError as error:
-            told = error
+            _check(live, each, made, ahead=each is not spec)
+        except INTERRUPTIONS:
+            raise
+        except (Exception, SystemExit) as error:
+            told = in_words(error, each.name, live.store.root)
             if isinstance(error, DataError):
                 told = DataError(f"stage {each.name!r} ({each.registered}) cannot use the data: {error}")
             results[each.name].fail(told)
@@ -39,25 +42,31 @@ def check_data_ahead(
             raise told from error
 
 
-def _check(live: LiveRun, spec: StageSpec, inputs: Mapping[str, Artifact], *, ahead: bool) -> None:
+def _check(live: LiveRun, spec: StageSpec, made: Mapping[str, Artifact], *, ahead: bool) -> None:
     """Look at the datasets that are there; where all are, the stage looks too, unless it is about to work anyway."""
-    datasets = [port for port in spec.sources if spec.needs[port].kind == "dataset"]
-    for port in datasets:
-        for table, split in spec.needs[port].tables if port in inputs else ():
-            Dataset(inputs[port].folder).require(table, split)
-    if ahead and datasets and all(port in inputs for port in datasets):
+    inputs = {port: artifact for port in spec.sources if (artifact := _known(live, spec, port, made)) is not None}
+    kinds = {port: spec.needs[port].kind for port in spec.sources}
+    for port, kind in kinds.items():
+        if kind == "dataset" and port in inputs:
+            for table, split in spec.needs[port].tables:
+                Dataset(inputs[port].folder).require(table, split)
+    # A reward that is missing is still to be made; a policy that is missing would look like an empty port.
+    seen = all(port in inputs for port, kind in kinds.items() if kind in ("dataset", "policy"))
+    if ahead and seen and "dataset" in kinds.values():
         ctx = LookingAhead(live, spec)
         stage = build_stage(spec.selected, spec.registered, ctx)
         if isinstance(stage, CheckedStage):
-            stage.check(inputs, ctx)
+            stage.check_ahead(inputs, ctx)
 
 
 def _known(live: LiveRun, spec: StageSpec, port: str, made: Mapping[str, Artifact]) -> Artifact | None:
-    """What will feed a port, as far as it is there; of a policy that is still to be trained, what that begins with."""
-    source: Source | None = spec.sources[port]
-    while source is not None and source.origin == "stage" and source.name not in made:
-        if spec.needs[port].kind != "policy":
-            return None
+    """What feeds a port, as far as it is there; in place of a policy that is not, what its maker begins with."""
+    source, kind = spec.sources[port], spec.needs[port].kind
+    while source.origin == "stage" and source.name not in made:
         maker = next(each for each in live.planner.specs if each.name == source.name)
-        source = maker.sources.get("policy")
-    return None if source is None else live.planner.artifact(source, made)
+        if kind != "policy" or "policy" not in maker.needs:
+            return None
+        source = maker.sources.get("policy", BASE)
+    if source.origin == "checkpoint":  # its digest is taken when it is read: it may change until then
+        return Artifact("policy", "checkpoint", Path(source.name), "")
+    return live.planner.artifact(source, made)

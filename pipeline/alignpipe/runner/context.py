@@ -13,7 +13,7 @@ from alignpipe.config.model import RunSettings
 from alignpipe.errors import PluginError
 from alignpipe.plan import Decision, StageSpec
 from alignpipe.registry import Registered, Registry, load_factory
-from alignpipe.runner.devices import prepare_device
+from alignpipe.runner.devices import prepare_device, share_cores
 from alignpipe.runner.live_run import LiveRun
 from alignpipe.runner.recording import StageLog
 from alignpipe.runner.terminal import Bar
@@ -65,6 +65,7 @@ class LookingAhead(Builder):
 
     def __init__(self, live: LiveRun, spec: StageSpec) -> None:
         super().__init__(live.registry, live.run.settings)
+        share_cores()  # a stage's code may import torch
         self.stage = spec.name
         self.slots = spec.keyed_slots
 

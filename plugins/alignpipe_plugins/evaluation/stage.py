@@ -33,7 +33,7 @@ class EvalStage:
     def __init__(self, config: EvalConfig) -> None:
         self._config = config
 
-    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+    def check_ahead(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
         """Raise `DataError` for a prompt that leaves no room for an answer."""
         config = self._config
         rows = Dataset(inputs["dataset"].folder).rows("prompts", "heldout")[: config.prompts]

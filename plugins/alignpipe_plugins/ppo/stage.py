@@ -35,7 +35,7 @@ class PPOStage:
     def __init__(self, config: LoopConfig) -> None:
         self._config = config
 
-    def check(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
+    def check_ahead(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
         """Raise what `run` raises for prompts, `select` and a reference, as far as their tokens are known."""
         data = Dataset(inputs["dataset"].folder)
         rows = data.rows("prompts", "train") + self._held_out(data, ctx)
@@ -43,9 +43,11 @@ class PPOStage:
         source: ModelSource = ctx.build(ctx.slots["model"])
         policy_from = inputs.get("policy")
         check_room(source, policy_from, rows, room, key)
-        ours, theirs = (known_tokenizer(source, each) for each in (policy_from, inputs.get("reference", policy_from)))
-        if ours is not None and theirs is not None:
-            _check_same_tokens(ours, theirs, ctx)
+        reference_from = inputs.get("reference", policy_from)
+        if reference_from != policy_from:
+            ours, theirs = (known_tokenizer(source, each) for each in (policy_from, reference_from))
+            if ours is not None and theirs is not None:
+                _check_same_tokens(ours, theirs, ctx)
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Train, and leave an ordinary Hugging Face checkpoint in the payload.

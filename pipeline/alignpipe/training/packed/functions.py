@@ -76,7 +76,8 @@ def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
     known = type(module).__name__ in _GATED and type(inner.act_fn).__name__ in _SILU
     if known and not _hooked(module) and not _hooked(inner.act_fn) and compiled(x):
         gate, up = inner.gate_proj(x), inner.up_proj(x)
-        output = inner.down_proj(swiglu(gate, up) if gate.dtype is up.dtype else F.silu(gate) * up)
+        fused = gate.dtype is up.dtype and compiled(gate)  # which is wider than x
+        output = inner.down_proj(swiglu(gate, up) if fused else F.silu(gate) * up)
     else:
         output = module(x)
     return output
