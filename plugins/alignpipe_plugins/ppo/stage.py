@@ -124,9 +124,10 @@ class PPOStage:
 
     def _held_out(self, data: Dataset, ctx: CheckContext) -> list[dict[str, Any]]:
         """The prompts that are answered on the way; none if the data has none, which `select=best` needs."""
+        config = self._config
         if data.count("prompts", "heldout"):
-            return data.rows("prompts", "heldout")[: self._config.eval_prompts]
-        if self._config.select is Select.best:
+            return data.rows("prompts", "heldout")[: config.eval_prompts]
+        if config.select is Select.best:
             raise ConfigError(f"{ctx.stage}.select=best needs held-out prompts, and the data has none; use last")
         return []
 
