@@ -92,11 +92,8 @@ def run(root: Path, config: EvalConfig = CONFIG, **inputs: Artifact | None) -> F
 def test_a_prompt_that_leaves_no_room_is_seen_beforehand(port: str, tmp_path: Path) -> None:
     """Of either side, once its tokens are known; a base model whose tokenizer is still to be trained has none."""
     long = replace(CONFIG, max_response_tokens=120)
-    slots, builders = (
-        {"model": Selected("model", "tiny", None)},
-        {"model/tiny": lambda config: TinySource(TinyConfig())},
-    )
-    ctx = FakeContext(tmp_path, stage="eval_2", slots=slots, builders=builders)
+    builders = {"model/tiny": lambda config: TinySource(TinyConfig())}
+    ctx = FakeContext(tmp_path, stage="eval_2", slots={"model": Selected("model", "tiny", None)}, builders=builders)
     inputs = {"policy": policy("base", Path()), "baseline": policy("base", Path()), "dataset": data(tmp_path / "data")}
     build(long, ctx).check_ahead(inputs, ctx)
     with pytest.raises(DataError, match=r"tokens and eval_2\.max_response_tokens=120 do not fit into the model's 128"):

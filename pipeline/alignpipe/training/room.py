@@ -14,7 +14,7 @@ from alignpipe.training.models import ModelSource, config_context_length, load_c
 from alignpipe.training.tokens import encode_prompts
 
 _LONGEST = 1000
-"""So many prompts, those with most characters, are encoded: looking ahead takes a second, whatever the data."""
+"""So many prompts, those with most characters, are encoded: that takes a second, whatever the data."""
 
 
 def known_tokenizer(source: ModelSource, origin: Artifact | None) -> PreTrainedTokenizerBase | None:

@@ -37,10 +37,9 @@ class EvalStage:
         """Raise `DataError` for a prompt that leaves no room for an answer."""
         config = self._config
         rows = Dataset(inputs["dataset"].folder).rows("prompts", "heldout")[: config.prompts]
-        for port in ("policy", "baseline"):
-            if port in inputs:
-                source: ModelSource = ctx.build(ctx.slots["model"])
-                check_room(source, inputs[port], rows, config.max_response_tokens, _room_key(ctx))
+        source: ModelSource = ctx.build(ctx.slots["model"])
+        for origin in (inputs[port] for port in ("policy", "baseline") if port in inputs):
+            check_room(source, origin, rows, config.max_response_tokens, _room_key(ctx))
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Log the figures, and leave `report.json` and `samples.jsonl` in the payload.
