@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,15 @@ from support.distributions import OPTIONS, InstallFakePlugin, RunCommand, comman
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forcing every file to the disk is most of a small run's time, and no test here pulls the plug."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Put the signals' handlers back: a process of several that fails keeps its own to the end."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -107,6 +107,14 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_first_once_more(monkeypat
     assert signals.exit_code == 130
 
 
+def test_of_several_processes_one_that_fails_says_why_though_the_launcher_ends_it():
+    """torchrun sends SIGTERM as soon as another process is gone; the error is written a moment later."""
+    with pytest.raises(ValueError, match="lost"), StopSignals(lasting=True) as signals:
+        raise ValueError("lost")
+    os.kill(os.getpid(), signal.SIGTERM)  # would end the tests
+    assert signals.requested()
+
+
 def test_the_schedulers_handler_is_called_after_everything_is_saved(tmp_path):
     seen = []
     run = make_run(tmp_path, sft=SftConfig(signal_at=2, signal_number=int(signal.SIGUSR2)))

@@ -40,7 +40,7 @@ def execute(run: RunConfig, registry: Registry) -> int:
     if process.follows:
         return follow(run, registry, process)
     terminal = Terminal()
-    with leading(process) as crew, StopSignals() as signals:
+    with leading(process) as crew, StopSignals(lasting=process.world_size > 1) as signals:
         try:
             code = _attempt(run, registry, crew, terminal, signals)
         except StageInterrupted as stop:  # before the first stage: `_run_stages` catches it from then on

@@ -22,14 +22,17 @@ class StopSignals:
     Under submitit the scheduler's signal (USR2) has a handler already, which puts the job back into the queue: the flag
     is set first, and `chain` calls that handler once everything is saved. SIGTERM then stays with submitit, which
     ignores it, because a job that ends by itself is not queued again. A closed terminal (SIGHUP) stops nothing under
-    nohup, which has it ignored. `silent` leaves it to another process to say that the run stops.
+    nohup, which has it ignored. `silent` leaves it to another process to say that the run stops. `lasting` keeps the
+    handlers after an error: a launcher that has seen another process end sends SIGTERM while this one still has to say
+    why.
     """
 
-    def __init__(self, *, silent: bool = False) -> None:
+    def __init__(self, *, silent: bool = False, lasting: bool = False) -> None:
         self.received: signal.Signals | None = None
         self.received_at: float | None = None
         """When, on the monotonic clock."""
         self._silent = silent
+        self._lasting = lasting
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -46,7 +49,10 @@ class StopSignals:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is not None and self._lasting:
+            self._silent = True  # there is no next step
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
