@@ -87,11 +87,19 @@ class Team:
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
             # In one message: the gradients, and how many processes have each.
             present = grads[0].new_tensor([parameter.grad is not None for parameter in bucket])
-            summed = self.sum_tensor(torch.cat([*(grad.reshape(-1) for grad in grads), present]))
-            *pieces, holders = torch.split(summed, [*(parameter.numel() for parameter in bucket), len(bucket)])
-            for parameter, piece, processes in zip(bucket, pieces, holders.tolist(), strict=True):
+            self._sum_in_place([*grads, present])
+            for parameter, grad, processes in zip(bucket, grads, present.tolist(), strict=True):
                 if processes:
-                    parameter.grad = piece.view_as(parameter)
+                    parameter.grad = grad
+
+    def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type by their sums over the processes."""
+        if self._exchange is not None:
+            self._exchange.sum_in_place(tensors)
+            return
+        joined = self.sum_tensor(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        for tensor, total in zip(tensors, torch.split(joined, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
         """The sum over the processes of a tensor on the stage's device."""
