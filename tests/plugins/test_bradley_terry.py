@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from alignpipe.options import LinearDtype, Schedule
 from alignpipe.rewarding.stage import RewardStage
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import TokenScorer, load_causal, load_scorer, load_tokenizer, new_score_head
+from alignpipe.training.parallel import Team
 from alignpipe.training.schedule import rate
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompt, fingerprint, response_ids
@@ -297,6 +299,23 @@ def test_stopped_and_resumed_the_bytes_are_the_same(tmp_path: Path) -> None:
     resumed = run(tmp_path / "stopped", config, data=data)
     for name in ("model.safetensors", "normalisation.json", "reward.json", "report_card.json"):
         assert (resumed.payload / name).read_bytes() == (whole.payload / name).read_bytes()
+
+
+def test_each_process_encodes_its_share_of_the_pairs() -> None:
+    tokenizer, shares = load_tokenizer(tiny_models.llama()), []
+
+    class Half(Team):
+        """Process 0 tells its share, process 1 has that of process 0 too."""
+
+        def gather(self, item: Any) -> list[Any]:
+            shares.append(item)
+            return shares
+
+    rows = [{"prompt": "p" * n, "messages": [], "chosen": " a" * n, "rejected": " b" * n} for n in range(1, 8)]
+    with pytest.raises(KeyError):  # the other's share is missing
+        tokenise(rows, tokenizer, 128, Half(0, 2))
+    assert tokenise(rows, tokenizer, 128, Half(1, 2)) == tokenise(rows, tokenizer, 128)
+    assert [len(share) for share in shares] == [4, 3]
 
 
 def test_the_pair_loss_is_the_sum_over_pairs_whatever_the_batch() -> None:

@@ -13,6 +13,7 @@ from alignpipe.dataset import Row
 from alignpipe.ops.pairs import bradley_terry_loss, wins
 from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import TokenScorer
+from alignpipe.training.parallel import ALONE, Team
 from alignpipe.training.supervised import LossSums
 from alignpipe.training.tokens import fit_length, prompt_ids, response_ids
 
@@ -39,13 +40,22 @@ class Pair:
         return 1
 
 
-def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Pair]:
-    """Token ids of the rows, responses cut to fit; raises `DataError` if a prompt alone fills `max_length`."""
-    prompts = prompt_ids(tokenizer, rows)
-    sides = [response_ids(tokenizer, [row[side] for row in rows]) for side in ("chosen", "rejected")]
+def tokenise(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, team: Team = ALONE
+) -> list[Pair]:
+    """Token ids of the rows, responses cut to fit; each process of `team` encodes its share.
+
+    Raises `DataError` if a prompt alone fills `max_length`.
+    """
+
+    def encode(share: list[int]) -> list[tuple[list[int], list[int], list[int]]]:
+        own = [rows[row] for row in share]
+        sides = [response_ids(tokenizer, [row[side] for row in own]) for side in ("chosen", "rejected")]
+        return list(zip(prompt_ids(tokenizer, own), *sides, strict=True))
+
     return [
         Pair(prompt, *(fit_length(prompt, response, max_length, MAX_LENGTH)[1] for response in both))
-        for prompt, *both in zip(prompts, *sides, strict=True)
+        for prompt, *both in team.spread([1] * len(rows), encode)
     ]
 
 

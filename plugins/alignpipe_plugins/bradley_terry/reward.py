@@ -73,10 +73,11 @@ class BradleyTerryReward:
         apply_linear_dtype(scorer.model, config.linear_dtype, ctx, team)
         self._use(scorer, policy.tokenizer)
         pad_id = int(policy.tokenizer.pad_token_id)
-        train_set = tokenise(rows, policy.tokenizer, self._length)
+        train_set = tokenise(rows, policy.tokenizer, self._length, team)
         heldout = []
         if data.count("preferences", "heldout"):
-            heldout = tokenise(data.rows("preferences", "heldout")[: config.heldout], policy.tokenizer, self._length)
+            some = data.rows("preferences", "heldout")[: config.heldout]
+            heldout = tokenise(some, policy.tokenizer, self._length, team)
 
         def loss(network: nn.Module, batch: Sequence[Pair]) -> supervised.LossSums:
             return pair_loss(cast(TokenScorer, network), batch, pad_id, ctx.device)

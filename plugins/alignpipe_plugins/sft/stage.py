@@ -15,7 +15,7 @@ from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
-from alignpipe.training.parallel import join
+from alignpipe.training.parallel import ALONE, Team, join
 from alignpipe.training.tokens import fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
@@ -53,10 +53,10 @@ class SFTStage:
         policy = open_policy(source, inputs.get("policy"), lambda: text_of(rows, "prompt", "completion"), ctx.seed)
         length = limit_length(config.max_length, policy.model)
         key = f"{ctx.stage}.max_length"
-        train_set = tokenise(rows, policy, length, config.loss_on, key)
+        train_set = tokenise(rows, policy, length, config.loss_on, key, team)
         if data.count("demonstrations", "heldout"):
             held_out = data.rows("demonstrations", "heldout")[: config.heldout]
-            heldout = tokenise(held_out, policy, length, config.loss_on, key)
+            heldout = tokenise(held_out, policy, length, config.loss_on, key, team)
         else:
             heldout = []
             ctx.say("no held-out demonstrations, so no evaluation loss")
@@ -85,18 +85,27 @@ class SFTStage:
 
 
 def tokenise(
-    rows: Sequence[Row], policy: Policy, max_length: int, loss_on: LossOn, key: str = "sft.max_length"
+    rows: Sequence[Row],
+    policy: Policy,
+    max_length: int,
+    loss_on: LossOn,
+    key: str = "sft.max_length",
+    team: Team = ALONE,
 ) -> list[Demonstration]:
     """Token ids of the rows; with `LossOn.all` all tokens but the first are moved to the response side.
 
-    `key` is where `max_length` is set.
+    `key` is where `max_length` is set. Each process of `team` encodes its share.
 
     Raises `DataError` if a prompt alone fills `max_length`.
     """
+
+    def encode(share: list[int]) -> list[tuple[list[int], list[int]]]:
+        own = [rows[row] for row in share]
+        responses = response_ids(policy.tokenizer, [row["completion"] for row in own])
+        return list(zip(prompt_ids(policy.tokenizer, own), responses, strict=True))
+
     examples = []
-    prompts = prompt_ids(policy.tokenizer, rows)
-    responses = response_ids(policy.tokenizer, [row["completion"] for row in rows])
-    for prompt, response in zip(prompts, responses, strict=True):
+    for prompt, response in team.spread([1] * len(rows), encode):
         if not prompt:  # plain text without a prompt: the first token has nothing to be predicted from
             prompt, response = response[:1], response[1:]
         prompt, response = fit_length(prompt, response, max_length, key)
