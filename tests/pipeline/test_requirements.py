@@ -12,7 +12,7 @@ from alignpipe.api import Selected
 from alignpipe.errors import ConfigError, RewardError
 from alignpipe.runner import execute
 from alignpipe.runner.planning import show_plan
-from support.fake_run import PpoConfig, make_registry, make_run
+from support.fake_run import ModelConfig, PpoConfig, make_registry, make_run
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ def test_an_option_that_cannot_run_here_is_refused_before_any_work(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"^reward=fake cannot run on this machine: there is no sandbox$"):
         ask(run, make_registry())
     assert not list(tmp_path.glob("**/objects")), "nothing was computed"
+
+
+class ChoosyModel(ModelConfig):
+    def check_machine(self) -> None:
+        raise RewardError("there is no room for it")
+
+
+def test_so_is_an_option_in_a_slot_that_a_stage_reads(tmp_path: Path) -> None:
+    run = make_run(tmp_path, model=ChoosyModel(), stages=["data", "sft"])
+    with pytest.raises(ConfigError, match=r"^model=fake cannot run on this machine: there is no room for it$"):
+        execute(run, make_registry())
+    assert execute(make_run(tmp_path, model=ChoosyModel(), stages=["data"]), make_registry()) == 0, "nobody reads it"
 
 
 def test_a_stage_that_the_run_leaves_out_is_not_asked(tmp_path: Path) -> None:

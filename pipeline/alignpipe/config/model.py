@@ -66,8 +66,8 @@ class CommandLine:
     """The command line behind a run, in the words that its user would type."""
 
     overrides: tuple[str, ...] = ()  # those of this run
-    again: tuple[str, ...] = ()  # the whole line that gives this run again; for a job of a sweep, the sweep
-    alone: tuple[str, ...] = ()  # the whole line that gives this run by itself
+    again: tuple[str, ...] = ()  # the whole line that repeats what was typed: of a sweep, all its jobs
+    alone: tuple[str, ...] = ()  # the whole line that repeats this run only
     sweep: str | None = None  # for a job of a sweep, the name of the sweep's folder ...
     swept: tuple[str, ...] = ()  # ... and those of its overrides in which the jobs differ
 

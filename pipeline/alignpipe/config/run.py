@@ -38,15 +38,15 @@ def run_config(cfg: DictConfig, hydra: HydraConf, registry: Registry, words: Seq
 
     Raises `ConfigError` naming the key for anything that cannot be run, and OmegaConf's errors (`cli/report.py`).
     """
-    sources = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
-    check_scale(hydra.runtime.choices, sources)
+    folders = [Path(str(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
+    check_scale(hydra.runtime.choices, folders)
     settings = run_settings(cfg, registry)
     check_stages(cfg, settings.stages, registry)
 
     slots = slot_nodes(cfg, settings.stages, registry)
     trackers = tracker_nodes(cfg)
     check_complete({**slots, **trackers})
-    check_stable(slots)  # or keys would differ from run to run
+    check_stable(slots)  # a value that differs from run to run: keys would too
 
     return RunConfig(
         settings=settings,

@@ -14,6 +14,7 @@ from alignpipe.registry import Registry
 from alignpipe.store import Fingerprint
 
 KEY_SCHEMA = 1
+"""To be raised when keys are made otherwise."""
 
 
 class Fingerprints:
@@ -59,15 +60,19 @@ class Fingerprints:
             "version": component.version,
             "config": self._keyed(selected.config, where),
         }
-        number = id(selected.config)  # configs need not be hashable, and live as long as the run
-        if number not in self._revisions:
-            self._revisions[number] = revision_of(selected.config)
-        if self._revisions[number]:
-            described["revision"] = self._revisions[number]
+        if revision := self._revision(selected.config):
+            described["revision"] = revision
         return described
 
+    def _revision(self, config: Any) -> dict[str, str]:
+        """The state of what an option names outside the config, as it was when it was first asked for."""
+        number = id(config)  # configs need not be hashable, and live as long as the run
+        if number not in self._revisions:
+            self._revisions[number] = revision_of(config)
+        return self._revisions[number]
+
     def _keyed(self, value: Any, where: str) -> Any:
-        """Plain data of a config value, without the fields that are not keyed."""
+        """Plain data of a config value, without the fields that are marked `"fingerprint": False`."""
         if isinstance(value, Selected):
             return self._describe(value, where)
         if isinstance(value, list | tuple):

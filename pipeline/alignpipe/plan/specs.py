@@ -41,8 +41,8 @@ class StageSpec:
     """What feeds its ports, empty ones left out."""
     # From what feeds it: `with_slots`.
     keyed_slots: Mapping[str, Selected] = field(default_factory=dict)
-    """What is chosen in the slots of `uses`, and as the model if the base model feeds a port: part of its key. With the
-    rewards it is given, whose artifacts say what they are, it is all the stage may read (`Decision.slots`)."""
+    """The choice in every slot of `uses`, and in `model` if the base model feeds a port: part of its key. The stage may
+    read these and the rewards that it is given, nothing else (`Decision.slots`)."""
     components: tuple[Registered, ...] = ()
     """Every component whose code takes part: its own, nested ones, those of the slots it reads, rewards it is given;
     of a stage that makes a report also the maker of its dataset, whose gold reward it asks."""

@@ -60,13 +60,13 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     """
     store = Store(run.outputs / "store")
     planner = Planner(run, registry, store)
-    # A run whose results are all stored needs no particular machine. (Each stage is decided again at its turn.)
+    # A run whose results are all stored needs no particular machine.
     decisions = make_plan(planner)
     if any(decision.action != "hit" for decision in decisions):
         check_requirements(planner, crew.process)
         crew.prepare(decisions)
         check_device(run.settings, crew.process)
-    # Trackers compute nothing: with "cpu" named, nobody imports torch to find out which device there is.
+    # "cpu", so that to build trackers, which compute nothing, imports no torch.
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
     with (
@@ -104,9 +104,9 @@ def _run_stages(live: LiveRun, record: RunRecord) -> int:
         for spec in live.planner.specs:
             if live.signals.requested():
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
-            decision = live.planner.decide(spec, made)
+            decision = live.planner.decide(spec, made)  # once more: now its inputs are known
             if decision.action != "hit":
-                check_data_ahead(live, spec, made, results)
+                check_data_ahead(live, spec, made, results)  # notes in `results` which stage they forbid
             made[spec.name] = run_stage(live, decision, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except INTERRUPTIONS as stop:

@@ -26,7 +26,8 @@ def check_requirements(planner: Planner, process: Process = ALONE) -> None:
             "choose another option, or run where there is a GPU"
         )
     for spec in planner.specs:
-        check_machine(spec.selected)
+        for choice in (spec.selected, *spec.keyed_slots.values()):
+            check_machine(choice)
 
 
 def check_device(settings: RunSettings, process: Process) -> None:

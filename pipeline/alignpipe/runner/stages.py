@@ -83,7 +83,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
     live.say(stage, f"{headline(decision)}: {on_one_line(decision.why)}")
     if decision.warning:
         live.say(stage, f"warning: {decision.warning}")
-    if decision.damaged is not None:  # what is made now may come out otherwise, and not take its place
+    if decision.damaged is not None:  # the new result may have another digest, so nothing would replace the damaged one
         live.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
     device = prepare_device(live.run.settings, live.crew.process)
@@ -95,7 +95,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
         ctx = RunningStage(live, decision, work, lock, device, log, bar)
         with live.crew.taking_part(decision, work.state):
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
-    # A stage that has logged nothing this time would publish what an attempt before it logged.
+    # If it logged nothing, and did not go on at a checkpoint, what an earlier attempt logged is not of this result.
     log.drop_earlier_if_begun_anew()
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began

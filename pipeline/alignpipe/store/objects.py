@@ -48,8 +48,8 @@ def place_object(layout: Layout, work: Path, manifest: Mapping[str, Any], record
     3. The payload joins the records, then the manifest; one rename publishes it all, so that a kill leaves no half.
     4. If the object is there, before that or because another process was quicker, the records are moved into it.
 
-    The caller then points the key to it; after a kill before that, the next attempt goes on from its last checkpoint,
-    and if it makes the same, ends with 4.
+    The caller then points the key to it. A kill between 3 and that leaves an object that no key leads to: the next
+    attempt goes on from its last checkpoint, and if it makes the same, ends with 4.
     """
     stage, digest, key = manifest["stage"], manifest["digest"], record["key"]
     target = layout.object(stage, digest)
