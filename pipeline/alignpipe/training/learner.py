@@ -62,12 +62,18 @@ class Learner:
         norm = self.copies.clip(self.max_grad_norm)
         if not norm < float("inf"):
             raise TrainingError(
-                f"the gradient of the {type(self.network).__name__} is not finite at {when}: lower the learning rate "
-                f"({self.lr:g})"
+                f"the gradient of the {type(self.network).__name__} is not finite at {when}: {self._what_to_do()}"
             )
         self.optimizer.step()
         self.clear()
         return norm
+
+    def _what_to_do(self) -> str:
+        # No step lets such a weight in, so it was there at the start.
+        for name, weight in self.network.named_parameters():
+            if not weight.isfinite().all():
+                return f"its weight {name} is not either, so the checkpoint that it began with is damaged"
+        return f"lower the learning rate ({self.lr:g})"
 
     def clear(self) -> None:
         """Drop the gradient without a step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from alignpipe.api import Artifact
 from alignpipe.errors import ModelError, first_line
 from alignpipe.ops.logprobs import widened
 from alignpipe.training.tokens import check_tokenizer
+
+_LAYER = re.compile(r"\.\d+\.")
+"""The number of a layer in a weight's name."""
 
 
 class ModelSource(Protocol):
@@ -195,6 +199,9 @@ def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, 
     missing = sorted(key for key in info["missing_keys"] if not (new and key.startswith(new)))
     if missing:
         raise ModelError(f"the checkpoint {name} lacks weights of a {type(model).__name__}: {_some(missing)}")
+    known = model.state_dict().keys()
+    if further := sorted(key for key in info["unexpected_keys"] if _LAYER.sub(".0.", key, count=1) in known):
+        raise ModelError(f"the checkpoint {name} has more layers than its config.json says: {_some(further)}")
     return cast(PreTrainedModel, model)
 
 

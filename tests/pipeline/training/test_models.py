@@ -88,6 +88,16 @@ def test_a_checkpoint_with_some_weights_missing(tmp_path: Path) -> None:
         load_causal(folder)
 
 
+def test_a_checkpoint_of_more_layers_than_its_config_says(tmp_path: Path) -> None:
+    """transformers leaves the other layers out, which is another model."""
+    folder = shutil.copytree(tiny_models.llama(), tmp_path / "deep")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    told = r"deep has more layers than its config\.json says: model\.layers\.1\.input_layernorm\.weight, .* more$"
+    with pytest.raises(ModelError, match=told):
+        load_causal(folder)
+
+
 def test_a_checkpoint_whose_weights_do_not_fit_its_config(tmp_path: Path) -> None:
     """transformers says which in a report that it logs, and in its error only that there is one."""
     folder = shutil.copytree(tiny_models.llama(), tmp_path / "other")
