@@ -39,7 +39,7 @@ class CheckContext(BuildContext, Protocol):
     stage: str
     """The stage's name in the run (`ppo`, `ppo_2` ...)."""
     slots: Mapping[str, Selected]
-    """The slots that `uses` names (`model`, `rollout` ...)."""
+    """The slots that `uses` names (`rollout` ...), and `model` if the base model feeds a port."""
 
 
 class StageContext(CheckContext, Protocol):
@@ -50,7 +50,7 @@ class StageContext(CheckContext, Protocol):
     work: Path
     """A folder that outlives a killed attempt (`state/` of the key's work folder): checkpoints belong here."""
     slots: Mapping[str, Selected]
-    """The slots that `uses` names, and each reward that the stage is given, by its stage."""
+    """Besides these each reward that the stage is given, by its stage."""
     scoring: Scoring
     """How the run asks its rewards."""
     rank: int

@@ -55,9 +55,10 @@ class Planner:
         self.run = run
         self.store = store
         specs = resolve_ports(stage_specs(run, registry), run.settings.inputs, store)
+        # `with_slots` adds the choices that count for the key, and whose code takes part.
         self.specs = tuple(with_slots(spec, specs, run, registry, store) for spec in specs)
         self._fingerprints = Fingerprints(run.settings.seed, registry)
-        self._checkpoints: dict[str, str] = {}
+        self._folder_digests: dict[str, str] = {}  # of checkpoint folders that inputs name
         self.run_key = self._run_key()
 
     def _run_key(self) -> str:
@@ -74,12 +75,12 @@ class Planner:
 
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
         """What to do with a stage, given the artifacts of the earlier stages that are known."""
-        waiting = sorted({source.name for source in spec.sources.values() if source.origin == "stage"} - set(made))
-        if waiting:
+        needed = {source.name for source in spec.sources.values() if source.origin == "stage"}
+        if waiting := sorted(needed - set(made)):
             return Decision(spec, "unknown", (f"unknown until there is a result of {', '.join(waiting)}",))
         inputs = {port: self.artifact(source, made) for port, source in spec.sources.items()}
         fingerprint = self._fingerprints.of(spec, {port: _identity(artifact) for port, artifact in inputs.items()})
-        # All that is known before the store is asked; action and why follow.
+        # All that is known before the store is asked. `action` and `why` only hold the place: below they are replaced.
         undecided = Decision(
             spec,
             action="unknown",
@@ -163,9 +164,9 @@ class Planner:
             if not found:
                 raise ConfigError(f"store:{source.name} is no longer in the store")
             return found[0]
-        if source.name not in self._checkpoints:
-            self._checkpoints[source.name] = folder_digest(Path(source.name))
-        return Artifact("policy", "checkpoint", Path(source.name), self._checkpoints[source.name])
+        if source.name not in self._folder_digests:
+            self._folder_digests[source.name] = folder_digest(Path(source.name))
+        return Artifact("policy", "checkpoint", Path(source.name), self._folder_digests[source.name])
 
     def stored_inputs(self) -> set[str]:
         """The digests of the objects that the config names as inputs (`store:<digest>`)."""

@@ -84,7 +84,7 @@ def _open(planner: Planner, record: RunRecord, trackers: Trackers) -> tuple[RunI
     run, info = planner.run, run_info(planner, record)
     try:
         if stored := planner.stored_inputs():
-            record.note_inputs(stored)  # so that gc keeps them
+            record.note_inputs(stored)  # store:<digest> in `inputs`; gc keeps what a run reads
         record.note_trackers(trackers.start(info))
         with storing("writing the run's config", run.folder):
             write_atomically(run.folder / "config.yaml", as_yaml(run.resolved), durable=False)
@@ -106,7 +106,7 @@ def _run_stages(live: LiveRun, record: RunRecord) -> int:
                 raise StageInterrupted(f"stopped before stage {spec.name!r}")
             decision = live.planner.decide(spec, made)  # once more: now its inputs are known
             if decision.action != "hit":
-                check_data_ahead(live, spec, made, results)  # notes in `results` which stage they forbid
+                check_data_ahead(live, spec, made, results)  # raises, and marks in `results` the stage that they forbid
             made[spec.name] = run_stage(live, decision, made, results[spec.name])
             record.note_stage(spec.name, made[spec.name].digest)
     except INTERRUPTIONS as stop:

@@ -53,7 +53,7 @@ def _reuse_or_compute(live: LiveRun, decision: Decision, made: Mapping[str, Arti
     if decision.artifact is not None:
         live.store.discard_leftover(stage, key, owner)  # of a process killed between publishing and tidying up
         return _reuse(live, decision, decision.artifact, result)
-    waiting_since = time.time()
+    waiting_since = time.time()  # an older failure is tried again
     with live.store.lock(stage, key, owner, live.terminal.say, live.signals.requested) as lock:
         decision = live.planner.decide(decision.spec, made)
         if decision.artifact is not None:
@@ -61,7 +61,7 @@ def _reuse_or_compute(live: LiveRun, decision: Decision, made: Mapping[str, Arti
         failure = live.store.work(stage, key).failure_since(waiting_since)
         if failure is not None:
             raise AlignpipeError(f"stage {stage!r} failed in a process that this one waited for: {failure}")
-        live.planner.check_unchanged(decision.spec)
+        live.planner.check_unchanged(decision.spec)  # the user's files that its options name
         with recording_failure(live, decision, lock):  # for those who wait for the lock now
             return _compute(live, decision, lock, result)
 
@@ -83,7 +83,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
     live.say(stage, f"{headline(decision)}: {on_one_line(decision.why)}")
     if decision.warning:
         live.say(stage, f"warning: {decision.warning}")
-    if decision.damaged is not None:  # the new result may have another digest, so nothing would replace the damaged one
+    if decision.damaged is not None:  # out of the way: the new result may have another digest, and not replace it
         live.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
     device = prepare_device(live.run.settings, live.crew.process)
@@ -108,6 +108,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
         folder=live.run.folder,
         seconds=seconds,
     )
+    # There was a checkpoint, and the stage went on from it (`ctx.rewind`).
     result.status = "resumed" if decision.action == "resume" and log.resumed else "ran"
     live.say(stage, f"done in {seconds:.1f} s{f'  {bar.figures}' if bar.figures else ''}")
     return artifact
