@@ -70,13 +70,13 @@ class LocalExchange:
         """
         joined: list[Tensor] = []
         room = 0
+        copies = []
         for tensor in tensors:
             whole = tensor.detach()
-            if not whole.is_contiguous():
-                whole.copy_(self.sum(whole))
-                continue
-            most = _SLOT_BYTES // whole.element_size()
-            flat = whole.view(-1)
+            flat = whole.reshape(-1)
+            if not whole.is_contiguous():  # in this process; others may have it in order, so it goes with the rest
+                copies.append((whole, flat))
+            most = _SLOT_BYTES // flat.element_size()
             for piece in (flat,) if len(flat) <= most else torch.split(flat, most):
                 if len(piece) > room:
                     self._sum_joined(joined)
@@ -84,6 +84,8 @@ class LocalExchange:
                 joined.append(piece)
                 room -= len(piece)
         self._sum_joined(joined)
+        for whole, flat in copies:
+            whole.copy_(flat.view_as(whole))
 
     def _sum_joined(self, pieces: list[Tensor]) -> None:
         if not pieces:
