@@ -113,6 +113,10 @@ def test_of_several_processes_one_that_fails_says_why_though_the_launcher_ends_i
         raise ValueError("lost")
     os.kill(os.getpid(), signal.SIGTERM)  # would end the tests
     assert signals.requested()
+    with StopSignals() as later:  # a further run of the same process
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert later.requested()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_the_schedulers_handler_is_called_after_everything_is_saved(tmp_path):

@@ -23,7 +23,7 @@ from alignpipe.training.models import TokenScorer, load_causal, load_scorer, loa
 from alignpipe.training.parallel import Team
 from alignpipe.training.schedule import rate
 from alignpipe.training.streams import episode_uniforms, stream
-from alignpipe.training.tokens import encode_prompt, fingerprint, response_ids
+from alignpipe.training.tokens import encode_prompt, fingerprint, in_shares, response_ids
 from alignpipe_plugins.bradley_terry import reward as bradley_terry
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
 from alignpipe_plugins.bradley_terry.pairs import Pair, layout_mismatch, pair_loss, tokenise
@@ -316,6 +316,35 @@ def test_each_process_encodes_its_share_of_the_pairs() -> None:
         tokenise(rows, tokenizer, 128, Half(0, 2))
     assert tokenise(rows, tokenizer, 128, Half(1, 2)) == tokenise(rows, tokenizer, 128)
     assert [len(share) for share in shares] == [4, 3]
+
+
+def test_what_one_process_cannot_encode_is_an_error_in_all() -> None:
+    class Told(Team):
+        """Process 0, which hears what process 1 could not encode."""
+
+        def gather(self, item: Any) -> list[Any]:
+            (row, _), *_ = item
+            return [item, [(1 - row, DataError("no template for it"))]]
+
+    rows = [{"prompt": "p", "messages": [], "chosen": " a", "rejected": " b"}] * 2
+    with pytest.raises(DataError, match="^no template for it$"):
+        tokenise(rows, load_tokenizer(tiny_models.llama()), 128, Told(0, 2))
+
+
+def test_what_this_process_cannot_encode_is_told_to_the_others() -> None:
+    told = []
+
+    class Telling(Team):
+        def gather(self, item: Any) -> list[Any]:
+            told.extend(item)
+            return [item]
+
+    def refuse(rows: list[Any]) -> list[int]:
+        raise DataError("no template")
+
+    with pytest.raises(DataError, match="^no template$"):
+        in_shares(Telling(0, 2), [{}], refuse)
+    assert [(row, str(error)) for row, error in told] == [(0, "no template")]
 
 
 def test_the_pair_loss_is_the_sum_over_pairs_whatever_the_batch() -> None:

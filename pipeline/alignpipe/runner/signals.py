@@ -33,11 +33,15 @@ class StopSignals:
         """When, on the monotonic clock."""
         self._silent = silent
         self._lasting = lasting
+        self._left = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
+        earlier = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        if isinstance(earlier, StopSignals) and earlier._left:  # of a run that failed in this process
+            earlier._put_back()
         watched = [signal.SIGINT]
         if callable(signal.getsignal(signal.SIGUSR2)):
             watched.append(signal.SIGUSR2)
@@ -51,8 +55,11 @@ class StopSignals:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is not None and self._lasting:
-            self._silent = True  # there is no next step
+            self._silent = self._left = True  # there is no next step
             return
+        self._put_back()
+
+    def _put_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -64,9 +64,9 @@ class LocalExchange:
         return total
 
     def sum_in_place(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors of one type by their sums, as `sum` gives them, many of them at once.
+        """Replace tensors of one type, which share no memory, by their sums, as `sum` gives them; many of them at once.
 
-        No memory is asked for beside: to fill new one for the first time takes as long as the sum.
+        Those that lie in order need no memory beside: to fill new one for the first time takes as long as the sum.
         """
         joined: list[Tensor] = []
         room = 0

@@ -69,10 +69,13 @@ class Learner:
         return norm
 
     def _what_to_do(self) -> str:
-        # No step lets such a weight in, so it was there at the start.
+        # Sharded, the network is empty while it is trained, and this says nothing of its weights.
         for name, weight in self.network.named_parameters():
             if not weight.isfinite().all():
-                return f"its weight {name} is not either, so the checkpoint that it began with is damaged"
+                return (
+                    f"its weight {name} is not either: the checkpoint that it began with is damaged, or in half "
+                    f"precision a step was too large (learning rate {self.lr:g})"
+                )
         return f"lower the learning rate ({self.lr:g})"
 
     def clear(self) -> None:

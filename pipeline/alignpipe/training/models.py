@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from alignpipe.errors import ModelError, first_line
 from alignpipe.ops.logprobs import widened
 from alignpipe.training.tokens import check_tokenizer
 
-_LAYER = re.compile(r"\.\d+\.")
+_LAYER = re.compile(r"\.(\d+)\.")
 """The number of a layer in a weight's name."""
 
 
@@ -199,10 +199,27 @@ def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, 
     missing = sorted(key for key in info["missing_keys"] if not (new and key.startswith(new)))
     if missing:
         raise ModelError(f"the checkpoint {name} lacks weights of a {type(model).__name__}: {_some(missing)}")
-    known = model.state_dict().keys()
-    if further := sorted(key for key in info["unexpected_keys"] if _LAYER.sub(".0.", key, count=1) in known):
+    if further := _further_layers(model, info["unexpected_keys"]):
         raise ModelError(f"the checkpoint {name} has more layers than its config.json says: {_some(further)}")
     return cast(PreTrainedModel, model)
+
+
+def _further_layers(model: PreTrainedModel, left_out: Iterable[str]) -> list[str]:
+    """Weights of layers that the config does not count, nor as layers for further tokens (DeepSeek, GLM)."""
+    config = model.config.get_text_config()
+    counted = getattr(config, "num_hidden_layers", None)
+    if not isinstance(counted, int):
+        return []
+    counted += getattr(config, "num_nextn_predict_layers", None) or 0
+    known = model.state_dict().keys()
+    further = []
+    for name in left_out:
+        number = _LAYER.search(name)
+        if number and int(number[1]) >= counted:
+            first = _LAYER.sub(".0.", name, count=1)
+            if first in known or f"{model.base_model_prefix}.{first}" in known:
+                further.append(name)
+    return sorted(further)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others in one collective; rank 0 may be writing a large checkpoint meanwhile."""
 _BUCKET_VALUES = 1 << 24
-"""Gradient values that are summed in one message: 64 MiB of float32, which are copied to be joined."""
+"""Gradient values that are summed at once: 64 MiB of float32, joined in a copy where there is no exchange."""
 
 
 class Team:
@@ -85,7 +85,7 @@ class Team:
             return
         for bucket in _buckets(parameter for parameter in parameters if parameter.requires_grad):
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-            # In one message: the gradients, and how many processes have each.
+            # With the gradients goes how many processes have each.
             present = grads[0].new_tensor([parameter.grad is not None for parameter in bucket])
             self._sum_in_place([*grads, present])
             for parameter, grad, processes in zip(bucket, grads, present.tolist(), strict=True):

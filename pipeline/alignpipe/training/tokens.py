@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from alignpipe.errors import DataError, ModelError, first_line
+from alignpipe.training.parallel import Team
+
+T = TypeVar("T")
 
 PAD = "<|pad|>"
 _AT_ONCE = 1024
@@ -112,6 +115,28 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, specia
         # Not verbose: no warning about length, since what is too long is cut or refused.
         ids += tokenizer(some, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
     return ids
+
+
+def in_shares(team: Team, rows: Sequence[Mapping[str, Any]], encode: Callable[[list[Any]], Sequence[T]]) -> list[T]:
+    """`encode(rows)`, one item for each row; each process of `team` encodes its share.
+
+    Raises in all processes the `DataError` that `encode` raised in one.
+    """
+    if team.size == 1:
+        return list(encode(list(rows)))
+
+    def attempt(share: list[int]) -> Sequence[T | DataError]:
+        try:
+            return encode([rows[row] for row in share])
+        except DataError as error:
+            return [DataError(str(error))] * len(share)  # one that is not raised again by unpickling its arguments
+
+    items: list[T] = []
+    for item in team.spread([1] * len(rows), attempt):
+        if isinstance(item, DataError):
+            raise item
+        items.append(item)
+    return items
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

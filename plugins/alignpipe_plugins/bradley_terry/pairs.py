@@ -15,7 +15,7 @@ from alignpipe.training.batches import last_token_scores, pad_rows
 from alignpipe.training.models import TokenScorer
 from alignpipe.training.parallel import ALONE, Team
 from alignpipe.training.supervised import LossSums
-from alignpipe.training.tokens import fit_length, prompt_ids, response_ids
+from alignpipe.training.tokens import fit_length, in_shares, prompt_ids, response_ids
 
 MAX_LENGTH = "reward.max_length"
 """Where the length of a row is set, for messages."""
@@ -48,14 +48,13 @@ def tokenise(
     Raises `DataError` if a prompt alone fills `max_length`.
     """
 
-    def encode(share: list[int]) -> list[tuple[list[int], list[int], list[int]]]:
-        own = [rows[row] for row in share]
+    def encode(own: list[Row]) -> list[tuple[list[int], list[int], list[int]]]:
         sides = [response_ids(tokenizer, [row[side] for row in own]) for side in ("chosen", "rejected")]
         return list(zip(prompt_ids(tokenizer, own), *sides, strict=True))
 
     return [
         Pair(prompt, *(fit_length(prompt, response, max_length, MAX_LENGTH)[1] for response in both))
-        for prompt, *both in team.spread([1] * len(rows), encode)
+        for prompt, *both in in_shares(team, rows, encode)
     ]
 
 

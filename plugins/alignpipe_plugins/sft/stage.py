@@ -16,7 +16,7 @@ from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linear_dtype import apply_linear_dtype
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import ALONE, Team, join
-from alignpipe.training.tokens import fit_length, prompt_ids, response_ids, text_of
+from alignpipe.training.tokens import fit_length, in_shares, prompt_ids, response_ids, text_of
 from alignpipe_plugins.sft.config import LossOn, SFTConfig
 
 
@@ -99,13 +99,12 @@ def tokenise(
     Raises `DataError` if a prompt alone fills `max_length`.
     """
 
-    def encode(share: list[int]) -> list[tuple[list[int], list[int]]]:
-        own = [rows[row] for row in share]
+    def encode(own: list[Row]) -> list[tuple[list[int], list[int]]]:
         responses = response_ids(policy.tokenizer, [row["completion"] for row in own])
         return list(zip(prompt_ids(policy.tokenizer, own), responses, strict=True))
 
     examples = []
-    for prompt, response in team.spread([1] * len(rows), encode):
+    for prompt, response in in_shares(team, rows, encode):
         if not prompt:  # plain text without a prompt: the first token has nothing to be predicted from
             prompt, response = response[:1], response[1:]
         prompt, response = fit_length(prompt, response, max_length, key)

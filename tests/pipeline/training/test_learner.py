@@ -42,6 +42,6 @@ def test_a_weight_that_is_not_finite_is_told_as_such() -> None:
     with torch.no_grad():
         layer.weight[0, 1] = float("nan")
     layer.weight.grad = torch.tensor([[1.0, float("nan")]])
-    told = r"not finite at update 7: its weight weight is not either, so the checkpoint that it began with is damaged$"
+    told = r"not finite at update 7: its weight weight is not either: the checkpoint that it began with is damaged"
     with pytest.raises(TrainingError, match=told):
         made.step("update 7")

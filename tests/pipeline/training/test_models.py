@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, Gemma3Config, GPT2Config
+from transformers import BertConfig, BertForSequenceClassification, Gemma3Config, GPT2Config, GPT2Model
 
 from alignpipe.api import Artifact
 from alignpipe.errors import ModelError
@@ -96,6 +96,21 @@ def test_a_checkpoint_of_more_layers_than_its_config_says(tmp_path: Path) -> Non
     told = r"deep has more layers than its config\.json says: model\.layers\.1\.input_layernorm\.weight, .* more$"
     with pytest.raises(ModelError, match=told):
         load_causal(folder)
+    further = {**config, "num_hidden_layers": 1, "num_nextn_predict_layers": 1}
+    (folder / "config.json").write_text(json.dumps(further))
+    assert load_causal(folder).config.num_hidden_layers == 1, (
+        "a layer that predicts further tokens is left out on purpose"
+    )
+
+
+def test_so_is_one_that_was_saved_without_its_head(tmp_path: Path) -> None:
+    """Its weights' names lack the model's prefix."""
+    config = GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=3, n_head=2)
+    GPT2Model(config).save_pretrained(tmp_path)
+    load_causal(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "n_layer": 2}))
+    with pytest.raises(ModelError, match=r"more layers than its config\.json says: h\.2\."):
+        load_causal(tmp_path)
 
 
 def test_a_checkpoint_whose_weights_do_not_fit_its_config(tmp_path: Path) -> None:
