@@ -327,7 +327,7 @@ def test_what_one_process_cannot_encode_is_an_error_in_all() -> None:
             return [item, [(1 - row, DataError("no template for it"))]]
 
     rows = [{"prompt": "p", "messages": [], "chosen": " a", "rejected": " b"}] * 2
-    with pytest.raises(DataError, match="^no template for it$"):
+    with pytest.raises(DataError, match=r"^no template for it$"):
         tokenise(rows, load_tokenizer(tiny_models.llama()), 128, Told(0, 2))
 
 
@@ -342,7 +342,7 @@ def test_what_this_process_cannot_encode_is_told_to_the_others() -> None:
     def refuse(rows: list[Any]) -> list[int]:
         raise DataError("no template")
 
-    with pytest.raises(DataError, match="^no template$"):
+    with pytest.raises(DataError, match=r"^no template$"):
         in_shares(Telling(0, 2), [{}], refuse)
     assert [(row, str(error)) for row, error in told] == [(0, "no template")]
 
