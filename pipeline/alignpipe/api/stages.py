@@ -50,7 +50,7 @@ class StageContext(CheckContext, Protocol):
     work: Path
     """A folder that outlives a killed attempt (`state/` of the key's work folder): checkpoints belong here."""
     slots: Mapping[str, Selected]
-    """Besides these each reward that the stage is given, by its stage."""
+    """As in `CheckContext`, and each reward that the stage is given, by its stage."""
     scoring: Scoring
     """How the run asks its rewards."""
     rank: int

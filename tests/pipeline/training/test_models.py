@@ -88,22 +88,28 @@ def test_a_checkpoint_with_some_weights_missing(tmp_path: Path) -> None:
         load_causal(folder)
 
 
+def llama_that_says(folder: Path, **said: int) -> Path:
+    """A copy of the tiny Llama whose config.json says something else than its weights."""
+    shutil.copytree(tiny_models.llama(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **said}))
+    return folder
+
+
 def test_a_checkpoint_of_more_layers_than_its_config_says(tmp_path: Path) -> None:
     """transformers leaves the other layers out, which is another model."""
-    folder = shutil.copytree(tiny_models.llama(), tmp_path / "deep")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    folder = llama_that_says(tmp_path / "deep", num_hidden_layers=1)
     told = r"deep has more layers than its config\.json says: model\.layers\.1\.input_layernorm\.weight, .* more$"
     with pytest.raises(ModelError, match=told):
         load_causal(folder)
-    further = {**config, "num_hidden_layers": 1, "num_nextn_predict_layers": 1}
-    (folder / "config.json").write_text(json.dumps(further))
-    assert load_causal(folder).config.num_hidden_layers == 1, (
-        "a layer that predicts further tokens is left out on purpose"
-    )
 
 
-def test_so_is_one_that_was_saved_without_its_head(tmp_path: Path) -> None:
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    folder = llama_that_says(tmp_path / "further", num_hidden_layers=1, num_nextn_predict_layers=1)
+    assert load_causal(folder).config.num_hidden_layers == 1
+
+
+def test_one_that_was_saved_without_its_head_is_looked_at_too(tmp_path: Path) -> None:
     """Its weights' names lack the model's prefix."""
     config = GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=3, n_head=2)
     GPT2Model(config).save_pretrained(tmp_path)
@@ -115,9 +121,7 @@ def test_so_is_one_that_was_saved_without_its_head(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_weights_do_not_fit_its_config(tmp_path: Path) -> None:
     """transformers says which in a report that it logs, and in its error only that there is one."""
-    folder = shutil.copytree(tiny_models.llama(), tmp_path / "other")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    folder = llama_that_says(tmp_path / "other", intermediate_size=64)
     told = r"do not fit its config\.json: .*\.0\.mlp\.down_proj\.weight is \[32, 48\], not \[32, 64\], .* and 3 more$"
     with pytest.raises(ModelError, match=told):
         load_causal(folder)
