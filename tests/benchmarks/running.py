@@ -30,9 +30,7 @@ def arguments(doc: str | None, name: str, rounds: int | None = 3) -> argparse.Ar
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds, help=f"interleaved rounds ({rounds})")
     parser.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
-    text = (
-        "more overrides for alignpipe; processes=N runs it in N processes by torchrun, each with its share of the cores"
-    )
+    text = "more overrides for alignpipe"
     parser.add_argument("--ours", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     return parser
 
@@ -139,24 +137,14 @@ class Run:
 
 
 def alignpipe(outputs: Path, overrides: Sequence[str], stages: Sequence[str], name: str = "run") -> Run:
-    """Run alignpipe in processes of its own; the run folder is `<outputs>/<name>`. Memory is that of all together.
-
-    An override `processes=N` is no key of alignpipe's, but says how many.
-    """
-    processes = int(next((word for word in overrides if word.startswith("processes=")), "=1").partition("=")[2])
-    overrides = [word for word in overrides if not word.startswith("processes=")]
+    """Run alignpipe in a process of its own; the run folder is `<outputs>/<name>`."""
     folder = outputs / name
     shutil.rmtree(folder, ignore_errors=True)
     settings = [f"outputs={outputs}", f"hydra.run.dir={folder}", "tracker=[]", f"stages=[{','.join(stages)}]"]
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
-    if launcher:
-        settings.append(f"threads={max(1, (os.cpu_count() or 1) // processes)}")
-    report = outputs / f"{name}.inside"
-    command = [sys.executable, *launcher, str(HERE / "inside.py"), str(report), *overrides, *settings]
+    report = outputs / f"{name}.inside.json"
+    command = [sys.executable, str(HERE / "inside.py"), str(report), *overrides, *settings]
     used = process(command, outputs / f"{name}.log")
-    reports = [json.loads(Path(f"{report}-{rank}.json").read_text()) for rank in range(processes)]
-    inside = reports[0] | {"peak_mb": sum(found["peak_mb"] for found in reports)}
-    inside["matmul_gflops"] *= processes  # measured by the first with its threads only
+    inside = json.loads(report.read_text())
     used["process_seconds"] -= inside["after_seconds"]  # the matrix product is no part of the run
     return Run(folder, used | inside)
 

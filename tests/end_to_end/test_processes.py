@@ -1,4 +1,4 @@
-"""Two processes of torchrun on the CPU, whole or split: the figures of one, one writer, and a rank that is killed."""
+"""Two processes on a CPU, started by torchrun or by the run: the figures of one, one writer, and one that is killed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from support.commands import (
 )
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignpipe")
+SELF = (sys.executable, "-m", "alignpipe", "processes=2")
 COMMAND = ("experiment=smoke", "stages=[data,sft,reward,ppo]", "device=cpu", "threads=1", "sft.save_every=5")
 
 pytestmark = pytest.mark.slow
@@ -53,10 +54,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[(), ("model.shard=true",)], ids=["whole", "split"])
+@pytest.fixture(
+    scope="module",
+    params=[(*TORCHRUN, *COMMAND), (*SELF, *COMMAND, "model.shard=true")],
+    ids=["torchrun, whole", "processes=2, split"],
+)
 def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Two processes that hold the whole weights each, or a part of them."""
-    return (*TORCHRUN, *COMMAND, *request.param)
+    """Two processes of a launcher that hold the whole weights each, or two of the run itself that hold a part each."""
+    found: tuple[str, ...] = request.param
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +135,34 @@ def test_bad_input_is_told_once(tmp_path: Path) -> None:
     (told,) = (line for line in done.stderr.splitlines() if line.startswith(ERROR))
     assert "reward=no-such-thing: there is no such option" in told
     assert not list(tmp_path.iterdir())
+
+
+def test_every_job_of_a_sweep_starts_its_own(tmp_path: Path) -> None:
+    command = ("experiment=smoke", "stages=[data,sft]", "device=cpu", "tracker=[]", "processes=2", "seed=0,1", "-m")
+    done = succeed(alignpipe(tmp_path, *command))
+    assert "2 of 2 jobs finished" in done.stdout
+    jobs = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/sweeps/*/*/summary.json")]
+    assert [statuses(summary) for summary in jobs] == [{"data": "ran", "sft": "ran"}] * 2
+
+
+def test_the_others_end_when_the_first_is_killed(tmp_path: Path) -> None:
+    first = start_command(tmp_path, (*SELF, *COMMAND, "sft.max_steps=100000", "tracker=[]"))
+    wait_until(lambda: list(tmp_path.glob("outputs/store/work/sft-*/state/checkpoints/step-*")), first)
+    second = rank(1, psutil.Process(first.pid))
+    first.kill()
+    _, said = first.communicate(timeout=60)  # the second writes to the same pipe
+    second.wait(20)
+    assert said.count(ERROR) == 1
+    assert "process 0 or the launcher (torchrun, accelerate launch) is gone" in said
+
+
+def test_a_launcher_and_processes_of_its_own_are_too_many(tmp_path: Path) -> None:
+    done = run([*TORCHRUN, "processes=2"], tmp_path)
+    assert (
+        "processes=2, and a launcher (torchrun, accelerate launch) has started 2: leave one of the two out"
+        in done.stderr
+    )
+    assert not list(tmp_path.glob("outputs/store/*/*"))
 
 
 def test_one_process_has_nothing_to_split_over(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from alignpipe.errors import ConfigError
 from alignpipe.runner import terminal as terminal_module
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.terminal import Terminal, _clock, in_words
+from support.fake_torch import use_fake_torch
 
 
 class Screen(io.StringIO):
@@ -109,37 +110,23 @@ def test_figures_in_words():
     assert in_words({"loss": 0.123456, "kl": 12.0}) == "loss 0.1235  kl 12"
 
 
-def fake_torch(cuda=0):
-    threads = []
-    return SimpleNamespace(
-        threads=threads,
-        set_num_threads=threads.append,
-        cuda=SimpleNamespace(is_available=lambda: cuda > 0, device_count=lambda: cuda),
-    )
-
-
 @pytest.mark.parametrize(
-    ("device", "machine", "expected"),
-    [
-        ("auto", {}, "cpu"),
-        ("auto", {"cuda": 1}, "cuda"),
-        ("cuda:1", {"cuda": 2}, "cuda:1"),
-        ("cpu", {"cuda": 1}, "cpu"),
-    ],
+    ("device", "gpus", "expected"),
+    [("auto", 0, "cpu"), ("auto", 1, "cuda"), ("cuda:1", 2, "cuda:1"), ("cpu", 1, "cpu")],
 )
-def test_devices(monkeypatch, device, machine, expected):
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(**machine))
+def test_devices(monkeypatch, device, gpus, expected):
+    use_fake_torch(monkeypatch, gpus=gpus)
     assert prepare_device(RunSettings(device=device)) == expected
 
 
 def test_a_device_that_is_not_there(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=1))
+    use_fake_torch(monkeypatch, gpus=1)
     with pytest.raises(ConfigError, match="device=cuda:1: torch sees 1 CUDA devices"):
         prepare_device(RunSettings(device="cuda:1"))
 
 
 def test_threads(monkeypatch):
-    torch = fake_torch()
-    monkeypatch.setitem(sys.modules, "torch", torch)
+    threads = use_fake_torch(monkeypatch, own_threads=4)
     assert prepare_device(RunSettings(device="cpu", threads=2)) == "cpu"
-    assert torch.threads == [2]
+    assert prepare_device(RunSettings(device="cpu")) == "cpu"  # a sweep's next job
+    assert threads == [2, 4]

@@ -76,8 +76,8 @@ def _refuse_sweep_of_several(process: Process, argv: list[str]) -> None:
     """Raise `ConfigError` for a sweep in several processes, which would all start its jobs."""
     if process.world_size > 1 and is_sweep(argv):
         raise ConfigError(
-            f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (a sweep's "
-            "launcher can start jobs side by side), or launch one run at a time"
+            f"-m starts its jobs in one process, and there are {process.world_size}: leave out torchrun (with "
+            "processes=N each job starts its own), or launch one run at a time"
         )
 
 

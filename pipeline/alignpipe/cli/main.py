@@ -14,6 +14,8 @@ import time
 from alignpipe.processes import this_process
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_OURS = "ALIGNPIPE_SET_HYDRA_FULL_ERROR"
+"""Tells the processes that this one starts that it set the other variable, not the user."""
 _AFTER_RANK_0 = 3.0
 """Seconds that rank 0 has to report an error that all processes of a launch meet; the launcher then ends the others."""
 
@@ -33,8 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _guarded(arguments: list[str]) -> int:
     """Run the command behind the boundary where errors become messages."""
-    wants_traceback = os.environ.get(_FULL_ERROR) == "1"
-    os.environ[_FULL_ERROR] = "1"  # Hydra then raises instead of printing: there is one place that prints errors
+    wants_traceback = os.environ.get(_FULL_ERROR) == "1" and _OURS not in os.environ
+    # Hydra then raises instead of printing: there is one place that prints errors
+    os.environ.update({_FULL_ERROR: "1"} if wants_traceback else {_FULL_ERROR: "1", _OURS: "1"})
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
@@ -50,7 +53,7 @@ def _guarded(arguments: list[str]) -> int:
         return _report(failure, wants_traceback)
     finally:
         if not wants_traceback:
-            del os.environ[_FULL_ERROR]
+            del os.environ[_FULL_ERROR], os.environ[_OURS]
 
 
 def _report(failure: BaseException, wants_traceback: bool) -> int:

@@ -37,6 +37,8 @@ def check_settings(settings: RunSettings) -> None:
         raise ConfigError(f"device={settings.device}: allowed are auto, cpu, cuda and cuda:<n>{why}")
     if settings.threads is not None and settings.threads < 1:
         raise ConfigError(f"threads={settings.threads}: at least 1 is needed (or leave it unset)")
+    if settings.processes < 1:
+        raise ConfigError(f"processes={settings.processes}: at least 1 is needed")
     if settings.lanes is not None and settings.lanes < 1:
         raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
 

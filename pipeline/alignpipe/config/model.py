@@ -44,7 +44,15 @@ class RunSettings:
     )
     outputs: str = field(default="outputs", metadata={"help": "folder of the runs and of the stage store"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or cuda:<n>"})
-    threads: int | None = field(default=None, metadata={"help": "torch threads; unset: torch's own choice"})
+    threads: int | None = field(
+        default=None, metadata={"help": "torch threads of a process; unset: torch's own choice, shared by processes"}
+    )
+    processes: int = field(
+        default=1,
+        metadata={
+            "help": "processes that train sft, reward and ppo together on this machine, each with its GPU or cores"
+        },
+    )
     lanes: int | None = field(
         default=None,
         metadata={"help": "parts of a batch computed side by side on a CPU; unset: 2, or 1 where threads=1"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from functools import cache
 
 from alignpipe.config.model import Kernels, RunSettings
 from alignpipe.errors import ConfigError
@@ -11,22 +13,24 @@ from alignpipe.processes import ALONE, Process
 from alignpipe.training.packed.compiled import want_kernels
 
 
-def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
+def prepare_device(settings: RunSettings, process: Process = ALONE, at_work: int = 1) -> str:
     """The torch device string to use, with torch's threads set; imports torch unless the device is plain `cpu`.
 
-    Of several processes each gets the GPU of its local rank.
+    Of several processes each gets the GPU of its local rank, and while `at_work` of those that the run has started
+    itself share a stage, its share of the cores.
 
     Raises `ConfigError` if the device is not there, or is one for all of several processes.
     """
     share_cores()
     want_kernels(settings.kernels is Kernels.auto)
-    if settings.device == "cpu" and settings.threads is None:
+    if settings.device == "cpu" and settings.threads is None and "torch" not in sys.modules and at_work == 1:
         return "cpu"
     with uncollected():
         import torch
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    own = _own_choice()  # asked before any are set
+    sharing = at_work if settings.processes > 1 else 1
+    torch.set_num_threads(settings.threads or max(1, own // sharing))
     count = torch.cuda.device_count()
     if process.world_size > 1:
         return _own_gpu(settings.device, process, count)
@@ -36,6 +40,14 @@ def prepare_device(settings: RunSettings, process: Process = ALONE) -> str:
     if kind == "cuda" and int(number or 0) >= count:
         raise ConfigError(f"device={settings.device}: torch sees {count} CUDA devices; device=cpu works anywhere")
     return settings.device
+
+
+@cache
+def _own_choice() -> int:
+    """How many threads torch takes by itself: one for each core, or what `OMP_NUM_THREADS` says."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _own_gpu(device: str, process: Process, count: int) -> str:

@@ -13,6 +13,7 @@ from alignpipe.runner.ahead import check_data_ahead
 from alignpipe.runner.context import Builder
 from alignpipe.runner.ending import end_failed_run, end_run
 from alignpipe.runner.following import follow
+from alignpipe.runner.launching import Helpers, rank_0_of
 from alignpipe.runner.leading import Crew, leading
 from alignpipe.runner.live_run import LiveRun, run_info
 from alignpipe.runner.recording import RunFiles
@@ -36,11 +37,13 @@ def execute(run: RunConfig, registry: Registry) -> int:
     Raises `ConfigError` and the like before any work if the run cannot be as it is configured, later whatever a stage
     raised; summary.json is written in that case too.
     """
-    process = this_process()
-    if process.follows:
-        return follow(run, registry, process)
+    launched = this_process()
+    if launched.follows:
+        return follow(run, registry, launched)
+    process = rank_0_of(run.settings.processes, launched)
+    helpers = None if process == launched else Helpers(process, run.command.alone)
     terminal = Terminal()
-    with leading(process) as crew, StopSignals(lasting=process.world_size > 1) as signals:
+    with leading(process, helpers) as crew, StopSignals(lasting=launched.world_size > 1) as signals:
         try:
             code = _attempt(run, registry, crew, terminal, signals)
         except StageInterrupted as stop:  # before the first stage: `_run_stages` catches it from then on
@@ -64,7 +67,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     decisions = make_plan(planner)
     if any(decision.action != "hit" for decision in decisions):
         check_requirements(planner, crew.process)
-        crew.prepare(decisions)
+        crew.prepare(run, decisions)
         check_device(run.settings, crew.process)
     # "cpu", so that to build trackers, which compute nothing, imports no torch.
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)

@@ -14,13 +14,13 @@ from typing import Any
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.config.model import RunConfig
-from alignpipe.errors import AlignpipeError, ProcessError, StageInterrupted
+from alignpipe.errors import AlignpipeError, ConfigError, ProcessError, StageInterrupted
 from alignpipe.processes import Process
 from alignpipe.registry import Registry, load_factory
 from alignpipe.runner.context import SilentStage, build_stage
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.failures import in_words
-from alignpipe.runner.leading import disconnect
+from alignpipe.runner.leading import disconnect, parts_of
 from alignpipe.runner.messages import Messages, connect
 from alignpipe.runner.signals import StopSignals
 
@@ -44,7 +44,7 @@ class HelpingStage(SilentStage):
         payload: Path,
         stop_requested: Callable[[], bool],
     ) -> None:
-        super().__init__(registry, run.settings, prepare_device(run.settings, process))
+        super().__init__(registry, run.settings, prepare_device(run.settings, process, process.world_size))
         self.stage: str = message["stage"]
         self.payload = payload
         self.work = Path(message["work"])
@@ -63,6 +63,7 @@ def follow(run: RunConfig, registry: Registry, process: Process) -> int:
     Raises `ProcessError` if rank 0 is gone, and what a stage raised if rank 0 did not end with the same.
     """
     messages = connect(process)
+    messages.note_here(process.rank)
     with StopSignals(silent=True) as signals:
         while True:
             message = messages.next(_patience(signals))
@@ -76,6 +77,7 @@ def follow(run: RunConfig, registry: Registry, process: Process) -> int:
                     disconnect()
                 return 0
             if message["do"] == "load":
+                _check_same(message["config"], run, process)
                 _load(message["components"], registry)
             if message["do"] == "stage":
                 _help(message, run, registry, process, messages, signals)
@@ -89,6 +91,16 @@ def _patience(signals: StopSignals) -> Callable[[], float]:
         return _LONGEST_STAGE if signals.received_at is None else signals.received_at - began + _AFTER_SIGNAL
 
     return seconds
+
+
+def _check_same(config: Mapping[str, str], run: RunConfig, process: Process) -> None:
+    """Raise `ConfigError` if this process has composed another config than rank 0."""
+    mine = parts_of(run)
+    if different := [key for key in {**config, **mine} if config.get(key) != mine.get(key)]:
+        raise ConfigError(
+            f"{process} has another configuration than process 0: they differ in {', '.join(different)}. All need the "
+            "same command line and the same config files"
+        )
 
 
 def _load(components: Sequence[tuple[str, str]], registry: Registry) -> None:

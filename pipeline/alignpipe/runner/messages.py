@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from alignpipe.errors import ProcessError, first_line
+from alignpipe.importing import uncollected
 from alignpipe.processes import Process
 from alignpipe.runner.devices import share_cores
 
@@ -50,6 +51,21 @@ class Messages:
                 return None
             time.sleep(_POLL_SECONDS)
 
+    def note_here(self, rank: int) -> None:
+        """Record for rank 0 that this process reads messages."""
+        with _reaching():
+            self._store.set(f"here/{rank}", "")
+
+    def wait_for_all(self, size: int, check: Callable[[], None]) -> None:
+        """Wait until all `size` - 1 others are there; `check` raises if one never will be."""
+        keys = [f"here/{rank}" for rank in range(1, size)]
+        while True:
+            with _reaching():
+                if self._store.check(keys):
+                    return
+            check()
+            time.sleep(_POLL_SECONDS)
+
     def note_failure(self, reason: str) -> None:
         """Record for rank 0 why this process failed."""
         with _reaching():
@@ -67,8 +83,9 @@ def connect(process: Process) -> Messages:
     Raises `ProcessError` if there is none: the variables of torchrun are set, but nobody answers.
     """
     share_cores()  # before torch is imported
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
+    with uncollected():
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
     with _reaching():
         store, _, _ = next(rendezvous("env://", process.rank, process.world_size))
@@ -84,5 +101,6 @@ def _reaching() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         where = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise ProcessError(
-            f"the store of the launcher (torchrun, accelerate launch) cannot be reached at {where}: {first_line(error)}"
+            f"process 0 or the launcher (torchrun, accelerate launch) is gone: its store cannot be reached at {where}: "
+            f"{first_line(error)}"
         ) from error

@@ -84,5 +84,6 @@ def say_how_to_resume(live: LiveRun, stop: BaseException) -> None:
     what = "give the same command again" if command.sweep is None else "start the same sweep again in the same folder"
     live.terminal.say(f"interrupted{reason}; what is finished is kept. To go on, {what}:")
     process = live.crew.process
-    launcher = [] if process.world_size == 1 else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
+    alone = process.world_size == 1 or live.run.settings.processes > 1
+    launcher = [] if alone else ["torchrun", f"--nproc-per-node={process.local_world_size}", "-m"]
     live.terminal.say(f"  {shlex.join([*launcher, 'alignpipe', *command.again])}")

@@ -86,7 +86,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
     if decision.damaged is not None:  # out of the way: the new result may have another digest, and not replace it
         live.store.discard_damaged(decision.damaged)
     began = time.perf_counter()
-    device = prepare_device(live.run.settings, live.crew.process)
+    device = prepare_device(live.run.settings, live.crew.process, live.crew.size(decision))
     live.observers.notify("alignpipe_stage_started", info=live.info, stage=stage)
     work = live.store.work(stage, decision.key)
     work.prepare(decision.code, decision.restart)

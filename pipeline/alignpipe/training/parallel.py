@@ -6,6 +6,7 @@ one every method returns what it was given, and Accelerate is not imported.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -172,16 +173,29 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
     if shard and this_process().world_size == 1:
         raise ConfigError(
             "model.shard=true splits what is trained over the processes of a launch, and there is only this one: start "
-            "several (torchrun --nproc-per-node=2 -m alignpipe ...), or leave model.shard at false"
+            "several (processes=2), or leave model.shard at false"
         )
     if ctx.world_size == 1:
         return Team(lanes=lanes)
     from accelerate import PartialState
 
-    with collective():
+    with collective(), _own_threads():
         PartialState(cpu=ctx.device == "cpu", timeout=_TIMEOUT)
     exchange = connect_locally(ctx.rank, ctx.world_size, _gathered, _TIMEOUT) if ctx.device == "cpu" else None
     return Team(ctx.rank, ctx.world_size, lanes, shard=shard, exchange=exchange)
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Keep torch's threads as the run has set them: Accelerate sets them anew where `OMP_NUM_THREADS` says nothing."""
+    unset = "OMP_NUM_THREADS" not in os.environ
+    if unset:
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    try:
+        yield
+    finally:
+        if unset:
+            del os.environ["OMP_NUM_THREADS"]
 
 
 def _gathered(item: T) -> list[T]:
