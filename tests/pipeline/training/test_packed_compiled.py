@@ -27,8 +27,9 @@ from alignpipe.runner.devices import prepare_device
 from alignpipe.training.batches import pad_rows, response_logprobs
 from alignpipe.training.linears import multiply_in_bfloat16
 from alignpipe.training.packed import compiled, compiled_functions
+from alignpipe.training.packed.compiled_functions import Where
 from alignpipe.training.packed.functions import from_grid, norm, to_grid
-from alignpipe.training.packed.layout import GridIndex
+from alignpipe.training.packed.layout import GridIndex, Layout, SharedPrefixes
 from alignpipe.training.parallel import join
 from support.context import FakeContext
 
@@ -117,6 +118,88 @@ def test_tokens_into_the_grid_and_out(dtype: torch.dtype, turned: bool) -> None:
     check(made, wide[index.cells].flatten(1), [grid], [wide], TYPES[dtype])
 
 
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    cos, sin = angles.double()
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def angles_of(x: Tensor) -> Tensor:
+    """Cosines and signed sines [2, n, 1, 2 * m] of [n, m]."""
+    cos, sin = x.cos(), x.sin()
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))).unsqueeze(2)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, where: Where, angles: compiled_functions.Angles) -> Tensor:
+    """Query by query and head by head, in float64."""
+    q, k = turned(q, angles[0]), turned(k, angles[1])
+    group, made = q.shape[1] // k.shape[1], []
+    for query, cell in zip(q, where.cells.tolist(), strict=True):
+        seen = where.tokens[cell - cell % where.width : cell + 1]
+        for head, values in enumerate(query):
+            weights = (k[seen, head // group] @ values * SCALE).softmax(0)
+            made.append(weights @ v[seen, head // group])
+    return torch.stack(made).view(len(q), -1)
+
+
+SCALE = 0.4
+LENGTHS = [3, 20, 1, 17]
+PREFIXES = SharedPrefixes(torch.tensor([0, 1, 2, 1]), torch.tensor([3, 20, 1, 9]))
+
+
+@needs_compiler
+@both_types
+@pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["own rows", "shared prefixes"])
+@pytest.mark.parametrize("last", [False, True], ids=["all queries", "wanted queries"])
+@pytest.mark.parametrize(("heads", "key_heads", "d"), [(2, 2, 8), (4, 2, 32), (3, 1, 18)])
+def test_attention(
+    dtype: torch.dtype, prefixes: SharedPrefixes | None, last: bool, heads: int, key_heads: int, d: int
+) -> None:
+    first = torch.tensor([1, 9, 0, 15])
+    layout = Layout.of(torch.tensor(LENGTHS), first, lambda tokens: -tokens % 8, prefixes)
+    n, index = len(layout.grid.cells), layout.query_grid if last else layout.grid
+    where = Where(index.cells, layout.grid.tokens, layout.width)
+    q = drawn(len(where.cells), heads, d, dtype=dtype)
+    k, v = (drawn(n, key_heads, d, dtype=dtype, seed=seed) for seed in (1, 2))
+    of_keys = angles_of(drawn(n, d // 2, seed=3).detach())
+    angles = (of_keys[:, layout.queries].contiguous() if last else of_keys, of_keys)
+    made = compiled_functions.attention(q, k, v, where, angles, SCALE)
+
+    wide = widened(q, k, v)
+    check(made, plain_attention(wide[0], wide[1], wide[2], where, angles), [q, k, v], wide, 2 * TYPES[dtype])
+    with torch.no_grad():
+        assert torch.equal(compiled_functions.attention(q, k, v, where, angles, SCALE), made)  # to the bit (D64)
+        for some in (slice(0, 3), slice(2, 9), slice(5, None)):  # whatever the other queries
+            fewer = Where(where.cells[some], where.tokens, where.width)
+            of_some = (angles[0][:, some].contiguous(), angles[1])
+            assert torch.equal(compiled_functions.attention(q[some], k, v, fewer, of_some, SCALE), made[some])
+
+
+@needs_compiler
+def test_attention_to_one_of_many_and_to_numbers_that_are_none() -> None:
+    """Scores in the thousands; and what comes later in a row, or in another row, is not seen even if it is infinite."""
+    layout = Layout.of(torch.tensor([3, 2]), torch.tensor([0, 0]), lambda _: 0)
+    where = Where(layout.grid.cells, layout.grid.tokens, layout.width)
+    still = torch.stack((torch.ones(5, 1, 2), torch.zeros(5, 1, 2)))
+    q, v = torch.full((5, 1, 2), 100.0), torch.arange(10.0).view(5, 1, 2)
+    k = torch.tensor([50.0, -50.0, 40.0, -50.0, 50.0]).view(5, 1, 1).expand(5, 1, 2).contiguous()
+    made = compiled_functions.attention(q, k, v, where, (still, still), 1.0)
+    assert torch.equal(made, v.flatten(1)[[0, 0, 0, 3, 4]])
+
+    k[4] = math.inf
+    broken = compiled_functions.attention(q, k, v, where, (still, still), 1.0)
+    assert torch.equal(broken[:4], made[:4])
+    assert not broken[4].isfinite().any()
+
+
+def test_where_attention_has_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_functions, "kernels", dict)
+    queries = torch.zeros(3, 2, 4)
+    assert [compiled_functions.compiled_attention(queries, width) for width in (1, 512, 513)] == [True, True, False]
+    assert not compiled_functions.compiled_attention(queries.double(), 8)
+    torch.set_num_threads(2)
+    assert [compiled_functions.compiled_attention(queries, width) for width in (256, 257)] == [True, False]
+
+
 @needs_compiler
 @both_types
 def test_swiglu(dtype: torch.dtype) -> None:
@@ -145,8 +228,7 @@ def test_models_of_every_family_run_on_all_kernels(
 
     assert made_by(made) == {
         "_RMSNormBackward": (2 + head_norms) * layers + 1,
-        "_PlaceBackward": 3 * layers,
-        "_TakeBackward": layers,
+        "_AttentionBackward": layers,
         "_SwiGLUBackward": layers,
     }
 

@@ -12,11 +12,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).parent
-_SOURCES = ("kernels.c", "operations.h")
-_FLAGS = ("-O3", "-march=native", "-std=c11", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
-"""Vector instructions, but no arithmetic in another order than written (`-ffast-math`), which would lose NaN too."""
+_SOURCES = ("kernels.c", "queries.h", "operations.h", "attention.h")
+_FLAGS = (
+    *("-O3", "-march=native", "-std=c11", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
+    "-ffp-contract=fast",
+)
+"""Vector instructions, also those that multiply and add, but no arithmetic in another order than written
+(`-ffast-math`), which would lose NaN too."""
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
     "rms_norm": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER, _SIZE, _SIZE),
@@ -25,6 +30,8 @@ _ARGUMENTS = {
     "place_backward": (*[_POINTER] * 4, _SIZE, *[_POINTER] * 3, _SIZE, _SIZE, _SIZE),
     "take": (*[_POINTER] * 3, _SIZE, _SIZE),
     "take_backward": (*[_POINTER] * 3, _SIZE, _SIZE, _SIZE),
+    "attention": (*[_POINTER] * 7, _FLOAT, *[_POINTER] * 3, *[_SIZE] * 6),
+    "attention_backward": (*[_POINTER] * 8, _FLOAT, *[_POINTER] * 5, *[_SIZE] * 6),
     "swiglu": (*[_POINTER] * 3, _SIZE),
     "swiglu_backward": (*[_POINTER] * 5, _SIZE),
 }
@@ -35,7 +42,7 @@ class NotCompiled(Exception):
     """Why there are no kernels."""
 
 
-Kernels = Mapping[str, Callable[..., None]]
+Kernels = Mapping[str, Callable[..., Any]]
 """Kernels by name, `rms_norm_float32` and so on; while one runs, other threads may run Python."""
 
 
@@ -98,6 +105,8 @@ def _opened(library: Path) -> Kernels:
     for name in (f"{kernel}_{dtype}" for kernel in _ARGUMENTS for dtype in _TYPES):
         found[name] = getattr(loaded, name)
         found[name].argtypes, found[name].restype = _ARGUMENTS[name.rpartition("_")[0]], None
+    room = found["attention_room"] = loaded.attention_room
+    room.argtypes, room.restype = (_SIZE, _SIZE), _SIZE
     return found
 
 

@@ -6,7 +6,7 @@ gradients are those of torch's operations but for rounding.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,19 @@ from alignpipe.training.packed.layout import GridIndex
 
 _ALONE = 2**18
 """A kernel runs in the thread that calls it. Where torch has several, larger tensors are left to them; not measured."""
+Angles = tuple[Tensor, Tensor]
+"""Cosines and signed sines [2, m, 1, d] of queries and [2, n, 1, d] of keys."""
+
+
+class Where(NamedTuple):
+    """The cells [m] of the queries in a grid with rows of `width`, and which token each cell [B * width] shows."""
+
+    cells: Tensor
+    tokens: Tensor
+    width: int
+
+
+_WIDEST = 512
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -24,6 +37,15 @@ def compiled(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     if x.device.type != "cpu" or x.dtype not in _TYPES or dtype not in _TYPES:
         return False
     return (x.numel() <= _ALONE or torch.get_num_threads() == 1) and kernels() is not None
+
+
+def compiled_attention(queries: Tensor, width: int) -> bool:
+    """Whether a kernel computes attention of `queries` in rows of `width` tokens.
+
+    It took half of the time of SDPA in rows of up to 512 tokens with one thread, and less than SDPA with two in rows of
+    up to 256 (`tests/benchmarks/RESULTS.md`).
+    """
+    return width * torch.get_num_threads() <= _WIDEST and compiled(queries, queries.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
@@ -39,6 +61,14 @@ def place(x: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:
 def take(grid: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
     """Cells [B * W, heads, d] in float32 -> those of `cells` [n], [n, heads * d] in `dtype`."""
     return applied(_Take, grid, cells, dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, where: Where, angles: Angles, scale: float) -> Tensor:
+    """Causal attention [m, heads * d] of queries [m, heads, d], to be turned as the keys are, in their type.
+
+    Keys and values [n, kv heads, d] are of the same type.
+    """
+    return applied(_Attention, q, k, v, where, angles, scale)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -125,6 +155,35 @@ class _Take(torch.autograd.Function):
         grid_grad = grad.new_empty(ctx.shape, dtype=torch.float32)
         _run("take_backward", grad.dtype, grad, ctx.cells, grid_grad, len(grad), len(grid_grad), grad.shape[1])
         return grid_grad, None, None
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, where: Where, angles: Angles, scale: float) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out, log_sums = q.new_empty(len(q), q.shape[1] * q.shape[2]), q.new_empty(q.shape[:2], dtype=torch.float32)
+        places = (where.cells, where.tokens, *angles, scale)
+        _run("attention", q.dtype, q, k, v, *places, out, log_sums, *_room(q, k, where))
+        ctx.save_for_backward(q, k, v, log_sums)
+        ctx.where, ctx.angles, ctx.scale = where, angles, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        grad, (q, k, v, log_sums), where = grads[0].contiguous(), ctx.saved_tensors, cast(Where, ctx.where)
+        q_grad = torch.empty_like(q)
+        k_grad, v_grad = (torch.empty_like(each, dtype=torch.float32) for each in (k, v))
+        places = (where.cells, where.tokens, *ctx.angles, ctx.scale)
+        made = (q_grad, k_grad, v_grad)
+        _run("attention_backward", q.dtype, grad, q, k, v, *places, log_sums, *made, *_room(q, k, where))
+        return q_grad, k_grad.to(k.dtype), v_grad.to(v.dtype), None, None, None
+
+
+def _room(q: Tensor, k: Tensor, where: Where) -> tuple[Tensor | int, ...]:
+    """Memory for a kernel of attention, and the sizes it has to know."""
+    (m, heads, d), (n, key_heads, _) = q.shape, k.shape
+    floats = cast(Kernels, kernels())["attention_room"](where.width, d)
+    return q.new_empty(floats, dtype=torch.float32), m, n, heads, key_heads, d, where.width
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The packed forward: one sequence of all tokens without padding, put into a padded grid for attention only."""
+"""The packed forward: one sequence of all tokens without padding, put into a padded grid for attention at most."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from alignpipe.ops.logprobs import entropy, token_logprobs, widened
 from alignpipe.ops.vocabulary import is_large, linear_logprobs
+from alignpipe.training.packed.compiled_functions import Where, attention, compiled_attention
 from alignpipe.training.packed.functions import feed_forward, from_grid, norm, to_grid
 from alignpipe.training.packed.layout import GridIndex, Layout
 from alignpipe.training.packed.models import Parts
@@ -84,23 +85,27 @@ def _project(attention: Any, which: str, h: Tensor, dtype: torch.dtype) -> Tenso
 def _causal(
     layer: Any, layout: Layout, queries: GridIndex, angles: Tensor, of_queries: Tensor, keep: KeepKeyValues | None
 ) -> Attend:
-    """Causal attention of `queries` to the tokens before them in their rows, by torch's SDPA over the padded grid.
+    """Causal attention of `queries` to the tokens before them in their rows; `angles` are those of all tokens.
 
-    Rows are padded on the right, so the causal mask is enough: no token sees padding. `angles` are those of all tokens.
+    By a kernel over packed tokens, or by torch's SDPA over the padded grid, for which they are put there and taken from
+    there. Rows are padded on the right, so the causal mask is enough: no token sees padding.
     """
     dtype = angles.dtype
+    scale = layer.self_attn.scaling
+    where = Where(queries.cells, layout.grid.tokens, layout.width)
 
     def padded(packed: Tensor, index: GridIndex, angles: Tensor | None) -> Tensor:  # [n, heads, d] -> [B, heads, W, d]
         cells = to_grid(packed, index, angles, dtype)
         return cells.view(layout.rows, layout.width, *packed.shape[1:]).transpose(1, 2)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if keep is None and dtype is torch.float32 and compiled_attention(q, layout.width):
+            return attention(q, k, v.to(k.dtype), where, (of_queries, angles), scale)
         keys, values = padded(k, layout.grid, angles), padded(v, layout.grid, None)
         if keep is not None:
             keep(keys, values)
         if q.shape[1] > k.shape[1]:  # grouped queries
             keys, values = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (keys, values))
-        scale = layer.self_attn.scaling
         rotated = padded(q, queries, of_queries)
         output = F.scaled_dot_product_attention(rotated, keys, values, is_causal=True, scale=scale)
         return from_grid(output.transpose(1, 2).flatten(0, 1), queries.cells, q.dtype)

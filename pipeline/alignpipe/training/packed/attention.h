@@ -1,0 +1,121 @@
+/* Causal attention over packed tokens; kernels.c includes this file once for each REAL.
+
+   Query i of m lies in the cell at[i] of a grid with rows of `width` cells, and sees that cell and those before it in its
+   row; `tokens` says which of n tokens each cell shows. Queries and keys are rotated by their angles, cosines and signed
+   sines [2, m, d] and [2, n, d]. Heads share key heads in groups. A query's result does not depend on the others.
+   `memory` is to work in, `attention_room` floats. */
+
+/* out = x * cosine + (x with its halves exchanged) * sine. */
+static inline void NAME(turn)(const REAL *restrict x, const float *restrict cosine, const float *restrict sine,
+                              float *restrict out, size d) {
+    for (size low = 0, high = d / 2; high < d; low++, high++) {
+        float first = WIDEN(x[low]), second = WIDEN(x[high]);
+        out[low] = first * cosine[low] + second * sine[low];
+        out[high] = second * cosine[high] + first * sine[high];
+    }
+}
+
+/* One key head's rotated keys and values of the tokens in `count` cells. */
+static inline void NAME(gather)(const REAL *restrict k, const REAL *restrict v, const int64_t *restrict tokens,
+                                const float *restrict angles, size n, size key_head, size key_heads, size d, size count,
+                                int with_gradients, room r) {
+    for (size j = 0; j < count; j++) {
+        size token = tokens[j], there = (token * key_heads + key_head) * d;
+        float *key = r.keys + j * r.d, *value = r.values + j * r.d;
+        NAME(turn)(k + there, angles + token * d, angles + (n + token) * d, key, d);
+        for (size c = 0; c < d; c++) value[c] = WIDEN(v[there + c]);
+        for (size c = 0; c < d; c++) r.key_columns[c * r.width + j] = key[c];
+        for (size c = 0; with_gradients && c < d; c++) r.value_columns[c * r.width + j] = value[c];
+    }
+}
+
+/* out [m, heads, d]; log_sums [m, heads] are the logarithms of the softmaxes' denominators. */
+void NAME(attention)(const REAL *restrict q, const REAL *restrict k, const REAL *restrict v, const int64_t *restrict at,
+                     const int64_t *restrict tokens, const float *restrict q_angles, const float *restrict k_angles,
+                     float scale, REAL *restrict out, float *restrict log_sums, float *restrict memory, size m, size n,
+                     size heads, size key_heads, size d, size width) {
+    room r = rooms(memory, width, d);
+    size group = heads / key_heads;
+    float sums[TOGETHER], logarithms[TOGETHER];
+    for (part row = {0}; row.end < m;) {
+        row = part_of_row(at, row.end, m, m, width);
+        const int64_t *cells = tokens + at[row.begin] / width * width;
+        for (size head = 0; head < heads; head++) {
+            if (head % group == 0)
+                NAME(gather)(k, v, cells, k_angles, n, head / group, key_heads, d, row.seen, 0, r);
+            for (part few = {.end = row.begin}; few.end < row.end;) {
+                few = part_of_row(at, few.end, row.end, TOGETHER, width);
+                for (size i = few.begin; i < few.end; i++)
+                    NAME(turn)(q + (i * heads + head) * d, q_angles + i * d, q_angles + (m + i) * d,
+                               r.queries + (i - few.begin) * r.d, d);
+                products(r.queries, r.key_columns, r.width, r.d, few.seen, r.weights);
+                hide(r.weights, r.width, few.each, few.seen, -INFINITY);
+                exponentials(r.weights, scale, r.width, few.seen, sums, logarithms);
+                mixtures(r.weights, r.values, r.width, r.d, few.seen, r.mixed);
+                for (size i = few.begin; i < few.end; i++) {
+                    log_sums[i * heads + head] = logarithms[i - few.begin];
+                    float part = 1.0f / sums[i - few.begin];
+                    for (size c = 0; c < d; c++)
+                        out[(i * heads + head) * d + c] = NARROW(part * r.mixed[(i - few.begin) * r.d + c]);
+                }
+            }
+        }
+    }
+}
+
+/* q_grad [m, heads, d]; k_grad and v_grad [n, key_heads, d] are sums over all cells that show a token. */
+void NAME(attention_backward)(const REAL *restrict grad, const REAL *restrict q, const REAL *restrict k,
+                              const REAL *restrict v, const int64_t *restrict at, const int64_t *restrict tokens,
+                              const float *restrict q_angles, const float *restrict k_angles, float scale,
+                              const float *restrict log_sums, REAL *restrict q_grad, float *restrict k_grad,
+                              float *restrict v_grad, float *restrict memory, size m, size n, size heads,
+                              size key_heads, size d, size width) {
+    room r = rooms(memory, width, d);
+    size group = heads / key_heads;
+    float logarithms[TOGETHER] = {0};
+    memset(k_grad, 0, (size_t)(n * key_heads * d) * sizeof(float));
+    memset(v_grad, 0, (size_t)(n * key_heads * d) * sizeof(float));
+    for (part row = {0}; row.end < m;) {
+        row = part_of_row(at, row.end, m, m, width);
+        const int64_t *cells = tokens + at[row.begin] / width * width;
+        for (size head = 0; head < heads; head++) {
+            if (head % group == 0) {
+                NAME(gather)(k, v, cells, k_angles, n, head / group, key_heads, d, row.seen, 1, r);
+                memset(r.key_grads, 0, (size_t)(row.seen * r.d) * sizeof(float));
+                memset(r.value_grads, 0, (size_t)(row.seen * r.d) * sizeof(float));
+            }
+            for (part few = {.end = row.begin}; few.end < row.end;) {
+                few = part_of_row(at, few.end, row.end, TOGETHER, width);
+                size missing = few.end - few.begin;
+                for (size i = few.begin; i < few.end; i++) {
+                    size here = (i * heads + head) * d;
+                    NAME(turn)(q + here, q_angles + i * d, q_angles + (m + i) * d, r.queries + (i - few.begin) * r.d, d);
+                    for (size c = 0; c < d; c++) r.grads[(i - few.begin) * r.d + c] = WIDEN(grad[here + c]);
+                }
+                memset(r.queries + missing * r.d, 0, (size_t)((TOGETHER - missing) * r.d) * sizeof(float));
+                memset(r.grads + missing * r.d, 0, (size_t)((TOGETHER - missing) * r.d) * sizeof(float));
+                products(r.queries, r.key_columns, r.width, r.d, few.seen, r.weights);
+                products(r.grads, r.value_columns, r.width, r.d, few.seen, r.weight_grads);
+                for (size i = few.begin; i < few.end; i++) logarithms[i - few.begin] = log_sums[i * heads + head];
+                hide(r.weights, r.width, few.each, few.seen, -INFINITY);
+                hide(r.weight_grads, r.width, few.each, few.seen, 0);
+                softmax_backward(r.weights, r.weight_grads, logarithms, scale, r.width, few.seen);
+                mixtures(r.weight_grads, r.keys, r.width, r.d, few.seen, r.mixed);
+                for (size i = few.begin; i < few.end; i++) {
+                    turn_back(r.mixed + (i - few.begin) * r.d, q_angles + i * d, q_angles + (m + i) * d, r.turned, d);
+                    for (size c = 0; c < d; c++) q_grad[(i * heads + head) * d + c] = NARROW(r.turned[c]);
+                }
+                add_products(r.weight_grads, r.queries, r.width, r.d, few.seen, r.key_grads);
+                add_products(r.weights, r.grads, r.width, r.d, few.seen, r.value_grads);
+            }
+            for (size j = 0; (head + 1) % group == 0 && j < row.seen; j++) {
+                size token = cells[j], there = (token * key_heads + head / group) * d;
+                turn_back(r.key_grads + j * r.d, k_angles + token * d, k_angles + (n + token) * d, r.turned, d);
+                for (size c = 0; c < d; c++) {
+                    k_grad[there + c] += r.turned[c];
+                    v_grad[there + c] += r.value_grads[j * r.d + c];
+                }
+            }
+        }
+    }
+}
