@@ -30,6 +30,15 @@ ALONE = Process()
 """A process launched by itself."""
 
 
+SIZE_TO_COME = "ALIGNPIPE_PROCESSES"
+"""The variable that says how many processes a run will have that starts the others itself, before it has done so."""
+
+
+def launch_size(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes the run has, or will have when a stage needs them."""
+    return max(this_process(environ).world_size, _number(environ, SIZE_TO_COME, 1))
+
+
 def this_process(environ: Mapping[str, str] = os.environ) -> Process:
     """Which process this is."""
     size = _number(environ, "WORLD_SIZE", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -41,6 +42,18 @@ def test_phases(tmp_path, capsys):
 
     told = capsys.readouterr().out
     assert "| tiny | default |" in told
+
+
+def test_compiled_kernels(capsys):
+    import compiled_kernels
+
+    before = torch.get_num_threads()
+    compiled_kernels.main(["--rounds", "1", "--widths", "8"])
+    torch.set_num_threads(before)
+
+    told = capsys.readouterr().out
+    assert "| 2 | 8 | 128 |" in told
+    assert "| 384 | 8 |" in told
 
 
 def test_scaling(tmp_path, capsys):

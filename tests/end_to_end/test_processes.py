@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -153,7 +154,18 @@ def test_the_others_end_when_the_first_is_killed(tmp_path: Path) -> None:
     _, said = first.communicate(timeout=60)  # the second writes to the same pipe
     second.wait(20)
     assert said.count(ERROR) == 1
-    assert "process 0 or the launcher (torchrun, accelerate launch) is gone" in said
+    assert "process 0, which leads the run, has ended" in said
+
+
+def test_the_first_tells_the_others_of_an_interruption(tmp_path: Path) -> None:
+    first = start_command(tmp_path, (*SELF, *COMMAND, "sft.max_steps=100000", "tracker=[]"))
+    wait_until(lambda: list(tmp_path.glob("outputs/store/work/sft-*/state/checkpoints/step-*")), first)
+    second = rank(1, psutil.Process(first.pid))
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 143
+    assert not second.is_running()
+    assert said.splitlines()[-1].startswith("  alignpipe processes=2 experiment=smoke"), said
 
 
 def test_a_launcher_and_processes_of_its_own_are_too_many(tmp_path: Path) -> None:

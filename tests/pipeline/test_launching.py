@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from alignpipe.config.model import RunSettings
@@ -39,7 +40,7 @@ def helpers(monkeypatch: Any, tmp_path: Path) -> Any:
 
     def start(line: str) -> Helpers:
         monkeypatch.setattr(launching, "_ENTER", WRITE + line)
-        made.append(Helpers(Process(0, 3, 0, 3), ["seed=1", "reward=a b"]))
+        made.append(Helpers(Process(0, 3, 0, 3), ["seed=1", "reward=a b"], tmp_path))
         made[-1].start()
         return made[-1]
 
@@ -48,6 +49,13 @@ def helpers(monkeypatch: Any, tmp_path: Path) -> Any:
         each.end(well=False)
     for listening in served:
         listening.close()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_who_leads() -> None:
@@ -59,17 +67,18 @@ def test_who_leads() -> None:
 
 
 def test_helpers_get_the_command_line_their_rank_and_the_places_of_modules(helpers: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(sys, "path", ["", "beside", *sys.path])
     monkeypatch.setenv("MASTER_PORT", "1")
-    before = dict(os.environ)
+    before, here = dict(os.environ), os.getcwd()
+    monkeypatch.chdir("/")  # hydra.job.chdir=true
     started = helpers("")
     assert this_process() == Process(0, 3, 0, 3)
     started.end(well=True)
     assert dict(os.environ) == before
     for rank in (1, 2):
-        words, places, size, local = json.loads(Path(f"rank-{rank}").read_text())
+        words, places, size, local = json.loads(Path(here, f"rank-{rank}").read_text())
         assert words == ["seed=1", "reward=a b"]
-        assert places == [os.getcwd(), *sys.path[1:]]
+        assert places == [f"{here}/", f"{here}/beside", *sys.path[2:]]
         assert (size, local) == (3, rank)
 
 
@@ -92,6 +101,29 @@ def test_a_helper_that_does_not_end_is_ended(helpers: Any, monkeypatch: Any) -> 
     started.check()
     started.end(well=False)
     assert [child.returncode for child in children] == [-9, -9]
+
+
+def test_a_helper_does_not_outlive_rank_0(tmp_path: Path) -> None:
+    """However rank 0 ends, and whatever the helper is doing; it says so."""
+    script = tmp_path / "lead.py"
+    script.write_text(
+        "import os, sys; from pathlib import Path; from alignpipe.runner import launching\n"
+        "from alignpipe.processes import Process\n"
+        "launching._ENTER = launching._ENTER.partition('from alignpipe.cli')[0] + 'import time; time.sleep(600)'\n"
+        "launching.Helpers._serve = lambda self, listening: None\n"
+        "helpers = launching.Helpers(Process(0, 3, 0, 3), [], Path.cwd())\n"
+        "helpers.start()\n"
+        "print(*[child.pid for child in helpers._children], flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    until = time.monotonic() + 20
+    while time.monotonic() < until and any(map(is_running, pids)):
+        time.sleep(0.01)
+    assert not any(map(is_running, pids))
+    assert done.stderr.count("process 0, which leads the run, has ended") == 1
 
 
 def test_signals_of_the_terminal_reach_rank_0_only(helpers: Any) -> None:
@@ -137,7 +169,7 @@ def test_torch_serves_the_socket_that_helpers_call_before(tmp_path: Path) -> Non
         "launching._ENTER = 'import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); ' \\\n"
         "    'from alignpipe.runner.messages import connect; from alignpipe.processes import this_process; ' \\\n"
         "    'm = connect(this_process()); m.note_here(1); print(m.next(lambda: 20.0)[\"do\"])'\n"
-        "helpers = launching.Helpers(Process(0, 2, 0, 2), [])\n"
+        "from pathlib import Path; helpers = launching.Helpers(Process(0, 2, 0, 2), [], Path.cwd())\n"
         "helpers.start()\n"
         "messages = connect(Process(0, 2, 0, 2))\n"
         "messages.wait_for_all(2, helpers.check)\n"

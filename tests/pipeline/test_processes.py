@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +173,7 @@ def test_a_cached_run_needs_nobody(tmp_path: Path, monkeypatch: Any) -> None:
     again = pair_run(tmp_path, "again")
     assert lead(again) == 0
     assert set(statuses(again).values()) == {"cached"}
-    assert set(store.content) - {"here/1"} == {"message/0"}, "only that the run is over"
+    assert list(store.content) == ["message/0"], "only that the run is over"
 
 
 def test_an_error_of_all_is_told_by_rank_0(tmp_path: Path, monkeypatch: Any) -> None:
@@ -231,6 +233,42 @@ def test_a_follower_with_another_config_ends(tmp_path: Path, monkeypatch: Any) -
         ConfigError, match=r"^process 1 of 2 has another configuration than process 0: they differ in seed\."
     ):
         follow(other, make_registry(components=CREW_COMPONENTS), Process(1, 2))
+
+
+def test_a_result_that_is_gone_since_the_plan_is_made_by_all(tmp_path: Path, monkeypatch: Any) -> None:
+    """The plan had nothing for the others to do, so they were not told anything yet."""
+    use_memory(monkeypatch)
+    first = pair_run(tmp_path)
+    follower = Follower(first)
+    assert lead(first) == 0
+    follower.end()
+    use_memory(monkeypatch)
+    execute_module = sys.modules["alignpipe.runner.execute"]  # alignpipe.runner has a function of that name
+    again, real = pair_run(tmp_path, "again"), execute_module.make_plan
+
+    def plan_then_lose(planner: Any) -> Any:
+        decisions = real(planner)
+        shutil.rmtree(tmp_path / "store" / "index" / "sft")
+        return decisions
+
+    monkeypatch.setattr(execute_module, "make_plan", plan_then_lose)
+    follower = Follower(again)
+    assert lead(again) == 0
+    assert follower.end() == 0
+    assert statuses(again)["sft"] == "ran"
+
+
+@pytest.mark.parametrize(("fails", "well"), [("stop", True), ("at once", False)])
+def test_who_leaves_a_stage_at_once_does_not_wait_for_the_others(
+    tmp_path: Path, monkeypatch: Any, fails: str, well: bool
+) -> None:
+    """After a second signal they may be waiting for this process, in vain."""
+    store, run = use_memory(monkeypatch), pair_run(tmp_path, fails=fails)
+    follower = Follower(run)
+    assert lead(run) == 130
+    follower.end()
+    last = json.loads([content for key, content in store.content.items() if key.startswith("message/")][-1])
+    assert last == {"do": "end", "well": well}
 
 
 def test_silence_ends_a_follower(tmp_path: Path, monkeypatch: Any) -> None:

@@ -40,7 +40,8 @@ class MemoryStore:
 @dataclass(frozen=True)
 class PairConfig:
     fails: str = field(default="", metadata={"fingerprint": False})
-    """`all`, or the rank that fails alone (`exit of 1`: by `sys.exit`); `stop` interrupts all."""
+    """`all`, or the rank that fails alone (`exit of 1`: by `sys.exit`); `stop` interrupts all, `at once` ends rank 0 as
+    a second signal does."""
 
 
 class Pair:
@@ -63,6 +64,8 @@ class Pair:
             sys.exit(0)
         if self.config.fails == "stop":
             raise StageInterrupted("saved")
+        if self.config.fails == "at once" and ctx.rank == 0:
+            raise KeyboardInterrupt
         (ctx.payload / f"rank-{ctx.rank}").write_text("")  # rank 1's must not get into the artifact
         (ctx.work / f"here-{ctx.rank}").write_text(here)
         if ctx.rank == 0:

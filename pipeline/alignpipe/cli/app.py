@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     process = this_process()
     _refuse_sweep_of_several(process, argv)
     with sweep_report():
-        _hydra_main(run_job, [*argv, *_NO_FOLDER] if process.follows else argv)
+        _hydra_main(run_job, [*argv, "hydra.mode=RUN", *_NO_FOLDER] if process.follows else argv)
     return 0
 
 

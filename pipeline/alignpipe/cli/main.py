@@ -53,7 +53,8 @@ def _guarded(arguments: list[str]) -> int:
         return _report(failure, wants_traceback)
     finally:
         if not wants_traceback:
-            del os.environ[_FULL_ERROR], os.environ[_OURS]
+            for name in (_FULL_ERROR, _OURS):
+                os.environ.pop(name, None)
 
 
 def _report(failure: BaseException, wants_traceback: bool) -> int:

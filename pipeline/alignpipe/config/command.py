@@ -23,15 +23,16 @@ _OF_SWEEPS = ("hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"
 
 def command_of(hydra: HydraConf, words: Sequence[str]) -> CommandLine:
     """The command line behind a run or a job; `words` are those typed, for a job its sweep's, or none if not known."""
-    overrides = overrides_of(hydra)
+    overrides, cwd = overrides_of(hydra), Path(str(hydra.runtime.cwd)).absolute()
     if hydra.mode != RunMode.MULTIRUN:
         typed = tuple(words) or overrides
-        return CommandLine(overrides, again=typed, alone=typed)
+        return CommandLine(overrides, again=typed, alone=typed, cwd=cwd)
     folder = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / str(hydra.sweep.dir)))  # `.` has no name
     return CommandLine(
         overrides,
         again=_sweep_again(words or ("-m", *overrides), folder),
         alone=_job_alone(words, overrides),
+        cwd=cwd,
         sweep=folder.name,
         swept=swept(words, OmegaConf.select(hydra.sweeper, "params") or (), overrides),
     )

@@ -76,6 +76,7 @@ class CommandLine:
     overrides: tuple[str, ...] = ()  # those of this run
     again: tuple[str, ...] = ()  # the whole line that repeats what was typed: of a sweep, all its jobs
     alone: tuple[str, ...] = ()  # the whole line that repeats this run only
+    cwd: Path = Path()  # the folder in which it was given
     sweep: str | None = None  # for a job of a sweep, the name of the sweep's folder ...
     swept: tuple[str, ...] = ()  # ... and those of its overrides in which the jobs differ
 

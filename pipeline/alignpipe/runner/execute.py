@@ -41,9 +41,9 @@ def execute(run: RunConfig, registry: Registry) -> int:
     if launched.follows:
         return follow(run, registry, launched)
     process = rank_0_of(run.settings.processes, launched)
-    helpers = None if process == launched else Helpers(process, run.command.alone)
+    helpers = None if process == launched else Helpers(process, run.command.alone, run.command.cwd)
     terminal = Terminal()
-    with leading(process, helpers) as crew, StopSignals(lasting=launched.world_size > 1) as signals:
+    with leading(run, process, helpers) as crew, StopSignals(lasting=launched.world_size > 1) as signals:
         try:
             code = _attempt(run, registry, crew, terminal, signals)
         except StageInterrupted as stop:  # before the first stage: `_run_stages` catches it from then on
@@ -67,7 +67,7 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     decisions = make_plan(planner)
     if any(decision.action != "hit" for decision in decisions):
         check_requirements(planner, crew.process)
-        crew.prepare(run, decisions)
+        crew.prepare(decisions)
         check_device(run.settings, crew.process)
     # "cpu", so that to build trackers, which compute nothing, imports no torch.
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)

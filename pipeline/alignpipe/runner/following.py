@@ -63,7 +63,6 @@ def follow(run: RunConfig, registry: Registry, process: Process) -> int:
     Raises `ProcessError` if rank 0 is gone, and what a stage raised if rank 0 did not end with the same.
     """
     messages = connect(process)
-    messages.note_here(process.rank)
     with StopSignals(silent=True) as signals:
         while True:
             message = messages.next(_patience(signals))
@@ -78,6 +77,7 @@ def follow(run: RunConfig, registry: Registry, process: Process) -> int:
                 return 0
             if message["do"] == "load":
                 _check_same(message["config"], run, process)
+                messages.note_here(process.rank)
                 _load(message["components"], registry)
             if message["do"] == "stage":
                 _help(message, run, registry, process, messages, signals)

@@ -9,37 +9,47 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignpipe.errors import ConfigError, ProcessError
-from alignpipe.processes import Process
+from alignpipe.importing import uncollected
+from alignpipe.processes import SIZE_TO_COME, Process, this_process
+from alignpipe.runner.devices import share_cores
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch's stubs lack it
 
 _ENTER = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from alignpipe.cli.main import main; sys.exit(main())"
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from alignpipe.runner.launching import end_with_rank_0; end_with_rank_0(); "
+    "from alignpipe.cli.main import main; sys.exit(main())"
 )
 """What a helper runs: the console script's command, with this process's places of modules."""
 _TO_END, _TO_END_IN_VAIN = 20.0, 5.0
 """Seconds that helpers have to end by themselves when the run is over, and when it has failed."""
-_TO_FAIL = 30.0
-"""Seconds that this process has to notice that a helper is gone; torchrun allows as many."""
+_TO_FAIL = 300.0
+"""Seconds in which a process that misses a helper, and is not just busy with work of its own, should have noticed."""
 
 
 class Helpers:
     """Ranks 1 to N - 1 of a run, on this machine; they start when the first stage needs them, and end with the run."""
 
-    def __init__(self, process: Process, words: Sequence[str]) -> None:
-        """For rank 0, `process`; `words` is the command line that gives the same run."""
+    def __init__(self, process: Process, words: Sequence[str], cwd: Path) -> None:
+        """For rank 0, `process`; `words`, given in the folder `cwd`, is the command line of the same run."""
         self._process = process
         self._words = words
+        self._cwd = cwd
         self._children: list[subprocess.Popen[bytes]] = []
         self._environment: dict[str, str | None] = {}
         """What this process's variables were before."""
         self._store: TCPStore | None = None
+
+    def announce(self) -> None:
+        """Say in this process's environment how many processes there will be."""
+        self._set({SIZE_TO_COME: str(self._process.world_size)})
 
     def start(self) -> None:
         """Start them, and make this process rank 0 for all who read the launcher's variables.
@@ -49,20 +59,24 @@ class Helpers:
         listening = socket.create_server(("127.0.0.1", 0))
         size = self._process.world_size
         launch = launch_variables(size, listening.getsockname()[1])
-        command = [sys.executable, "-P", "-c", _ENTER, json.dumps([path or os.getcwd() for path in sys.path])]
+        places = json.dumps([os.path.join(self._cwd, path) for path in sys.path])
+        command = [sys.executable, "-P", "-c", _ENTER, places, *self._words]
         for rank in range(1, size):
             # What torch says of a lost connection takes a page, and rank 0 or the helper says it in words.
             environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **launch, **rank_variables(rank)}
-            # Of its own session: Ctrl-C and a closed terminal are for this process, which tells the others.
-            child = subprocess.Popen([*command, *self._words], env=environment, start_new_session=True)
+            # Of its own session: Ctrl-C and a closed terminal are for this process, which tells the others. The pipe
+            # tells them when this process has ended.
+            child = subprocess.Popen(
+                command, env=environment, cwd=self._cwd, stdin=subprocess.PIPE, start_new_session=True
+            )
             self._children.append(child)
-        mine = {**launch, **rank_variables(0)}
-        self._environment = {name: os.environ.get(name) for name in mine}
-        os.environ.update(mine)
+        self._set({**launch, **rank_variables(0)})
         self._serve(listening)
 
     def _serve(self, listening: socket.socket) -> None:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+        share_cores()  # before torch is imported
+        with uncollected():
+            from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         port, handle = listening.getsockname()[1], listening.detach()
         self._store = TCPStore("127.0.0.1", port, None, True, wait_for_workers=False, master_listen_fd=handle)
@@ -83,9 +97,9 @@ class Helpers:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """End this process, without tidying up, if a helper ends in the block and the block does not within a while.
+        """End this process, without tidying up, if a helper ends in the block and the block does not within minutes.
 
-        A collective operation on a GPU waits for the dead, and cannot be interrupted.
+        Who waits for the dead in a collective operation on a GPU, or while processes connect, cannot be interrupted.
         """
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
@@ -120,9 +134,15 @@ class Helpers:
             for child in self._children:
                 child.kill()  # nothing happens to one that has ended
                 child.wait()
+                if child.stdin is not None:
+                    child.stdin.close()
             self._children.clear()
             self._store = None
             self._put_back()
+
+    def _set(self, variables: Mapping[str, str]) -> None:
+        self._environment.update({name: os.environ.get(name) for name in variables})
+        os.environ.update(variables)
 
     def _put_back(self) -> None:
         for name, value in self._environment.items():
@@ -131,6 +151,23 @@ class Helpers:
             else:
                 os.environ[name] = value
         self._environment = {}
+
+
+def end_with_rank_0() -> None:
+    """In a helper: end it when rank 0 has ended, however that was, and whatever it waits for."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not `sys.stdin`, whose lock Python wants at its end
+            pass
+        if this_process().rank == 1:  # one of them says so
+            sys.stderr.write(
+                "alignpipe: error: process 0, which leads the run, has ended; what was saved is kept: give the same "
+                "command again\n"
+            )
+            sys.stderr.flush()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def rank_0_of(processes: int, launched: Process) -> Process:

@@ -23,23 +23,28 @@ class Crew:
     Those of a launcher are there from the start; `helpers`, which the run starts itself, once a stage needs them.
     """
 
-    def __init__(self, process: Process, messages: Messages | None = None, helpers: Helpers | None = None) -> None:
+    def __init__(self, run: RunConfig, process: Process, messages: Messages | None, helpers: Helpers | None) -> None:
         self.process = process
+        self._run = run
         self._messages = messages
         self._helpers = helpers
+        self._prepared = False
+        self._cut_short = False
+        """Whether this process left a stage by a second signal, while the others go on with it."""
 
     def size(self, decision: Decision) -> int:
         """How many processes run this stage together."""
         return self.process.world_size if decision.spec.registered.component.parallel else 1
 
-    def prepare(self, run: RunConfig, decisions: Sequence[Decision]) -> None:
+    def prepare(self, decisions: Sequence[Decision]) -> None:
         """Have the others import the code of the stages that will work, while this process prepares the run."""
         working = [each.spec for each in decisions if each.action != "hit" and self.size(each) > 1]
         needed = dict.fromkeys(
             (part.component.group, part.component.name) for spec in working for part in spec.components
         )
         if needed:
-            self._connected().post({"do": "load", "components": list(needed), "config": parts_of(run)})
+            self._connected().post({"do": "load", "components": list(needed), "config": parts_of(self._run)})
+            self._prepared = True
 
     def _connected(self) -> Messages:
         """The way to the others, who are started if they are not there."""
@@ -58,6 +63,8 @@ class Crew:
         if self.size(decision) == 1:
             yield
             return
+        if not self._prepared:  # its result was there when the run was planned
+            self.prepare([decision])
         messages = self._connected()
         if self._helpers is not None:
             messages.wait_for_all(self.process.world_size, self._helpers.check)
@@ -72,6 +79,9 @@ class Crew:
         try:
             with nullcontext() if self._helpers is None else self._helpers.watched():
                 yield
+        except KeyboardInterrupt:
+            self._cut_short = True
+            raise
         except ProcessError as error:
             reason = messages.failure()
             if reason is None:
@@ -83,14 +93,17 @@ class Crew:
 
     def dismiss(self, *, well: bool) -> None:
         """Tell the others that the run is over; `well` means that no process is still in the middle of a stage."""
+        well = well and not self._cut_short
         try:
             if self._messages is not None:
                 self._messages.post({"do": "end", "well": well})
-                if well or self._helpers is not None:  # of a launch that went wrong the launcher ends all processes
+                if well:
                     disconnect()
         finally:
             if self._helpers is not None:
                 self._helpers.end(well=well)
+        if self._messages is not None and self._helpers is not None and not well:
+            disconnect()  # now that nobody is left; of a launch that went wrong the launcher ends all processes
 
 
 def parts_of(run: RunConfig) -> dict[str, str]:
@@ -111,9 +124,11 @@ def disconnect() -> None:
 
 
 @contextmanager
-def leading(process: Process, helpers: Helpers | None) -> Iterator[Crew]:
+def leading(run: RunConfig, process: Process, helpers: Helpers | None) -> Iterator[Crew]:
     """The crew of a run, dismissed at its end, whatever that is; `helpers` are those that the run starts itself."""
-    crew = Crew(process, connect(process) if process.world_size > 1 and helpers is None else None, helpers)
+    if helpers is not None:
+        helpers.announce()
+    crew = Crew(run, process, connect(process) if process.world_size > 1 and helpers is None else None, helpers)
     try:
         yield crew
     except BaseException:

@@ -52,7 +52,7 @@ class Messages:
             time.sleep(_POLL_SECONDS)
 
     def note_here(self, rank: int) -> None:
-        """Record for rank 0 that this process reads messages."""
+        """Record for rank 0 that this process is ready to take part."""
         with _reaching():
             self._store.set(f"here/{rank}", "")
 

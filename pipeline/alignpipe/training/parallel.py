@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from alignpipe.api import StageContext
-from alignpipe.errors import ConfigError
-from alignpipe.processes import this_process
+from alignpipe.errors import ConfigError, ProcessError
+from alignpipe.processes import launch_size, this_process
 from alignpipe.training.exchange import LocalExchange, connect_locally, lost
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.ordering import shares
@@ -170,7 +170,7 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
     lanes = Lanes.of(ctx)
     if ctx.rank == 0 and ctx.device == "cpu" and (why := why_no_kernels()):
         ctx.say(f"small operations are torch's, which are slower than compiled ones: {why}")
-    if shard and this_process().world_size == 1:
+    if shard and launch_size() == 1:
         raise ConfigError(
             "model.shard=true splits what is trained over the processes of a launch, and there is only this one: start "
             "several (processes=2), or leave model.shard at false"
@@ -180,7 +180,12 @@ def join(ctx: StageContext, *, shard: bool = False) -> Team:
     from accelerate import PartialState
 
     with collective(), _own_threads():
-        PartialState(cpu=ctx.device == "cpu", timeout=_TIMEOUT)
+        connected = PartialState(cpu=ctx.device == "cpu", timeout=_TIMEOUT).num_processes
+    if connected != ctx.world_size:
+        raise ProcessError(
+            f"Accelerate was used in {this_process()} before, for {connected} processes, and cannot connect "
+            f"{ctx.world_size} any more: leave that to the stages that train"
+        )
     exchange = connect_locally(ctx.rank, ctx.world_size, _gathered, _TIMEOUT) if ctx.device == "cpu" else None
     return Team(ctx.rank, ctx.world_size, lanes, shard=shard, exchange=exchange)
 

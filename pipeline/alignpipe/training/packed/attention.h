@@ -2,7 +2,8 @@
 
    Query i of m lies in the cell at[i] of a grid with rows of `width` cells, and sees that cell and those before it in its
    row; `tokens` says which of n tokens each cell shows. Queries and keys are rotated by their angles, cosines and signed
-   sines [2, m, d] and [2, n, d]. Heads share key heads in groups. A query's result does not depend on the others.
+   sines [2, m, d] and [2, n, d]. Heads share key heads in groups. A query's result does not depend on the others, where
+   all are finite.
    `memory` is to work in, `attention_room` floats. */
 
 /* out = x * cosine + (x with its halves exchanged) * sine. */
@@ -37,26 +38,26 @@ void NAME(attention)(const REAL *restrict q, const REAL *restrict k, const REAL 
     room r = rooms(memory, width, d);
     size group = heads / key_heads;
     float sums[TOGETHER], logarithms[TOGETHER];
-    for (part row = {0}; row.end < m;) {
-        row = part_of_row(at, row.end, m, m, width);
+    for (few row = {0}; row.end < m;) {
+        row = few_of_row(at, row.end, m, m, width);
         const int64_t *cells = tokens + at[row.begin] / width * width;
         for (size head = 0; head < heads; head++) {
             if (head % group == 0)
                 NAME(gather)(k, v, cells, k_angles, n, head / group, key_heads, d, row.seen, 0, r);
-            for (part few = {.end = row.begin}; few.end < row.end;) {
-                few = part_of_row(at, few.end, row.end, TOGETHER, width);
-                for (size i = few.begin; i < few.end; i++)
+            for (few some = {.end = row.begin}; some.end < row.end;) {
+                some = few_of_row(at, some.end, row.end, TOGETHER, width);
+                for (size i = some.begin; i < some.end; i++)
                     NAME(turn)(q + (i * heads + head) * d, q_angles + i * d, q_angles + (m + i) * d,
-                               r.queries + (i - few.begin) * r.d, d);
-                products(r.queries, r.key_columns, r.width, r.d, few.seen, r.weights);
-                hide(r.weights, r.width, few.each, few.seen, -INFINITY);
-                exponentials(r.weights, scale, r.width, few.seen, sums, logarithms);
-                mixtures(r.weights, r.values, r.width, r.d, few.seen, r.mixed);
-                for (size i = few.begin; i < few.end; i++) {
-                    log_sums[i * heads + head] = logarithms[i - few.begin];
-                    float part = 1.0f / sums[i - few.begin];
+                               r.queries + (i - some.begin) * r.d, d);
+                products(r.queries, r.key_columns, r.width, r.d, some.seen, r.weights);
+                hide(r.weights, r.width, some.each, some.seen, -INFINITY);
+                exponentials(r.weights, scale, r.width, some.seen, sums, logarithms);
+                mixtures(r.weights, r.values, r.width, r.d, some.seen, r.mixed);
+                for (size i = some.begin; i < some.end; i++) {
+                    log_sums[i * heads + head] = logarithms[i - some.begin];
+                    float part = 1.0f / sums[i - some.begin];
                     for (size c = 0; c < d; c++)
-                        out[(i * heads + head) * d + c] = NARROW(part * r.mixed[(i - few.begin) * r.d + c]);
+                        out[(i * heads + head) * d + c] = NARROW(part * r.mixed[(i - some.begin) * r.d + c]);
                 }
             }
         }
@@ -72,11 +73,11 @@ void NAME(attention_backward)(const REAL *restrict grad, const REAL *restrict q,
                               size key_heads, size d, size width) {
     room r = rooms(memory, width, d);
     size group = heads / key_heads;
-    float logarithms[TOGETHER] = {0};
+    float logarithms[TOGETHER];
     memset(k_grad, 0, (size_t)(n * key_heads * d) * sizeof(float));
     memset(v_grad, 0, (size_t)(n * key_heads * d) * sizeof(float));
-    for (part row = {0}; row.end < m;) {
-        row = part_of_row(at, row.end, m, m, width);
+    for (few row = {0}; row.end < m;) {
+        row = few_of_row(at, row.end, m, m, width);
         const int64_t *cells = tokens + at[row.begin] / width * width;
         for (size head = 0; head < heads; head++) {
             if (head % group == 0) {
@@ -84,29 +85,30 @@ void NAME(attention_backward)(const REAL *restrict grad, const REAL *restrict q,
                 memset(r.key_grads, 0, (size_t)(row.seen * r.d) * sizeof(float));
                 memset(r.value_grads, 0, (size_t)(row.seen * r.d) * sizeof(float));
             }
-            for (part few = {.end = row.begin}; few.end < row.end;) {
-                few = part_of_row(at, few.end, row.end, TOGETHER, width);
-                size missing = few.end - few.begin;
-                for (size i = few.begin; i < few.end; i++) {
+            for (few some = {.end = row.begin}; some.end < row.end;) {
+                some = few_of_row(at, some.end, row.end, TOGETHER, width);
+                size present = some.end - some.begin;
+                for (size i = some.begin; i < some.end; i++) {
                     size here = (i * heads + head) * d;
-                    NAME(turn)(q + here, q_angles + i * d, q_angles + (m + i) * d, r.queries + (i - few.begin) * r.d, d);
-                    for (size c = 0; c < d; c++) r.grads[(i - few.begin) * r.d + c] = WIDEN(grad[here + c]);
+                    NAME(turn)(q + here, q_angles + i * d, q_angles + (m + i) * d, r.queries + (i - some.begin) * r.d, d);
+                    for (size c = 0; c < d; c++) r.grads[(i - some.begin) * r.d + c] = WIDEN(grad[here + c]);
                 }
-                memset(r.queries + missing * r.d, 0, (size_t)((TOGETHER - missing) * r.d) * sizeof(float));
-                memset(r.grads + missing * r.d, 0, (size_t)((TOGETHER - missing) * r.d) * sizeof(float));
-                products(r.queries, r.key_columns, r.width, r.d, few.seen, r.weights);
-                products(r.grads, r.value_columns, r.width, r.d, few.seen, r.weight_grads);
-                for (size i = few.begin; i < few.end; i++) logarithms[i - few.begin] = log_sums[i * heads + head];
-                hide(r.weights, r.width, few.each, few.seen, -INFINITY);
-                hide(r.weight_grads, r.width, few.each, few.seen, 0);
-                softmax_backward(r.weights, r.weight_grads, logarithms, scale, r.width, few.seen);
-                mixtures(r.weight_grads, r.keys, r.width, r.d, few.seen, r.mixed);
-                for (size i = few.begin; i < few.end; i++) {
-                    turn_back(r.mixed + (i - few.begin) * r.d, q_angles + i * d, q_angles + (m + i) * d, r.turned, d);
+                memset(r.queries + present * r.d, 0, (size_t)((TOGETHER - present) * r.d) * sizeof(float));
+                memset(r.grads + present * r.d, 0, (size_t)((TOGETHER - present) * r.d) * sizeof(float));
+                products(r.queries, r.key_columns, r.width, r.d, some.seen, r.weights);
+                products(r.grads, r.value_columns, r.width, r.d, some.seen, r.weight_grads);
+                for (int k = 0; k < TOGETHER; k++)
+                    logarithms[k] = k < present ? log_sums[(some.begin + k) * heads + head] : 0;
+                hide(r.weights, r.width, some.each, some.seen, -INFINITY);
+                hide(r.weight_grads, r.width, some.each, some.seen, 0);
+                softmax_backward(r.weights, r.weight_grads, logarithms, scale, r.width, some.seen);
+                mixtures(r.weight_grads, r.keys, r.width, r.d, some.seen, r.mixed);
+                for (size i = some.begin; i < some.end; i++) {
+                    turn_back(r.mixed + (i - some.begin) * r.d, q_angles + i * d, q_angles + (m + i) * d, r.turned, d);
                     for (size c = 0; c < d; c++) q_grad[(i * heads + head) * d + c] = NARROW(r.turned[c]);
                 }
-                add_products(r.weight_grads, r.queries, r.width, r.d, few.seen, r.key_grads);
-                add_products(r.weights, r.grads, r.width, r.d, few.seen, r.value_grads);
+                add_products(r.weight_grads, r.queries, r.width, r.d, some.seen, r.key_grads);
+                add_products(r.weights, r.grads, r.width, r.d, some.seen, r.value_grads);
             }
             for (size j = 0; (head + 1) % group == 0 && j < row.seen; j++) {
                 size token = cells[j], there = (token * key_heads + head / group) * d;

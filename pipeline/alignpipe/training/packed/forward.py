@@ -100,7 +100,8 @@ def _causal(
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if keep is None and dtype is torch.float32 and compiled_attention(q, layout.width):
-            return attention(q, k, v.to(k.dtype), where, (of_queries, angles), scale)
+            k, v = k.to(q.dtype), v.to(q.dtype)  # norms of queries and keys give float32
+            return attention(q, k, v, where, (of_queries, angles), scale)
         keys, values = padded(k, layout.grid, angles), padded(v, layout.grid, None)
         if keep is not None:
             keep(keys, values)

@@ -46,11 +46,11 @@ static inline lane lane_of(const float *x) { return *(const lane *)x; }
    of them `each`. */
 typedef struct {
     size begin, end, seen, each[TOGETHER];
-} part;
+} few;
 
 /* As many as there are from `begin` on and before `end`, at most `most`. */
-static inline part part_of_row(const int64_t *restrict at, size begin, size end, size most, size width) {
-    part found = {.begin = begin, .end = begin};
+static inline few few_of_row(const int64_t *restrict at, size begin, size end, size most, size width) {
+    few found = {.begin = begin, .end = begin};
     for (; found.end < end && found.end < begin + most && at[found.end] / width == at[begin] / width; found.end++) {
         size seen = at[found.end] % width + 1, number = found.end - begin;
         if (number < TOGETHER) found.each[number] = seen;
