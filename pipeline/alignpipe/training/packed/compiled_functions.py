@@ -42,8 +42,8 @@ def compiled(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 def compiled_attention(queries: Tensor, width: int) -> bool:
     """Whether a kernel computes attention of `queries` in rows of `width` tokens.
 
-    It takes 0.5 to 0.65 of the time of SDPA in rows of up to 512 tokens with one thread, and less than SDPA with two, at
-    least up to 256 (`tests/benchmarks/compiled_kernels.py`).
+    It takes 0.5 to 0.65 of the time of SDPA in rows of up to 512 tokens with one thread, and less than SDPA with two,
+    at least up to 256 (`tests/benchmarks/compiled_kernels.py`).
     """
     return width * torch.get_num_threads() <= _WIDEST and compiled(queries, queries.dtype)
 
