@@ -27,7 +27,7 @@ def command_of(hydra: HydraConf, words: Sequence[str]) -> CommandLine:
     if hydra.mode != RunMode.MULTIRUN:
         typed = tuple(words) or overrides
         return CommandLine(overrides, again=typed, alone=typed, cwd=cwd)
-    folder = Path(os.path.abspath(Path(str(hydra.runtime.cwd)) / str(hydra.sweep.dir)))  # `.` has no name
+    folder = Path(os.path.abspath(cwd / str(hydra.sweep.dir)))  # `.` has no name
     return CommandLine(
         overrides,
         again=_sweep_again(words or ("-m", *overrides), folder),

@@ -6,16 +6,6 @@
    all are finite.
    `memory` is to work in, `attention_room` floats. */
 
-/* out = x * cosine + (x with its halves exchanged) * sine. */
-static inline void NAME(turn)(const REAL *restrict x, const float *restrict cosine, const float *restrict sine,
-                              float *restrict out, size d) {
-    for (size low = 0, high = d / 2; high < d; low++, high++) {
-        float first = WIDEN(x[low]), second = WIDEN(x[high]);
-        out[low] = first * cosine[low] + second * sine[low];
-        out[high] = second * cosine[high] + first * sine[high];
-    }
-}
-
 /* One key head's rotated keys and values of the tokens in `count` cells. */
 static inline void NAME(gather)(const REAL *restrict k, const REAL *restrict v, const int64_t *restrict tokens,
                                 const float *restrict angles, size n, size key_head, size key_heads, size d, size count,
@@ -49,10 +39,10 @@ void NAME(attention)(const REAL *restrict q, const REAL *restrict k, const REAL 
                 for (size i = some.begin; i < some.end; i++)
                     NAME(turn)(q + (i * heads + head) * d, q_angles + i * d, q_angles + (m + i) * d,
                                r.queries + (i - some.begin) * r.d, d);
-                products(r.queries, r.key_columns, r.width, r.d, some.seen, r.weights);
+                products(r.queries, r.d, r.key_columns, r.width, r.d, some.seen, r.weights);
                 hide(r.weights, r.width, some.each, some.seen, -INFINITY);
                 exponentials(r.weights, scale, r.width, some.seen, sums, logarithms);
-                mixtures(r.weights, r.values, r.width, r.d, some.seen, r.mixed);
+                products(r.weights, r.width, r.values, r.d, some.seen, r.d, r.mixed);
                 for (size i = some.begin; i < some.end; i++) {
                     log_sums[i * heads + head] = logarithms[i - some.begin];
                     float part = 1.0f / sums[i - some.begin];
@@ -95,28 +85,33 @@ void NAME(attention_backward)(const REAL *restrict grad, const REAL *restrict q,
                 }
                 memset(r.queries + present * r.d, 0, (size_t)((TOGETHER - present) * r.d) * sizeof(float));
                 memset(r.grads + present * r.d, 0, (size_t)((TOGETHER - present) * r.d) * sizeof(float));
-                products(r.queries, r.key_columns, r.width, r.d, some.seen, r.weights);
-                products(r.grads, r.value_columns, r.width, r.d, some.seen, r.weight_grads);
+                products(r.queries, r.d, r.key_columns, r.width, r.d, some.seen, r.weights);
+                products(r.grads, r.d, r.value_columns, r.width, r.d, some.seen, r.weight_grads);
                 for (int k = 0; k < TOGETHER; k++)
                     logarithms[k] = k < present ? log_sums[(some.begin + k) * heads + head] : 0;
                 hide(r.weights, r.width, some.each, some.seen, -INFINITY);
                 hide(r.weight_grads, r.width, some.each, some.seen, 0);
                 softmax_backward(r.weights, r.weight_grads, logarithms, scale, r.width, some.seen);
-                mixtures(r.weight_grads, r.keys, r.width, r.d, some.seen, r.mixed);
-                for (size i = some.begin; i < some.end; i++) {
-                    turn_back(r.mixed + (i - some.begin) * r.d, q_angles + i * d, q_angles + (m + i) * d, r.turned, d);
-                    for (size c = 0; c < d; c++) q_grad[(i * heads + head) * d + c] = NARROW(r.turned[c]);
-                }
+                products(r.weight_grads, r.width, r.keys, r.d, some.seen, r.d, r.mixed);
+                for (size i = some.begin; i < some.end; i++)
+                    for (size low = 0, high = d / 2, here = (i * heads + head) * d; high < d; low++, high++) {
+                        pair back = turned_back(r.mixed + (i - some.begin) * r.d, q_angles + i * d,
+                                                q_angles + (m + i) * d, low, high);
+                        q_grad[here + low] = NARROW(back.low);
+                        q_grad[here + high] = NARROW(back.high);
+                    }
                 add_products(r.weight_grads, r.queries, r.width, r.d, some.seen, r.key_grads);
                 add_products(r.weights, r.grads, r.width, r.d, some.seen, r.value_grads);
             }
             for (size j = 0; (head + 1) % group == 0 && j < row.seen; j++) {
                 size token = cells[j], there = (token * key_heads + head / group) * d;
-                turn_back(r.key_grads + j * r.d, k_angles + token * d, k_angles + (n + token) * d, r.turned, d);
-                for (size c = 0; c < d; c++) {
-                    k_grad[there + c] += r.turned[c];
-                    v_grad[there + c] += r.value_grads[j * r.d + c];
+                for (size low = 0, high = d / 2; high < d; low++, high++) {
+                    pair back = turned_back(r.key_grads + j * r.d, k_angles + token * d, k_angles + (n + token) * d,
+                                            low, high);
+                    k_grad[there + low] += back.low;
+                    k_grad[there + high] += back.high;
                 }
+                for (size c = 0; c < d; c++) v_grad[there + c] += r.value_grads[j * r.d + c];
             }
         }
     }

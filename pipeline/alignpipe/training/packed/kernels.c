@@ -1,7 +1,8 @@
 /* What lies between the matrix products of a Llama-type model, each operation in one pass over memory.
 
    Arrays are contiguous, row by row. A row's result does not depend on the other rows. Compiled on the machine that
-   runs it (compiled.py); the gradients are tested against those of torch's operations (tests/pipeline/training/test_packed_compiled.py). */
+   runs it (compiled.py); the gradients are tested against those of torch's operations
+   (tests/pipeline/training/test_packed_compiled.py). */
 
 #include <math.h>
 #include <stddef.h>
@@ -40,6 +41,16 @@ static inline uint16_t to_bfloat16(float x) {
     wide.value = x;
     uint32_t rounded = (wide.bits + 0x7fffu + ((wide.bits >> 16) & 1u)) >> 16;
     return (uint16_t)(x != x ? 0x7fc0u : rounded);
+}
+
+/* The gradient of a rotation by angles (`turn`), at two places that it mixes, from that of what was turned. */
+typedef struct {
+    float low, high;
+} pair;
+
+static inline pair turned_back(const float *restrict x, const float *restrict cosine, const float *restrict sine,
+                               size low, size high) {
+    return (pair){x[low] * cosine[low] + x[high] * sine[high], x[high] * cosine[high] + x[low] * sine[low]};
 }
 
 #include "queries.h"

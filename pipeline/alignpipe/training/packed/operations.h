@@ -29,11 +29,20 @@ void NAME(rms_norm_backward)(const REAL *restrict grad, const float *restrict x,
     }
 }
 
-/* Tokens into a grid: out[c] = x[tokens[c]], rotated by the token's angles unless there are none (cosines NULL):
-   x * cosine + (x with its halves exchanged) * sine. x [n, heads, d], out [cells, heads, d], cosines, sines [n, d]. */
+/* out = x * cosine + (x with its halves exchanged) * sine. */
+static inline void NAME(turn)(const REAL *restrict x, const float *restrict cosine, const float *restrict sine,
+                              float *restrict out, size d) {
+    for (size low = 0, high = d / 2; high < d; low++, high++) {
+        float first = WIDEN(x[low]), second = WIDEN(x[high]);
+        out[low] = first * cosine[low] + second * sine[low];
+        out[high] = second * cosine[high] + first * sine[high];
+    }
+}
+
+/* Tokens into a grid: out[c] = x[tokens[c]], rotated by the token's angles unless there are none (cosines NULL).
+   x [n, heads, d], out [cells, heads, d], cosines, sines [n, d]. */
 void NAME(place)(const REAL *restrict x, const int64_t *restrict tokens, const float *restrict cosines,
                  const float *restrict sines, float *restrict out, size cells, size heads, size d) {
-    size half = d / 2;
     for (size c = 0; c < cells; c++) {
         const REAL *from = x + tokens[c] * heads * d;
         if (cosines == NULL) {
@@ -42,12 +51,7 @@ void NAME(place)(const REAL *restrict x, const int64_t *restrict tokens, const f
             continue;
         }
         const float *cosine = cosines + tokens[c] * d, *sine = sines + tokens[c] * d;
-        for (size k = 0; k < heads; k++, from += d, out += d)
-            for (size j = 0; j < half; j++) {
-                float low = WIDEN(from[j]), high = WIDEN(from[j + half]);
-                out[j] = low * cosine[j] + high * sine[j];
-                out[j + half] = high * cosine[j + half] + low * sine[j + half];
-            }
+        for (size k = 0; k < heads; k++, from += d, out += d) NAME(turn)(from, cosine, sine, out, d);
     }
 }
 
@@ -57,7 +61,6 @@ void NAME(place_backward)(const float *restrict grad, const int64_t *restrict ce
                           const int64_t *restrict shared_tokens, const int64_t *restrict shared_cells, size shared,
                           const float *restrict cosines, const float *restrict sines, REAL *restrict x_grad, size n,
                           size heads, size d) {
-    size half = d / 2;
     for (size i = 0; i < n + shared; i++) {
         size token = i < n ? i : shared_tokens[i - n];
         const float *from = grad + (i < n ? cells[i] : shared_cells[i - n]) * heads * d;
@@ -69,11 +72,10 @@ void NAME(place_backward)(const float *restrict grad, const int64_t *restrict ce
         }
         const float *cosine = cosines + token * d, *sine = sines + token * d;
         for (size k = 0; k < heads; k++, from += d, to += d)
-            for (size j = 0; j < half; j++) {
-                float low = from[j] * cosine[j] + from[j + half] * sine[j + half];
-                float high = from[j + half] * cosine[j + half] + from[j] * sine[j];
-                to[j] = NARROW(WIDEN(to[j]) + low);
-                to[j + half] = NARROW(WIDEN(to[j + half]) + high);
+            for (size low = 0, high = d / 2; high < d; low++, high++) {
+                pair back = turned_back(from, cosine, sine, low, high);
+                to[low] = NARROW(WIDEN(to[low]) + back.low);
+                to[high] = NARROW(WIDEN(to[high]) + back.high);
             }
     }
 }

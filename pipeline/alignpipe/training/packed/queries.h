@@ -17,12 +17,11 @@ typedef struct {
     float *key_columns, *value_columns;             /* [d, width] */
     float *weights, *weight_grads;                  /* [TOGETHER, width] */
     float *queries, *grads, *mixed;                 /* [TOGETHER, d] */
-    float *turned;                                  /* [d] */
 } room;
 
 /* How many floats `rooms` divides. */
 int64_t attention_room(size width, size d) {
-    return 6 * padded(width) * padded(d) + 2 * TOGETHER * padded(width) + (3 * TOGETHER + 1) * padded(d);
+    return 6 * padded(width) * padded(d) + 2 * TOGETHER * padded(width) + 3 * TOGETHER * padded(d);
 }
 
 /* The memory divided, with zeros in it: what is padding stays so. */
@@ -35,7 +34,6 @@ static room rooms(float *memory, size width, size d) {
     for (int i = 0; i < 2; i++, memory += TOGETHER * r.width) *along_row[i] = memory;
     float **of_head[] = {&r.queries, &r.grads, &r.mixed};
     for (int i = 0; i < 3; i++, memory += TOGETHER * r.d) *of_head[i] = memory;
-    r.turned = memory;
     return r;
 }
 
@@ -60,35 +58,23 @@ static inline few few_of_row(const int64_t *restrict at, size begin, size end, s
     return found;
 }
 
-/* out[k, j] = sum_c x[k, c] * columns[c, j] for all j < n; x [TOGETHER, d], columns [d, width], out [TOGETHER, width]. */
-static void products(const float *restrict x, const float *restrict columns, size width, size d, size n,
-                            float *restrict out) {
-    for (size j = 0; j < n; j += LANE) {
+/* out[k, j] = sum over i < inner of x[k, i] * table[i, j] for all j < outer; x [TOGETHER, x_width], table and out of rows of
+   `width`. */
+static void products(const float *restrict x, size x_width, const float *restrict table, size width, size inner,
+                     size outer, float *restrict out) {
+    for (size j = 0; j < outer; j += LANE) {
         lane sum[TOGETHER] = {0};
-        for (size c = 0; c < d; c++) {
-            lane column = lane_of(columns + c * width + j);
-            for (int k = 0; k < TOGETHER; k++) sum[k] += x[k * d + c] * column;
+        for (size i = 0; i < inner; i++) {
+            lane row = lane_of(table + i * width + j);
+            for (int k = 0; k < TOGETHER; k++) sum[k] += x[k * x_width + i] * row;
         }
         for (int k = 0; k < TOGETHER; k++) *at_lane(out + k * width + j) = sum[k];
     }
 }
 
-/* out[k, c] = sum over j < n of weights[k, j] * rows[j, c]; weights [TOGETHER, width], rows [n, d], out [TOGETHER, d]. */
-static void mixtures(const float *restrict weights, const float *restrict rows, size width, size d, size n,
-                            float *restrict out) {
-    for (size c = 0; c < d; c += LANE) {
-        lane sum[TOGETHER] = {0};
-        for (size j = 0; j < n; j++) {
-            lane row = lane_of(rows + j * d + c);
-            for (int k = 0; k < TOGETHER; k++) sum[k] += weights[k * width + j] * row;
-        }
-        for (int k = 0; k < TOGETHER; k++) *at_lane(out + k * d + c) = sum[k];
-    }
-}
-
-/* rows[j, c] += sum_k weights[k, j] * x[k, c] for j < n; shapes as above. */
+/* rows[j, c] += sum_k weights[k, j] * x[k, c] for j < n; weights [TOGETHER, width], x [TOGETHER, d], rows [n, d]. */
 static void add_products(const float *restrict weights, const float *restrict x, size width, size d, size n,
-                                float *restrict rows) {
+                         float *restrict rows) {
     for (size c = 0; c < d; c += LANE) {
         lane added[TOGETHER];
         for (int k = 0; k < TOGETHER; k++) added[k] = lane_of(x + k * d + c);
@@ -119,7 +105,7 @@ static void hide(float *restrict x, size width, const size *restrict seen, size 
 /* Exponentials of scale * x - largest, which divided by `sums` are the softmax; x [TOGETHER, n], -infinity where nothing
    is to be seen. `log_sums` are the logarithms of all exponentials' sums. */
 static void exponentials(float *restrict x, float scale, size width, size n, float *restrict sums,
-                                float *restrict log_sums) {
+                         float *restrict log_sums) {
     float largest[TOGETHER][LANE];
     lane sum[TOGETHER] = {0};
     for (int k = 0; k < TOGETHER; k++) {
@@ -149,8 +135,8 @@ static void exponentials(float *restrict x, float scale, size width, size n, flo
 
 /* From products x of queries and keys to their softmax, given their `log_sums`, and from the gradients of that to those
    of the products. The sums are taken once more: their rounded logarithms would not quite make probabilities. */
-static void softmax_backward(float *restrict x, float *restrict grads, const float *restrict log_sums,
-                                    float scale, size width, size n) {
+static void softmax_backward(float *restrict x, float *restrict grads, const float *restrict log_sums, float scale,
+                             size width, size n) {
     lane sum[TOGETHER] = {0}, weighted[TOGETHER] = {0};
     float sums[TOGETHER], weighted_sums[TOGETHER];
     for (int k = 0; k < TOGETHER; k++)
@@ -169,14 +155,5 @@ static void softmax_backward(float *restrict x, float *restrict grads, const flo
             *weights *= part;
             *grad = scale * *weights * (*grad - mean);
         }
-    }
-}
-
-/* The gradient of a rotation: out from that of what was turned. */
-static inline void turn_back(const float *restrict x, const float *restrict cosine, const float *restrict sine,
-                             float *restrict out, size d) {
-    for (size low = 0, high = d / 2; high < d; low++, high++) {
-        out[low] = x[low] * cosine[low] + x[high] * sine[high];
-        out[high] = x[high] * cosine[high] + x[low] * sine[low];
     }
 }
