@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from alignpipe.ops.gradients import refuse_second_order
 from alignpipe.ops.logprobs import tempered
 from alignpipe.ops.shapes import require_positive
 
@@ -108,9 +108,9 @@ class _LinearLogprobs(torch.autograd.Function):
         return chosen - log_total, entropies
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """With p = softmax(z), z = (h W' + b) / T: d logp_a / dz_v = [v = a] - p_v."""
+        refuse_second_order()
         hidden, weight, bias, tokens, log_total = ctx.saved_tensors
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
         scaled = gradient / ctx.temperature

@@ -160,7 +160,8 @@ class Judge:
         while batches:
             batch = batches.pop()
             try:
-                tally.take(batch, self._call([tally.samples[row] for row in batch], ends))
+                # A tuple: scores and samples belong together by their order, which no reward may change in place.
+                tally.take(batch, self._call(tuple(tally.samples[row] for row in batch), ends))
             except AlignpipeError:
                 raise  # the reward says itself, in words, that it cannot work
             except Overdue as error:

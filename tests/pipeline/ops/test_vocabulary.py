@@ -136,6 +136,13 @@ def test_an_entropy_has_no_gradient():
     assert not nats.requires_grad
 
 
+def test_a_gradient_of_its_gradient_is_refused_and_not_left_out():
+    (hidden, weight, _), tokens = example(3, 4, 12, 5)
+    logp, _ = linear_logprobs(hidden, weight, None, tokens)
+    with pytest.raises(RuntimeError, match="create_graph=True"):
+        torch.autograd.grad(logp.sum(), hidden, create_graph=True)
+
+
 def test_no_block_of_logits_is_wider_than_said(monkeypatch):
     seen: list[int] = []
     (hidden, weight, _), tokens = example(300, 4, 9000, 6, torch.float32)

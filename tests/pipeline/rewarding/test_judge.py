@@ -51,6 +51,15 @@ def test_plain_floats_and_scores_with_parts() -> None:
     assert rich.parts == {"tone": [1.0] * 40}
 
 
+def test_a_reward_cannot_bring_the_samples_into_another_order() -> None:
+    def shortest_first(samples):
+        samples.sort(key=lambda sample: len(sample.response))
+        return numbers(samples)
+
+    with pytest.raises(RewardError, match=r"failed on 40 of 40 samples .*no attribute 'sort'"):
+        ask(shortest_first)
+
+
 @pytest.mark.parametrize("error", [KeyError("answer_key"), SystemExit(0)])
 def test_one_bad_sample_does_not_spoil_its_batch(error: BaseException) -> None:
     def picky(samples):

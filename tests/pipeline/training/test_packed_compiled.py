@@ -66,11 +66,13 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
 def check(mine: Tensor, plain: Tensor, inputs: list[Tensor], wide: list[Tensor], far: float) -> None:
     """Values and gradients of `mine`, made of `inputs`, are those of `plain`, made of `wide` in float64."""
     weights = drawn(*mine.shape, seed=9).detach().to(mine.dtype)
-    ours = torch.autograd.grad((mine * weights).sum(), inputs)
+    ours = torch.autograd.grad((mine * weights).sum(), inputs, retain_graph=True)
     theirs = torch.autograd.grad((plain * weights.double()).sum(), wide)
     for one, other in zip((mine, *ours), (plain, *theirs), strict=True):
         assert one.dtype in TYPES
         assert float((one - other).detach().abs().max()) <= far * max(1.0, float(other.detach().abs().max()))
+    with pytest.raises(RuntimeError, match="create_graph=True"):  # and not a wrong gradient of the gradient
+        torch.autograd.grad((mine * weights).sum(), inputs, create_graph=True)
 
 
 def widened(*tensors: Tensor) -> list[Tensor]:

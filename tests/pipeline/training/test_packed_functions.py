@@ -37,6 +37,8 @@ def test_the_norm_and_its_gradients(kind: type, shape: tuple[int, ...]) -> None:
     for one, other in zip(mine, theirs, strict=True):
         assert torch.allclose(one, other, atol=1e-12)
     assert torch.autograd.gradcheck(lambda given: norm(module, given), (x,))
+    with pytest.raises(RuntimeError, match="create_graph=True"):
+        torch.autograd.grad(norm(module, x).sum(), x, create_graph=True)
 
 
 def test_the_norm_in_inference_mode_and_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

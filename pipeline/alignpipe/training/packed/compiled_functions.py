@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from alignpipe.ops.gradients import refuse_second_order
 from alignpipe.training.packed.compiled import Kernels, kernels
 from alignpipe.training.packed.layout import GridIndex
 
@@ -92,6 +93,7 @@ class _NothingKept:
 
 def _run(kernel: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
     """Call a kernel for linear layers in `dtype`; it sees memory only, so tensors are contiguous."""
+    refuse_second_order()  # forward passes get here without gradients
     tensors = [each for each in arguments if isinstance(each, Tensor)]
     assert all(each.is_contiguous() for each in tensors), kernel
     function = cast(Kernels, kernels())[f"{kernel}_{_TYPES[dtype]}"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alignpipe.ops.gradients import refuse_second_order
 from alignpipe.training.packed.compiled_functions import applied, compiled, place, rms_norm, swiglu, take
 from alignpipe.training.packed.layout import GridIndex
 
@@ -99,6 +100,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        refuse_second_order()
         (grad,) = grads
         normalised, scale, weight = ctx.saved_tensors
         product = grad * normalised
