@@ -198,6 +198,17 @@ def test_a_member_that_always_raises_is_not_asked_for_ever(tmp_path: Path) -> No
     assert len(broken.asked) < 64 + 16  # each half of it once, then nobody looks further
 
 
+def test_a_member_cannot_bring_the_samples_into_another_order(tmp_path: Path) -> None:
+    class ShortestFirst:
+        def score(self, samples):
+            samples.sort(key=lambda sample: len(sample.response))
+            return [words(sample.response) for sample in samples]
+
+    scores = score(mixed(tmp_path, {"sorts": ShortestFirst()}), "a b c", "a")
+    assert len(scores.failures) == 2
+    assert "no attribute 'sort'" in scores.failures[0].message
+
+
 def test_a_wrong_count_and_a_refusal_in_words(tmp_path: Path) -> None:
     scores = score(mixed(tmp_path, {"few": Answers([1.0, 2.0, 3.0])}), "a", "b")
     assert {failure.kind for failure in scores.failures.values()} == {"count"}

@@ -118,7 +118,7 @@ class Reward(Protocol):
     """
 
     def score(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
-        """Score `samples`, in their order; may be `async def`."""
+        """Score `samples`, a tuple, in their order; may be `async def`."""
         ...
 
 

@@ -8,7 +8,6 @@ In reading order: `masking` (masked sums, means, whitening), `logprobs` (log-pro
 estimators), `shaping` (scores and KL to per-token rewards), `advantages` (gae, grpo, rloo, reinforce_pp), `losses`
 (clipped policy and value losses), `control` (adaptive KL coefficient), `pairs` (preference pairs), `intervals`
 (bootstrap and Wilson), `correlation` and `calibration` (reward report card), `classification` (a label against the
-others), `text` (distinct-n, folding), `shapes` and `gradients`
-(the checks the others share).
+others), `text` (distinct-n, folding), `shapes` and `gradients` (the checks the others share).
 Import from the modules: this file imports no torch.
 """

@@ -26,7 +26,8 @@ async def ask(name: str, reward: Reward, samples: Sequence[Sample]) -> Tally:
     while batches:
         batch = batches.pop()
         try:
-            tally.take(batch, await _answer(reward, [samples[row] for row in batch]))
+            # A tuple, as the judge gives: no member may change its order in place.
+            tally.take(batch, await _answer(reward, tuple(samples[row] for row in batch)))
         except AlignpipeError as error:
             raise RewardError(f"member {name}: {error}") from error
         except (Exception, SystemExit) as error:
