@@ -145,15 +145,6 @@ def test_a_damaged_object_is_moved_away_and_computed_again(tmp_path, executions,
     assert statuses(run) == {"data": "cached", "sft": "ran", "ppo": "cached", "eval": "cached"}
 
 
-def test_a_reused_stage_removes_the_work_folder_that_a_kill_left(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "_remove", lambda *_: None)
-        execute(make_run(tmp_path, "one"), make_registry())
-    assert len(list((tmp_path / "store" / "work").iterdir())) == 4
-    execute(make_run(tmp_path, "two"), make_registry())
-    assert not list((tmp_path / "store" / "work").iterdir())
-
-
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, executions):
     plain = make_run(tmp_path / "plain")
     execute(plain, make_registry())

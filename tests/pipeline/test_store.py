@@ -113,23 +113,6 @@ def test_a_kill_while_the_work_folder_is_removed_leaves_no_half_of_it(store, mon
     assert not work.path.exists()
 
 
-def test_what_a_kill_left_of_a_stored_result_is_removed(store, monkeypatch):
-    work = fill(store)
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "_remove", lambda *_: None)
-        store.publish(work, **made(store))
-    with holding(store.layout.lock(work.path.name), "another"):
-        store.discard_leftover("sft", KEY, "me")
-    assert work.path.exists(), "its owner is just about to remove it"
-    store.discard_leftover("sft", KEY, "me")
-    assert not work.path.exists()
-    assert list(store.layout.trash.iterdir()) == []
-    again = fill(store)
-    os.utime(again.path / "attempt.json", (time.time() + 9, time.time() + 9))
-    store.discard_leftover("sft", KEY, "me")
-    assert again.path.exists(), "a later attempt, which may go on"
-
-
 def test_an_empty_payload_or_a_link_is_refused(store, tmp_path):
     work = opened(store, "sft", KEY, {})
     with pytest.raises(StoreError, match="'sft' ended without writing anything"):

@@ -248,7 +248,14 @@ def make_registry(*observers: Any, components: tuple[Component, ...] = COMPONENT
     manager.add_hookspecs(HookSpecs)
     for observer in observers:
         manager.register(observer)
-    about = {"plugin": "fake", "distribution": "fake-stages", "version": "1.0", "folder": HERE, **origin}
+    about = {
+        "plugin": "fake",
+        "module": __name__,
+        "distribution": "fake-stages",
+        "version": "1.0",
+        "folder": HERE,
+        **origin,
+    }
     registered = tuple(Registered(component, **about) for component in components)
     return Registry([Plugin("fake", about["distribution"], about["version"], "ok", components=registered)], manager)
 

@@ -21,7 +21,7 @@ from alignpipe.authoring.candidate import Candidate, NotTried
 from alignpipe.choices import all_selected, plain
 from alignpipe.config.convert import from_plain
 from alignpipe.errors import AlignpipeError
-from alignpipe.registry import plugin_module, registry
+from alignpipe.registry import registry
 from alignpipe.rewarding.judge import Scored
 from alignpipe.rewarding.worker import Overdue, Worker
 
@@ -61,7 +61,7 @@ class Verdict:
 
 def light_import(candidate: Candidate) -> str:
     """The entry point's module imports nothing heavy, and quickly."""
-    module = plugin_module(candidate.chosen.registered)
+    module = candidate.chosen.registered.module
     code = (
         "import importlib, json, sys, time, alignpipe.rewards\n"
         "begin = time.perf_counter(); importlib.import_module(sys.argv[1]); spent = time.perf_counter() - begin\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from alignpipe.api import Selected
 from alignpipe.choices import all_selected, entries, plain, revision_of
-from alignpipe.digests import data_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.specs import StageSpec
 from alignpipe.registry import Registry
@@ -81,15 +81,8 @@ class Fingerprints:
         if inner is not None:
             return {name: self._keyed(entry, f"{where}.{name}") for name, entry in inner.items()}
         scalar = plain(value)
+        if isinstance(scalar, float) and not math.isfinite(scalar):
+            raise ConfigError(f"{where}={scalar} is no finite number, and cannot be part of a stage's key")
         if scalar is None or isinstance(scalar, bool | int | float | str):
             return scalar
         raise ConfigError(f"{where}={value!r}: a value of type {type(value).__name__} cannot be part of a stage's key")
-
-
-def key_of(fingerprint: Fingerprint) -> str:
-    """The key: 64 hex digits."""
-    try:
-        return data_digest(fingerprint)
-    except ValueError as error:
-        stage = fingerprint["stage"]
-        raise ConfigError(f"the config of stage {stage!r} holds NaN or an infinity, which cannot be keyed") from error

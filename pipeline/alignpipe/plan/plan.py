@@ -13,7 +13,7 @@ from alignpipe.digests import data_digest, folder_digest
 from alignpipe.errors import ConfigError
 from alignpipe.plan.code import code_hashes, compare_code
 from alignpipe.plan.differences import why_missing
-from alignpipe.plan.keys import Fingerprints, key_of
+from alignpipe.plan.keys import Fingerprints
 from alignpipe.plan.ports import resolve_ports
 from alignpipe.plan.specs import Source, StageSpec, stage_specs, with_slots
 from alignpipe.registry import Registry
@@ -70,7 +70,7 @@ class Planner:
         keys = []
         for spec in self.specs:
             inputs = {port: str(source) for port, source in spec.sources.items()}
-            keys.append(key_of(self._fingerprints.of(spec, inputs)))
+            keys.append(data_digest(self._fingerprints.of(spec, inputs)))
         return data_digest({"stages": keys, "sweep": self.run.command.sweep})
 
     def decide(self, spec: StageSpec, made: Mapping[str, Artifact]) -> Decision:
@@ -85,7 +85,7 @@ class Planner:
             spec,
             action="unknown",
             why=(),
-            key=key_of(fingerprint),
+            key=data_digest(fingerprint),
             fingerprint=fingerprint,
             inputs=inputs,
             slots=self._slots(spec, inputs),

@@ -1,7 +1,7 @@
 """Plugins: `loader` finds and loads them, `registry` looks their components (`registered`) up."""
 
-from alignpipe.registry.loader import Plugin, normalise, plugin_module
+from alignpipe.registry.loader import Plugin, normalise
 from alignpipe.registry.registered import Registered, load_factory
 from alignpipe.registry.registry import Registry, registry
 
-__all__ = ["Plugin", "Registered", "Registry", "load_factory", "normalise", "plugin_module", "registry"]
+__all__ = ["Plugin", "Registered", "Registry", "load_factory", "normalise", "registry"]

@@ -7,7 +7,6 @@ every entry point is imported, registered under `<distribution>:<entry point>` a
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import re
 import sys
 import threading
@@ -22,7 +21,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from alignpipe.api import API_VERSION, ENTRY_POINT_GROUP, Component
+from alignpipe.api import API_VERSION, Component
 from alignpipe.errors import PluginError
 from alignpipe.registry.registered import BUILT_IN, Registered
 from alignpipe.rewards import RewardPlugin
@@ -63,23 +62,6 @@ class Plugin:
         return f"plugin {self.name!r} of {self.distribution} {self.version}"
 
 
-def installed_entry_points() -> list[EntryPoint]:
-    """Every entry point of our group on `sys.path`."""
-    return list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
-
-
-def plugin_module(registered: Registered) -> str:
-    """The module that the entry point of a component's plugin names; the one of its config where there is none."""
-    found = (
-        point.module
-        for point in installed_entry_points()
-        if point.name == registered.plugin
-        and point.dist is not None
-        and normalise(point.dist.name) == registered.distribution
-    )
-    return next(found, registered.component.config.__module__)
-
-
 def load_plugins(
     entry_points: Iterable[EntryPoint], manager: pluggy.PluginManager, environ: Mapping[str, str], warn: Warn
 ) -> list[Plugin]:
@@ -118,7 +100,8 @@ def _plugin(
         return plugin
     seconds = time.perf_counter() - begin
     registered = tuple(
-        Registered(component, entry_point.name, distribution, version, folder) for component in components
+        Registered(component, entry_point.name, entry_point.module, distribution, version, folder)
+        for component in components
     )
     plugin = record("ok", seconds=seconds, components=registered)
     for component in components:

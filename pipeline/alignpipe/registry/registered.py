@@ -23,6 +23,8 @@ class Registered:
     component: Component
     plugin: str
     """The entry point's name."""
+    module: str
+    """What the entry point names."""
     distribution: str
     """The normalised distribution name."""
     version: str

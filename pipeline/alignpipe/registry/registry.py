@@ -11,11 +11,11 @@ from typing import Any
 
 import pluggy
 
-from alignpipe.api import HookSpecs
+from alignpipe.api import ENTRY_POINT_GROUP, HookSpecs
 from alignpipe.api.hooks import PROJECT
 from alignpipe.errors import ConfigError, PluginError, did_you_mean
 from alignpipe.processes import this_process
-from alignpipe.registry.loader import BLOCK, Plugin, Warn, installed_entry_points, load_plugins
+from alignpipe.registry.loader import BLOCK, Plugin, Warn, load_plugins
 from alignpipe.registry.registered import Registered
 
 
@@ -52,7 +52,7 @@ class Registry:
         """
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(HookSpecs)
-        points = installed_entry_points() if entry_points is None else entry_points
+        points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
         return cls(load_plugins(points, manager, environ, warn), manager)
 
     def groups(self) -> list[str]:

@@ -51,7 +51,6 @@ def _reuse_or_compute(live: LiveRun, decision: Decision, made: Mapping[str, Arti
     stage, key, owner = decision.spec.name, decision.key, str(live.run.folder)
     result.key = key
     if decision.artifact is not None:
-        live.store.discard_leftover(stage, key, owner)  # of a process killed between publishing and tidying up
         return _reuse(live, decision, decision.artifact, result)
     waiting_since = time.time()  # an older failure is tried again
     with live.store.lock(stage, key, owner, live.terminal.say, live.signals.requested) as lock:

@@ -17,7 +17,7 @@ from alignpipe.api import Artifact, Kind
 from alignpipe.errors import StoreError
 from alignpipe.store.files import now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout, records_folder
-from alignpipe.store.locks import HeldLock, holding, holding_if_free
+from alignpipe.store.locks import HeldLock, holding
 from alignpipe.store.objects import artifact_of, make_manifest, place_object, problem_of, to_trash
 from alignpipe.store.work import WorkFolder
 
@@ -135,19 +135,6 @@ class Store:
             write_json(self.layout.index(work.stage, work.key), entry)
             self._remove(work.path)
         return artifact
-
-    def discard_leftover(self, stage: str, key: str, owner: str) -> None:
-        """Remove the work folder that a kill left of a stored result, unless another process has the key's lock.
-
-        What an attempt left that began after the result was stored (`code_change=rerun`) may still be resumed.
-        """
-        work = self.work(stage, key)
-        if not work.path.exists():
-            return
-        path = self.layout.lock(f"{stage}-{key}")
-        with storing("removing a work folder", work.path), holding_if_free(path, owner) as lock:
-            if lock is not None and work.began_before(self.layout.index(stage, key)):
-                self._remove(work.path)
 
     def _remove(self, work: Path) -> None:
         """Remove a work folder at one blow: a checkpoint that lacks files, since a kill came between, ends a resume.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from alignpipe.store.files import empty_folder, now_text, read_json, storing, write_json
 from alignpipe.store.layout import Layout
@@ -66,10 +65,6 @@ class WorkFolder:
             self.state.mkdir(parents=True, exist_ok=True)
             self._failure.unlink(missing_ok=True)
             write_json(self._attempt, {"code": dict(code), "started": now_text(), "host": socket.gethostname()})
-
-    def began_before(self, file: Path) -> bool:
-        """Whether the newest attempt began before `file` was written; so it did if it is not known any more."""
-        return not self._attempt.exists() or self._attempt.stat().st_mtime <= file.stat().st_mtime
 
     def note_failure(self, error: str) -> None:
         """Leave the error for the processes that wait for the key."""
