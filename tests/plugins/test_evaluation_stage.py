@@ -54,9 +54,9 @@ def data(folder: Path, count: int = 8, *, gold: bool = True, demonstrations: boo
     return Artifact("dataset", "data", folder, "digest")
 
 
-def reward(folder: Path) -> Artifact:
+def reward(folder: Path, name: str = "own") -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "reward.json").write_text(json.dumps({"name": "own", "version": 1, "offered_by": "a test", "config": {}}))
+    (folder / "reward.json").write_text(json.dumps({"name": name, "version": 1, "offered_by": "a test", "config": {}}))
     return Artifact("reward", "reward", folder, "digest")
 
 
@@ -75,6 +75,7 @@ def other_policy(folder: Path) -> Artifact:
 def run(root: Path, config: EvalConfig = CONFIG, **inputs: Artifact | None) -> FakeContext:
     builders = {
         "reward/own": lambda config: Own(),
+        "reward/nobody": lambda config: ppo.Rule(lambda sample: None),
         "reward/gold": lambda config: ppo.Rule(lambda sample: float(len(sample.response_ids))),
         "model/tiny": lambda config: TinySource(TinyConfig()),
         "rollout/local": lambda config: LocalRollout(LocalRolloutConfig()),
@@ -178,6 +179,13 @@ def test_gold_only_where_the_data_names_it_and_a_reward_only_where_there_is_one(
     assert not any(name.startswith(("gold", "reward")) or "perplexity" in name for name in ctx.metrics())
     assert ctx.metrics()["kl"] != 0
     assert not any(selected.group == "reward" for selected in ctx.built)
+
+
+def test_a_reward_that_applies_to_nothing_has_no_figures(tmp_path: Path) -> None:
+    ctx = run(tmp_path, reward=reward(tmp_path / "nobody", "nobody"))
+    assert not any(name.startswith("reward") for name in ctx.metrics())
+    assert "gold/win_rate" in ctx.metrics()
+    assert any(line.startswith("no reward figures: reward nobody") for line in ctx.said)
 
 
 def test_the_same_model_on_both_sides(tmp_path: Path) -> None:

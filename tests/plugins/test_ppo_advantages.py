@@ -31,8 +31,8 @@ def advantages_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     real = loop.estimate
 
-    def watched(config: LoopConfig, episodes: Episodes, rewards: Any) -> Any:
-        targets = real(config, episodes, rewards)
+    def watched(config: LoopConfig, episodes: Episodes, *rest: Any) -> Any:
+        targets = real(config, episodes, *rest)
         seen.update(episodes=episodes, advantages=targets.advantages)
         return targets
 
@@ -119,6 +119,19 @@ def test_where_all_scores_tie_grpo_weighs_the_penalty_by_its_coefficient(
     assert largest[0] == pytest.approx(10 * largest[1], rel=1e-3)
 
 
+def test_a_large_score_leaves_grpo_its_penalty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 a million plus a hundredth is a million."""
+    found = []
+    for score in (1.0, 1e6):
+        players = ppo.make_players(ppo.Rule(lambda sample, score=score: score), starts_as_reference=False, critic=False)
+        with torch.no_grad():
+            players.reference.get_input_embeddings().weight.mul_(1.1)
+        found.append(advantages_of(monkeypatch))
+        ppo.train(tmp_path / str(score), players, config=ppo.GRPO, max_steps=1)
+    assert found[0]["advantages"].abs().max() > 1e-3
+    torch.testing.assert_close(found[1]["advantages"], found[0]["advantages"], rtol=1e-4, atol=1e-7)
+
+
 def test_rloo_is_the_whole_reward_minus_the_mean_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     episodes, rows = an_update(monkeypatch, tmp_path, ppo.RLOO)
     whole = [sum(rewards) for rewards in token_rewards(episodes)]
@@ -158,7 +171,7 @@ def test_without_a_critic_nothing_of_one_is_run_logged_or_saved(config: LoopConf
 def test_a_token_is_credited_with_its_responses_whole_reward(config: LoopConfig) -> None:
     episodes = ppo.make_episodes(ppo.make_players())
     rewards = torch.where(episodes.mask, torch.randn(episodes.mask.shape, generator=torch.Generator()), 0.0)
-    _, returns = estimate(ppo.replace(config, episodes=9, group_size=3, minibatches=1), episodes, rewards)
+    _, returns = estimate(ppo.replace(config, episodes=9, group_size=3, minibatches=1), episodes, rewards, rewards)
     for row, kept in enumerate(episodes.mask):
         assert returns[row][kept].tolist() == pytest.approx([float(rewards[row].sum())] * int(kept.sum()))
         assert returns[row][~kept].eq(0).all()
@@ -168,7 +181,7 @@ def test_what_reinforce_pp_credits_a_token_with_is_not_whitened() -> None:
     episodes = ppo.make_episodes(ppo.make_players())
     rewards = torch.where(episodes.mask, torch.randn(episodes.mask.shape, generator=torch.Generator()), 0.0)
     config = ppo.replace(ppo.REINFORCE_PP, episodes=9, minibatches=1, gamma=0.5)
-    _, returns = estimate(config, episodes, rewards)
+    _, returns = estimate(config, episodes, rewards, rewards)
     for row, length in enumerate(episodes.mask.sum(1).tolist()):
         own = rewards[row].tolist()
         expected = [sum(0.5 ** (j - t) * own[j] for j in range(t, length)) for t in range(length)]
@@ -253,4 +266,4 @@ def test_resuming_equals_not_stopping_to_the_bit(config: LoopConfig, tmp_path: P
 
 def test_a_config_without_an_estimator_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="there is no estimator for a LoopConfig"):
-        estimate(LoopConfig(), ppo.make_episodes(ppo.make_players()), torch.zeros(1))
+        estimate(LoopConfig(), ppo.make_episodes(ppo.make_players()), torch.zeros(1), torch.zeros(1))

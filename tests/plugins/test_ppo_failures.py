@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from alignpipe.rewarding.judge import Judge
 from alignpipe.training.parallel import ALONE
 from alignpipe_plugins.ppo import loop
 from alignpipe_plugins.ppo.advantages import estimate, groups_of
-from alignpipe_plugins.ppo.config import ScaleRewards
+from alignpipe_plugins.ppo.config import ScaleRewards, Select
 from alignpipe_plugins.ppo.kept import KeptEpisodes
+from alignpipe_plugins.ppo.players import make_samples
 from support import ppo
 
 PATIENT = Scoring(retries=0, failure_budget=0.5)
@@ -83,7 +85,7 @@ def test_a_failure_does_not_matter_where_the_score_is_replaced(kind: str, tmp_pa
         def split(samples: list[Sample]) -> list[list[float]]:
             return [[0.5] + [0.0] * (len(sample.response_ids) - 1) for sample in samples]
 
-    players = players_with(Strict(), Scoring(retries=0, failure_budget=0.99))
+    players = players_with(Strict(), Scoring(retries=0, failure_budget=0.0))  # nor does the budget count it
     with torch.no_grad():
         for model in (players.network, players.reference):
             model.get_input_embeddings().weight[ppo.EOS] *= 3  # tied: the end comes often, not always
@@ -147,9 +149,9 @@ def test_scores_per_token_stay_where_the_reward_puts_them(tmp_path: Path, monkey
 
     seen = []
 
-    def watched(config, episodes, rewards):
+    def watched(config, episodes, rewards, penalties):
         seen.append((episodes, rewards))
-        return estimate(config, episodes, rewards)
+        return estimate(config, episodes, rewards, penalties)
 
     monkeypatch.setattr(loop, "estimate", watched)
     players = players_with(Steps(), starts_as_reference=False)
@@ -176,6 +178,21 @@ def test_some_episodes_of_every_update_are_kept_for_later(tmp_path: Path) -> Non
     assert set(table.column_names) == wanted
     assert 1 not in table["case"].to_pylist()
     assert table["reward"].to_pylist() == table["reward/part/tokens"].to_pylist()
+
+
+@pytest.mark.parametrize("nested", [{}, {"source": {}}, [{}]])
+def test_objects_that_parquet_cannot_hold_are_kept_as_json(nested: Any, tmp_path: Path) -> None:
+    """A prompt row's columns are the user's, and must not cost a policy at the end of its training."""
+    players = ppo.make_players()
+    episodes = ppo.make_episodes(players)
+    rows = [{**row, "meta": nested, "tags": {"a": 1}} for row in episodes.prompts.rows]
+    samples = make_samples(players.policy, replace(episodes.prompts, rows=rows), episodes.responses)
+    kept = KeptEpisodes(tmp_path, ALONE)
+    kept.add(1, replace(episodes, samples=samples), torch.zeros(9))
+    kept.write(tmp_path)
+    table = pq.read_table(tmp_path / "rollouts.parquet").to_pylist()
+    assert [json.loads(row["meta"]) for row in table] == [nested] * 9
+    assert table[0]["tags"] == {"a": 1}
 
 
 def test_what_was_kept_survives_a_resume_without_doubles(tmp_path: Path) -> None:
@@ -244,3 +261,70 @@ def test_what_is_not_whitened_may_have_few_tokens(name: str, changes: dict[str, 
     assert figures["reward_failures/timeout"] == 15
     assert all(math.isfinite(value) for value in figures.values())
     assert (figures["grad_norm/policy"] == 0) == (name != "ppo")  # a response without others is nothing to learn from
+
+
+class Choosy(Failing):
+    """Applies to nothing in the questions `idle`, counted from 1, and to everything in the others."""
+
+    def __init__(self, *idle: int, asked: int = 0) -> None:
+        super().__init__(rule=lambda ids: sum(map(ppo.even, ids)) / len(ids))
+        self.idle = idle
+        self.asked = asked
+
+    def score(self, samples: list[Sample]) -> Scores:
+        self.asked += 1
+        return Scores([None] * len(samples)) if self.asked in self.idle else super().score(samples)
+
+
+@pytest.mark.parametrize("name", sorted(ppo.CONFIGS))
+def test_an_update_that_the_reward_does_not_apply_to_is_passed_over(name: str, tmp_path: Path) -> None:
+    """Nothing moves in it but the rate; the checks of the first update wait for the first that learns."""
+    critic, config = name == "ppo", ppo.CONFIGS[name]
+    players, ctx, _ = ppo.train(tmp_path / "all", players_with(Choosy(1, 3), critic=critic), config=config)
+    assert [step for step, _ in ctx.logged] == [1, 2, 3, 4]
+    idle = [metrics for step, metrics in ctx.logged if step in (1, 3)]
+    assert [metrics["reward_failures/not_applicable"] for metrics in idle] == [16, 16]
+    assert not any("objective/scores" in metrics for metrics in idle)
+    assert all(metrics["lr"] > 0 and "alarms" in metrics for metrics in idle)
+    assert ctx.said[0].startswith("update 1 of 4 learns nothing: failing applies to none of the 16 samples")
+    assert [timings["perf/tokens_per_second"] > 0 for _, timings in ctx.timings] == [True] * 4
+
+    stopped = tmp_path / "stopped"
+    choosy = players_with(Choosy(1, 3), critic=critic)
+    interrupted = ppo.train(stopped, choosy, config=config, stop_after=2)[2]
+    assert interrupted is not None
+    resumed, second, _ = ppo.train(stopped, players_with(Choosy(3, asked=3), critic=critic), config=config)
+    assert second.said[0] == "resumed at update 3 of 4"
+    assert ppo.same(ppo.weights(resumed.network), ppo.weights(players.network))
+
+
+def test_the_checks_of_the_first_update_wait_for_one_that_learns(tmp_path: Path, monkeypatch) -> None:
+    calls: list[str] = []
+    for check in ("check_sampling", "check_first_kl", "check_first_ratio"):
+        monkeypatch.setattr(loop, check, lambda *_, check=check: calls.append(check))
+    ppo.train(tmp_path, players_with(Choosy(1)), max_steps=3)
+    assert calls == ["check_sampling", "check_first_kl", "check_first_ratio"]
+
+
+def test_updates_without_end_that_learn_nothing_end_the_training(tmp_path: Path) -> None:
+    players = players_with(Choosy(*range(2, 99)))
+    with pytest.raises(RewardError, match=r"^10 updates in a row had no episodes to learn from: .* of the 16 samples"):
+        ppo.train(tmp_path / "long", players, max_steps=30)
+    with pytest.raises(RewardError, match=r"^3 updates in a row had no episodes to learn from"):
+        ppo.train(tmp_path / "short", players_with(Choosy(1, 2, 3)), max_steps=3)
+
+
+def test_a_judge_that_applies_to_no_held_out_prompt_gives_no_figure(tmp_path: Path) -> None:
+    """Questions 3 and 6 are the held-out ones. The best policy is then one that was looked at, or the last."""
+    nobody = Judge(Choosy(*range(1, 99)), "gold")
+    validation = ppo.make_validation(gold=nobody)
+    best = {"select": Select.best}
+    _, ctx, _ = ppo.train(tmp_path / "one", players_with(Choosy(6)), validation, **best)
+    held_out = [
+        {key for key in metrics if key.startswith("heldout/")} for step, metrics in ctx.logged if step in (2, 4)
+    ]
+    others = {"heldout/kl", "heldout/length", "heldout/eos_rate"}
+    assert held_out == [{"heldout/reward", *others}, others]
+    assert ctx.said == ["the best policy is that of update 2"]
+    _, ctx, _ = ppo.train(tmp_path / "none", players_with(Choosy(3, 6)), validation, **best)
+    assert ctx.said == ["no evaluation on the way gave a held-out reward, so the last policy is kept"]

@@ -476,6 +476,16 @@ def test_every_epoch_has_a_permutation_of_its_own() -> None:
     assert minibatch_rows(range(12), 3, 1, 2, 0) == orders[0]
 
 
+@pytest.mark.parametrize(("episodes", "minibatches"), [(57, 8), (49, 16), (9, 8), (5, 8), (1, 2)])
+def test_what_failures_leave_is_shared_out_evenly(episodes: int, minibatches: int) -> None:
+    """As many steps as there should be, and none from a single left-over episode."""
+    parts = minibatch_rows(range(episodes), minibatches, 1, 2, 0)
+    sizes = [len(part) for part in parts]
+    assert len(sizes) == min(minibatches, episodes)
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(row for part in parts for row in part) == list(range(episodes))
+
+
 def test_a_group_stays_together_where_minibatches_end_between_groups() -> None:
     alike = [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9]
     seen = set()

@@ -339,6 +339,24 @@ class Adapted(TinySource):
         return self._adapters.merge(model)
 
 
+@pytest.mark.parametrize(("lacking", "what"), [("train", "training prompts"), ("heldout", "held-out prompts")])
+def test_prompts_without_a_column_that_the_reward_reads_are_refused_before_any_work(
+    lacking: str, what: str, tmp_path: Path
+) -> None:
+    class Reading(ppo.Counting):
+        columns = ("answer",)
+
+    tables: Any = {"prompts": {"train": prompt_rows(6), "heldout": prompt_rows(6, 100)}}
+    for split, rows in tables["prompts"].items():
+        for row in rows if split != lacking else ():
+            row["answer"] = "4"
+    write_dataset(tmp_path / "data", tables, None)
+    dataset = Artifact("dataset", "data", tmp_path / "data", "digest")
+    with pytest.raises(DataError, match=rf"reads the column 'answer', which 6 of 6 {what} do not have"):
+        run(tmp_path, made=Reading(), dataset=dataset)
+    assert not list((tmp_path / "payload").rglob("*.safetensors"))
+
+
 def test_adapters_are_trained_and_folded_in(tmp_path: Path) -> None:
     """No reward model: the critic starts from the policy's weights, which must be saved before adapters are in them."""
     pytest.importorskip("peft")

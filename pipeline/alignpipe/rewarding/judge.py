@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from alignpipe.api import Failure, Reward, Sample, Scores, Scoring
 from alignpipe.errors import AlignpipeError, DataError, RewardError
-from alignpipe.rewarding.tally import Tally, WrongAnswer, failure_of, faults
+from alignpipe.rewarding.tally import Tally, WrongAnswer, costly, failure_of, faults
 from alignpipe.rewarding.worker import Overdue, Worker
 
 _BATCH = 512
@@ -22,8 +22,15 @@ _TRIED_AGAIN = ("timeout", "exception", "nan", "count")
 """What may go well the next time; who refused will refuse again."""
 
 
-class NothingApplies(RewardError):
-    """Not one of the samples has a score, since the reward applies to none that did not fail."""
+class TooFewScores(RewardError):
+    """Of some samples none has a score, since the reward applies to none that did not fail, or too few to learn from.
+
+    `failures` says how many have none, by kind.
+    """
+
+    def __init__(self, message: str, failures: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.failures = failures
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Scored:
 
     def failure_counts(self) -> dict[str, int]:
         """How many samples failed, by kind."""
-        return dict(sorted(Counter(failure.kind for failure in self.failures.values()).items()))
+        return _by_kind(self.failures)
 
 
 class Judge:
@@ -90,24 +97,25 @@ class Judge:
         columns: Iterable[str] = getattr(self.reward, "columns", ())
         return columns
 
-    def score(self, samples: Sequence[Sample]) -> Scored:
-        """Scores of `samples`, in their order.
+    def score(self, samples: Sequence[Sample], spared: Collection[int] = ()) -> Scored:
+        """Scores of `samples`, in their order; to fail on those `spared`, by their indices, costs nothing.
 
-        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, or if it applies to none.
+        Raises `RewardError` if more samples fail than `scoring.failure_budget` allows, `TooFewScores` if it applies to
+        none.
         """
-        scored = self.score_share(samples, len(samples))
-        self.check_failures(scored.failures, samples, len(samples))
+        scored = self.score_share(samples, len(samples), spared)
+        self.check_failures(scored.failures, samples, spared)
         return scored
 
-    def score_share(self, samples: Sequence[Sample], of: int) -> Scored:
+    def score_share(self, samples: Sequence[Sample], of: int, spared: Collection[int] = ()) -> Scored:
         """Scores of one process's share of a question of `of` samples; who knows all failures calls `check_failures`.
 
         Raises `RewardError` if more samples fail than `scoring.failure_budget` allows of all of them.
         """
-        tally = Tally(samples)
+        tally = Tally(samples, spared)
         for batch in _batches(len(samples)):
             self._settle(batch, tally, self._budget(of))
-            self._stop_past_budget(tally.failures, samples, of)
+            self._stop_past_budget(tally.costly, samples, of)
         return _scored(tally)
 
     def score_all(self, samples: Sequence[Sample]) -> Scored:
@@ -117,18 +125,22 @@ class Judge:
             self._settle(batch, tally, math.inf)
         return _scored(tally)
 
-    def check_failures(self, failures: Mapping[int, Failure], samples: Sequence[Sample], count: int) -> None:
-        """Judge a question of `count` samples by its failures, once all of them are known, and remember them.
+    def check_failures(
+        self, failures: Mapping[int, Failure], samples: Sequence[Sample], spared: Collection[int] = ()
+    ) -> None:
+        """Judge a whole question by its failures, once all of them are known, and remember them.
 
         Raises `RewardError` if more failed than `scoring.failure_budget` allows. Samples that the reward does not apply
-        to are no failures in this; there must be one that it applies to.
+        to are no failures in this; there must be one that it applies to, else `TooFewScores`.
         """
+        count, failures = len(samples), costly(failures, spared)
         self._stop_past_budget(failures, samples, count)
         if count and len(failures) == count:
             index, first = min(failures.items())
-            raise NothingApplies(
+            raise TooFewScores(
                 f"{self.label} applies to none of the {count} samples, so there is nothing to go by. The first, where "
-                f"the prompt ends {samples[index].prompt[-60:]!r}: {first.message}"
+                f"the prompt ends {samples[index].prompt[-60:]!r}: {first.message}",
+                _by_kind(failures),
             )
         self.earlier.append((faults(failures), count))
         while sum(size for _, size in self.earlier) - self.earlier[0][1] >= _REMEMBERED:
@@ -169,7 +181,7 @@ class Judge:
             except (Exception, SystemExit) as error:
                 miscounted = miscounted or (error if isinstance(error, WrongAnswer) else None)
                 # Past the budget the run is lost unless another try mends it all: no need to know who it was.
-                if len(batch) == 1 or faults(tally.failures) > budget:
+                if len(batch) == 1 or faults(tally.costly) > budget:
                     tally.fail(batch, failure_of(error))
                 else:
                     batches += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
@@ -205,8 +217,7 @@ class Judge:
         wrong = {index: failure for index, failure in failures.items() if failure.kind != "not_applicable"}
         index, first = min(wrong.items())
         budget = self._scoring.failure_budget
-        counts = Counter(failure.kind for failure in wrong.values())
-        listed = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
+        listed = ", ".join(f"{kind}: {count}" for kind, count in _by_kind(wrong).items())
         sample = samples[index]
         before, asked = self._before()
         earlier = f", and on {before} of the {asked} before them" if count < _REMEMBERED and asked else ""
@@ -215,6 +226,10 @@ class Judge:
             f"scoring.failure_budget={budget:g} allows. The first ({first.kind}), where the prompt "
             f"ends {sample.prompt[-60:]!r} and the response begins {sample.response[:80]!r}: {first.message}"
         )
+
+
+def _by_kind(failures: Mapping[int, Failure]) -> dict[str, int]:
+    return dict(sorted(Counter(failure.kind for failure in failures.values()).items()))
 
 
 def _batches(count: int) -> Iterator[range]:

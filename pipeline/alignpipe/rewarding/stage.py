@@ -9,7 +9,7 @@ from alignpipe.api import Artifact, CheckContext, Reward, Selected, Split, Stage
 from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.rewarding.artifact import label, save_reward
-from alignpipe.rewarding.judge import Judge, NothingApplies
+from alignpipe.rewarding.judge import Judge, TooFewScores
 from alignpipe.rewarding.report_card import report_card
 
 
@@ -68,7 +68,7 @@ def _card(judge: Judge, rows: Sequence[Row], ctx: StageContext) -> dict[str, flo
     """The report card; none, and a word why, for a reward that is for other samples than these."""
     try:
         card = report_card(judge, rows)
-    except NothingApplies as error:
+    except TooFewScores as error:
         ctx.say(f"no report card: {error}")
         return {}
     if not card:

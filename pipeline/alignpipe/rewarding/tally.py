@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 from alignpipe.api import Failure, Sample, Scores
 
@@ -26,10 +26,14 @@ def failure_of(error: BaseException) -> Failure:
 
 
 class Tally:
-    """One entry per sample; a sample that is asked about again is entered anew."""
+    """One entry per sample; a sample that is asked about again is entered anew.
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    The samples `spared` need no score: see `costly`.
+    """
+
+    def __init__(self, samples: Sequence[Sample], spared: Collection[int] = ()) -> None:
         self.samples = samples
+        self.spared = spared
         self.total = [math.nan] * len(samples)
         self.parts: dict[str, list[float]] = {}
         self.per_token: list[list[float]] | None = None
@@ -73,6 +77,16 @@ class Tally:
                 values[row] = math.nan
             if self.per_token is not None:
                 self.per_token[row] = []
+
+    @property
+    def costly(self) -> dict[int, Failure]:
+        """The failures that cost a score."""
+        return costly(self.failures, self.spared)
+
+
+def costly(failures: Mapping[int, Failure], spared: Collection[int]) -> dict[int, Failure]:
+    """The failures that cost a score: of the samples `spared`, only that the reward does not apply to them."""
+    return {row: each for row, each in failures.items() if row not in spared or each.kind == "not_applicable"}
 
 
 def faults(failures: Mapping[int, Failure]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from alignpipe.api import Artifact, BuildContext, CheckContext, Split, StageContext
 from alignpipe.dataset import Dataset, Row
 from alignpipe.rewarding.artifact import open_gold, open_judge
-from alignpipe.rewarding.judge import Judge
+from alignpipe.rewarding.judge import Judge, TooFewScores
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.models import ModelSource, Policy, open_policy
 from alignpipe.training.rollouts import Rollout
@@ -60,7 +60,10 @@ class EvalStage:
         report = Report(ours, theirs)
         for title, judge in _judges(inputs, data, ctx).items():
             judge.check_columns(rows, "held-out prompts")
-            self._judge(title, judge, report, ctx.seed)
+            try:
+                self._judge(title, judge, report, ctx.seed)
+            except TooFewScores as error:
+                ctx.say(f"no {title} figures: {error}")
         self._measure_kl(policy, baseline, report, ctx)
         _describe(report)
         self._perplexities(data, policy, baseline, report, ctx)

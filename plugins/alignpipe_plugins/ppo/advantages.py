@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alignpipe.errors import RewardError
 from alignpipe.ops.advantages import gae, grpo, grpo_batch_scaled, grpo_unscaled, over_tokens, reinforce_pp, rloo
 from alignpipe.ops.kl import kl_k1, kl_k2, kl_k3_clamped
 from alignpipe.ops.masking import MIN_WHITENED, scale_only, whiten
 from alignpipe.ops.shaping import add_score_to_kl_penalty
+from alignpipe.rewarding.judge import TooFewScores
 from alignpipe_plugins.ppo.config import (
     GroupedConfig,
     GRPOConfig,
@@ -56,12 +56,17 @@ def token_rewards(episodes: Episodes, kl: Tensor, kl_coef: float) -> Tensor:
     return episodes.token_scores - kl_coef * kl
 
 
-def estimate(config: LoopConfig, episodes: Episodes, rewards: Tensor) -> Targets:
-    """Advantages and returns by the estimator that the type of `config` stands for; `rewards` is [B, T]."""
+def estimate(config: LoopConfig, episodes: Episodes, rewards: Tensor, penalties: Tensor) -> Targets:
+    """Advantages and returns by the estimator that the type of `config` stands for.
+
+    `rewards` is [B, T], and so are `penalties`, the part of them that is not the score.
+
+    Raises `TooFewScores` if there are too few tokens to whiten.
+    """
     if isinstance(config, PPOConfig):
         return ppo_advantages(episodes, rewards, config)
     if isinstance(config, GRPOConfig):
-        return grpo_advantages(episodes, rewards, config)
+        return grpo_advantages(episodes, rewards, penalties, config)
     if isinstance(config, RLOOConfig):
         return rloo_advantages(episodes, rewards, config)
     if isinstance(config, ReinforcePPConfig):
@@ -79,16 +84,17 @@ def groups_of(episodes: Episodes, size: int) -> Tensor:
 def check_enough(episodes: Episodes) -> None:
     """Refuse to whiten fewer than 8 tokens (D44): the config asks for 8 episodes, of which failures may leave less.
 
-    Raises `RewardError` with what the reward failed on.
+    Raises `TooFewScores` with what the reward failed on.
     """
     tokens = int(episodes.mask.sum())
     if tokens < MIN_WHITENED:
         failed = ", ".join(f"{kind} {count}" for kind, count in episodes.failures.items())
         stop_early = "; a lower scoring.failure_budget stops at the first failures and quotes one"
-        raise RewardError(
+        raise TooFewScores(
             f"the episodes of an update that have a score hold {tokens} tokens, too few to whiten (at least "
             f"{MIN_WHITENED}); the others have none ({failed})"
-            f"{stop_early if episodes.failures.keys() - {'not_applicable'} else ''}"
+            f"{stop_early if episodes.failures.keys() - {'not_applicable'} else ''}",
+            episodes.failures,
         )
 
 
@@ -105,16 +111,16 @@ def ppo_advantages(episodes: Episodes, rewards: Tensor, config: PPOConfig) -> Ta
     return Targets(advantages, returns)
 
 
-def grpo_advantages(episodes: Episodes, rewards: Tensor, config: GRPOConfig) -> Targets:
+def grpo_advantages(episodes: Episodes, rewards: Tensor, penalties: Tensor, config: GRPOConfig) -> Targets:
     """A response's score relative to its group's, scaled, plus its KL penalty relative to its group's, not scaled.
 
     The scale is that of the scores alone: where a group's scores tie, the spread of the rewards is that of the penalty,
-    and dividing by it would turn the weakest penalty into advantages of full size.
+    and dividing by it would turn the weakest penalty into advantages of full size. The penalty is summed by itself: in
+    a sum with a score of a million there is little left of it.
     """
-    whole, groups = rewards.sum(1), groups_of(episodes, config.group_size)
-    advantages = _SCALED[config.scale_rewards](episodes.scores, groups)
-    advantages = advantages + grpo_unscaled(whole - episodes.scores, groups)
-    return Targets(over_tokens(advantages, episodes.mask), over_tokens(whole, episodes.mask))
+    groups = groups_of(episodes, config.group_size)
+    advantages = _SCALED[config.scale_rewards](episodes.scores, groups) + grpo_unscaled(penalties.sum(1), groups)
+    return Targets(over_tokens(advantages, episodes.mask), over_tokens(rewards.sum(1), episodes.mask))
 
 
 def rloo_advantages(episodes: Episodes, rewards: Tensor, config: RLOOConfig) -> Targets:

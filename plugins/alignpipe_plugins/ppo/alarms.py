@@ -2,7 +2,7 @@
 
 Pure: figures in, alarms out. The state is plain data and belongs into the checkpoint, so that a resumed training raises
 the alarms that an uninterrupted one would. Each alarm is raised once, and again only after the trouble was gone for
-`PATIENCE` updates.
+`PATIENCE` updates; figures that are not finite are no question of patience, either way.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ import time
 
 
 class Clock:
-    """Seconds per phase of one update."""
+    """Seconds per phase of one update, and the tokens sampled in it."""
 
     def __init__(self) -> None:
+        self.tokens = 0
         self._begin = self._last = time.perf_counter()
         self._laps: dict[str, float] = {}
 
@@ -18,8 +19,8 @@ class Clock:
         self._laps[phase] = self._laps.get(phase, 0.0) + now - self._last
         self._last = now
 
-    def figures(self, tokens: int) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """`time/<phase>` in seconds, and sampled tokens per second of the whole update."""
         total = time.perf_counter() - self._begin
         laps = {f"time/{phase}": seconds for phase, seconds in self._laps.items()}
-        return {**laps, "time/update": total, "perf/tokens_per_second": tokens / total}
+        return {**laps, "time/update": total, "perf/tokens_per_second": self.tokens / total}

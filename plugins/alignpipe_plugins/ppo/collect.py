@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from alignpipe.ops.kl import kl_k1
 from alignpipe.ops.sampling import surprise_z
 from alignpipe.ops.shaping import clip_scores, last_kept, replace_missing_eos
 from alignpipe.rewarding.judge import Scored
+from alignpipe.rewarding.tally import costly
 from alignpipe.training.batches import (
     TokenBatch,
     pad_rows,
@@ -45,10 +46,12 @@ def collect(
 
     An episode that the reward fails on is counted, and left out unless its score is replaced (D25).
 
-    Raises `RewardError` if it fails on more than `scoring.failure_budget` allows.
+    Raises `RewardError` if it fails on more than `scoring.failure_budget` allows of those whose score is its own,
+    `TooFewScores` if no episode has a score.
     """
     # 1. sample, stopping at the end-of-sequence token (D22, D23)
     responses = players.sample(prompts, uniforms)
+    clock.tokens += sum(len(response.ids) for response in responses)
     clock.lap("generate")
     # 2. the frozen models, once each, over rows of like length
     size = (len(responses), max(len(response.ids) for response in responses))
@@ -78,8 +81,9 @@ def collect(
     clock.lap("forward")
     # 3. the reward
     samples = make_samples(players.policy, prompts, responses)
-    scored = score_together(players.team, players.judge, samples)
     ended = torch.tensor([response.ended for response in responses], device=players.device)
+    replaced = rows_replaced(responses, missing_eos_score)
+    scored = score_together(players.team, players.judge, samples, replaced)
     scores = shape_scores(torch.tensor(scored.total, device=players.device), ended, score_clip, missing_eos_score)
     clock.lap("score")
     episodes = Episodes(
@@ -99,18 +103,22 @@ def collect(
         failures=scored.failure_counts(),
         sampling_z=float(surprise_z(logprobs, entropies, mask)),
     )
-    kept = rows_with_score(scored, ended, missing_eos_score)
+    kept = rows_with_score(scored, replaced)
     return episodes if len(kept) == len(responses) else episodes.select(kept)
 
 
-def rows_with_score(scored: Scored, ended: Tensor, missing_eos_score: float | None) -> list[int]:
-    """The responses that have a score: what the reward failed on has none, unless its score is replaced (D25)."""
-    return [
-        row
-        for row, has_ended in enumerate(ended.tolist())
-        if row not in scored.failures
-        or (missing_eos_score is not None and not has_ended and scored.failures[row].kind != "not_applicable")
-    ]
+def rows_replaced(responses: Sequence[Response], missing_eos_score: float | None) -> set[int]:
+    """The responses whose score is `missing_eos_score`, whatever the reward says of them (D25)."""
+    return {row for row, each in enumerate(responses) if missing_eos_score is not None and not each.ended}
+
+
+def rows_with_score(scored: Scored, replaced: Collection[int]) -> list[int]:
+    """The responses that have a score: what the reward failed on has none, unless its score is `replaced`.
+
+    What the reward does not apply to has none in any case.
+    """
+    missing = costly(scored.failures, replaced)
+    return [row for row in range(len(scored.total)) if row not in missing]
 
 
 def _split_scores(per_token: Sequence[Sequence[float]] | None, scores: Tensor, mask: Tensor) -> Tensor | None:

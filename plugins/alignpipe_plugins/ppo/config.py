@@ -135,6 +135,11 @@ class LoopConfig:
             )
         if self.missing_eos_score is not None and not math.isfinite(self.missing_eos_score):
             raise ValueError(f"missing_eos_score must be a finite number or null, got {self.missing_eos_score}")
+        if self.target_kl is not None and (self.epochs == 1 or (self.epochs == 2 and self.minibatches == 1)):
+            raise ValueError(
+                f"target_kl can end nothing with epochs={self.epochs} and minibatches={self.minibatches}: it is looked "
+                "at between epochs, and is 0 after the first step; set more epochs, or null (D62)"
+            )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_coef must be above 0 for kl_target: it adapts by factors (D36)")
         if self.kl_target is not None and self.kl_horizon < self.episodes:

@@ -1,16 +1,21 @@
-"""The training loop, top to bottom: sample, shape rewards, estimate advantages, optimise, record."""
+"""The training loop, top to bottom: update after update learns (`learn`), and is recorded.
+
+An update samples, shapes rewards, estimates advantages and optimises.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from alignpipe.api import StageContext
 from alignpipe.errors import StageInterrupted, TrainingError
 from alignpipe.ops.control import adaptive_kl_coef
 from alignpipe.ops.kl import kl_k1, sequence_kl
-from alignpipe.rewarding.judge import Judge
+from alignpipe.rewarding.judge import Judge, TooFewScores
 from alignpipe.training.learner import adamw
 from alignpipe.training.schedule import rate
 from alignpipe.training.streams import batch_indices, episode_uniforms, stream
@@ -23,7 +28,7 @@ from alignpipe_plugins.ppo.config import LoopConfig, OnAlarm, Select
 from alignpipe_plugins.ppo.episodes import Episodes, Prompts
 from alignpipe_plugins.ppo.kept import KeptEpisodes
 from alignpipe_plugins.ppo.learners import Learners, critic_of
-from alignpipe_plugins.ppo.metrics import update_metrics
+from alignpipe_plugins.ppo.metrics import failure_metrics, update_metrics
 from alignpipe_plugins.ppo.players import Players
 from alignpipe_plugins.ppo.progress import Progress
 from alignpipe_plugins.ppo.update import PolicyLoss, StepStatistics, backward_minibatch
@@ -43,7 +48,7 @@ def train_ppo(
 
     Raises `StageInterrupted` after saving when a stop is requested, `TrainingError` when a start check fails, a
     gradient or a weight is not finite or `on_alarm=stop` meets an alarm, `RewardError` when the reward does not give
-    finite scores.
+    finite scores, or hardly ever gives one.
     """
     team = players.team
     # Copies of the networks learn. From `copies.train()` to `copies.gather()` only the copies may be used.
@@ -65,50 +70,25 @@ def train_ppo(
         rate_factor = rate(update, config.max_steps, config.warmup_steps, config.schedule)
         for learner in learners:
             learner.set_rate(rate_factor)
-
-        # Sample: an update's episodes, looked at once by the frozen models and the reward. Groups stand together.
-        chosen = prompts.select(prompt_indices(config.episodes, group_size(config), len(prompts.ids), ctx.seed, update))
-        random = stream(ctx.seed, "episodes", update)
-        uniforms = episode_uniforms(random, config.episodes, config.max_response_tokens)
-        episodes = collect(
-            players, chosen, uniforms, clock, score_clip=config.score_clip, missing_eos_score=config.missing_eos_score
-        )
-        kl_of_responses = sequence_kl(kl_k1(episodes.logprobs, episodes.ref_logprobs), episodes.mask)
-        if update == 0:
-            check_sampling(episodes.sampling_z)
-            if players.starts_as_reference:
-                check_first_kl(kl_of_responses, players.network)
-
-        # Reward: a KL penalty on every token, the score on the last, or where the reward puts it (D30, D31).
-        kl_coef = progress.kl_coef
-        penalty = token_kl(episodes, config.kl_estimator)
-        rewards = token_rewards(episodes, penalty, kl_coef)
-
-        # Advantage: the one step in which the estimators differ.
-        targets = estimate(config, episodes, rewards)
-
-        # Optimise: epochs of minibatches, one step each.
-        statistics = optimise(learners, loss, episodes, targets, config, players, ctx.seed, update)
-        clock.lap("train")
-
-        # Adapt the KL coefficient of the next update (D36), unless only the critic has learnt in this one.
-        kl_of_penalty = sequence_kl(penalty, episodes.mask)
-        metrics = update_metrics(episodes, kl_of_responses, kl_of_penalty, targets.returns, statistics, kl_coef, config)
-        if config.kl_target is not None and not learners.critic_alone(update):
-            progress.kl_coef = adaptive_kl_coef(
-                kl_coef, metrics["objective/kl"], config.kl_target, config.episodes, config.kl_horizon
-            )
-
-        # Record: evaluate where due, look for alarms, log, save where due.
         done = update + 1
         last = done == config.max_steps
-        metrics |= {"lr": config.lr * rate_factor, "episode": float(done * config.episodes)}
+        metrics = {"lr": config.lr * rate_factor, "episode": float(done * config.episodes)}
+        try:
+            learnt = learn(players, prompts, learners, loss, config, progress, ctx.seed, update, clock)
+        except TooFewScores as nothing:
+            progress.nothing_learnt(done, last, nothing)
+            ctx.say(f"update {done} of {config.max_steps} learns nothing: {nothing}")
+            metrics |= failure_metrics(nothing.failures)
+        else:
+            metrics |= learnt.metrics
+            kept.add(done, learnt.episodes, learnt.kl)
+
+        # Record: evaluate where due, look for alarms, log, save where due.
         if validation is not None and (done % config.eval_every == 0 or last):
             metrics |= evaluate(validation, players, config, progress, done)
             clock.lap("evaluate")
         alarms = progress.watch.look(metrics)
         ctx.log({**metrics, "alarms": float(progress.watch.on)}, step=done)
-        kept.add(done, episodes, kl_of_responses)
         shown.update({name: metrics[key] for name, key in _SHOWN.items() if key in metrics})
         ctx.progress(done, config.max_steps, shown, unit="update")
         alarms_stop = config.on_alarm is OnAlarm.stop
@@ -118,7 +98,7 @@ def train_ppo(
         if stopping or (done % config.save_every == 0 and not (alarms_stop and progress.watch.uneasy)):
             progress.save(done)
             clock.lap("save")
-        ctx.log_timings(clock.figures(tokens=int(episodes.mask.sum())), step=done)
+        ctx.log_timings(clock.figures(), step=done)
         if stopping:
             raise StageInterrupted(f"{ctx.stage} stopped at update {done} of {config.max_steps}")
 
@@ -126,6 +106,69 @@ def train_ppo(
     if progress.best.step is not None:
         progress.best.restore(players.network)
         ctx.say(f"the best policy is that of update {progress.best.step}")
+    elif config.select is Select.best:
+        ctx.say("no evaluation on the way gave a held-out reward, so the last policy is kept")
+
+
+class Learnt(NamedTuple):
+    """What an update has learnt from, and its figures."""
+
+    episodes: Episodes
+    kl: Tensor
+    """[B] to the reference, in nats per sequence."""
+    metrics: dict[str, float]
+
+
+def learn(
+    players: Players,
+    prompts: Prompts,
+    learners: Learners,
+    loss: PolicyLoss,
+    config: LoopConfig,
+    progress: Progress,
+    seed: int,
+    update: int,
+    clock: Clock,
+) -> Learnt:
+    """One update: sample, shape rewards, estimate advantages, optimise, adapt the KL coefficient.
+
+    Raises `TooFewScores`, with nothing changed, if too few episodes have a score, `TrainingError` and `RewardError` as
+    `train_ppo` does.
+    """
+    # Sample: an update's episodes, looked at once by the frozen models and the reward. Groups stand together.
+    chosen = prompts.select(prompt_indices(config.episodes, group_size(config), len(prompts.ids), seed, update))
+    uniforms = episode_uniforms(stream(seed, "episodes", update), config.episodes, config.max_response_tokens)
+    episodes = collect(
+        players, chosen, uniforms, clock, score_clip=config.score_clip, missing_eos_score=config.missing_eos_score
+    )
+    kl = sequence_kl(kl_k1(episodes.logprobs, episodes.ref_logprobs), episodes.mask)
+    first = progress.learnt_last == 0
+    if first:
+        check_sampling(episodes.sampling_z)
+        if players.starts_as_reference:
+            check_first_kl(kl, players.network)
+
+    # Reward: a KL penalty on every token, the score on the last, or where the reward puts it (D30, D31).
+    kl_coef = progress.kl_coef
+    token_penalty = token_kl(episodes, config.kl_estimator)
+    rewards = token_rewards(episodes, token_penalty, kl_coef)
+
+    # Advantage: the one step in which the estimators differ.
+    targets = estimate(config, episodes, rewards, -kl_coef * token_penalty)
+
+    # Optimise: epochs of minibatches, one step each.
+    statistics = optimise(learners, loss, episodes, targets, config, players, seed, update, first=first)
+    progress.learnt_last = update + 1
+    clock.lap("train")
+
+    # Adapt the KL coefficient of the next update (D36), unless only the critic has learnt in this one.
+    penalty_kl = sequence_kl(token_penalty, episodes.mask)
+    metrics = update_metrics(episodes, kl, penalty_kl, targets.returns, statistics, kl_coef, config)
+    if config.kl_target is not None and not learners.critic_alone(update):
+        progress.kl_coef = adaptive_kl_coef(
+            kl_coef, metrics["objective/kl"], config.kl_target, config.episodes, config.kl_horizon
+        )
+    return Learnt(episodes, kl, metrics)
 
 
 def optimise(
@@ -137,10 +180,13 @@ def optimise(
     players: Players,
     seed: int,
     update: int,
+    *,
+    first: bool,
 ) -> StepStatistics:
     """Learn from one update's episodes: epochs, minibatches (a step each), micro-batches (`backward_minibatch`).
 
-    Raises `TrainingError` when the very first minibatch's ratios are not 1 (D64) or a gradient is not finite.
+    Raises `TrainingError` when the ratios of the first minibatch of the `first` update that learns are not 1 (D64), or
+    a gradient is not finite.
     """
     statistics, when = StepStatistics(), f"update {update + 1}"
     for learner in learners:
@@ -150,7 +196,7 @@ def optimise(
         seen = StepStatistics()
         for rows in minibatch_rows(together, config.minibatches, seed, update, epoch):
             backward_minibatch(learners, loss, episodes, targets, rows, seen, players.pad_id, players.team)
-            if update == 0 and epoch == 0 and not seen.norms:
+            if first and epoch == 0 and not seen.norms:
                 check_first_ratio(seen.worst_ratio, seen.mean("ratio_gap"), players.network)
             if learners.critic is not None:
                 seen.add_norm("value", learners.critic.learner.step(when))
@@ -175,14 +221,15 @@ def minibatch_rows(groups: Sequence[int], minibatches: int, seed: int, update: i
     """The episodes of each minibatch: a fresh permutation per epoch (D53), a function of (seed, update, epoch).
 
     Episodes with the same number in `groups` [B] follow each other, so that their prompt is read once; where a
-    minibatch ends between them, the others are in the next one.
+    minibatch ends between them, the others are in the next one. Where failures left episodes that cannot be shared out
+    evenly, minibatches differ by one.
     """
     generator = stream(seed, "minibatches", update, epoch)
     drawn: dict[int, list[int]] = {}
     for row in torch.randperm(len(groups), generator=generator).tolist():
         drawn.setdefault(groups[row], []).append(row)
     order = torch.tensor([row for group in drawn.values() for row in group])
-    return [chunk.tolist() for chunk in order.chunk(minibatches)]
+    return [part.tolist() for part in order.tensor_split(min(minibatches, len(order)))]
 
 
 def judges_of(players: Players, validation: Validation | None) -> dict[str, Judge]:
@@ -196,7 +243,7 @@ def evaluate(
 ) -> dict[str, float]:
     """The held-out figures after `done` updates; with `select=best` the weights are kept where they are the best."""
     figures = validation.run(players)
-    if config.select is Select.best:
+    if config.select is Select.best and "heldout/reward" in figures:
         value = figures["heldout/reward"] - config.kl_coef * figures["heldout/kl"]
         progress.best.offer(value, done, players.network)
     return figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -58,10 +59,15 @@ def update_metrics(
         **_of_groups(episodes, group_size(config)),
         "reward/std": float(episodes.scores.std(correction=0)),
         **{f"reward/part/{name}": float(values.nanmean()) for name, values in episodes.parts.items()},
-        **{f"reward_failures/{kind}": float(count) for kind, count in episodes.failures.items()},
+        **failure_metrics(episodes.failures),
         **{f"grad_norm/{name}": sum(norms) / len(norms) for name, norms in statistics.norms.items()},
         "kl_coef": kl_coef,
     }
+
+
+def failure_metrics(failures: Mapping[str, int]) -> dict[str, float]:
+    """How many episodes of an update the reward failed on, by kind."""
+    return {f"reward_failures/{kind}": float(count) for kind, count in failures.items()}
 
 
 def _of_groups(episodes: Episodes, size: int) -> dict[str, float]:

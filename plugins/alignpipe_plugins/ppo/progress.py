@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alignpipe.api import StageContext
-from alignpipe.rewarding.judge import Judge
+from alignpipe.errors import RewardError
+from alignpipe.rewarding.judge import Judge, TooFewScores
 from alignpipe.training.checkpoint import Checkpoints
 from alignpipe.training.learner import Learner
 from alignpipe.training.parallel import Team
@@ -16,9 +17,15 @@ from alignpipe_plugins.ppo.alarms import Watch
 from alignpipe_plugins.ppo.best import Best
 from alignpipe_plugins.ppo.checks import check_finite
 
+PATIENCE = 10
+"""Updates in a row that may learn nothing: one whose few prompts the reward does not apply to is no fault yet."""
+
 
 class Progress:
-    """Networks, optimisers, the KL coefficient, the best policy so far, what alarms have seen and judges failed on."""
+    """Networks, optimisers, the KL coefficient, the best policy so far, what alarms have seen and judges failed on.
+
+    `learnt_last` is the last update that learnt something, 0 before there is one.
+    """
 
     def __init__(
         self,
@@ -29,6 +36,7 @@ class Progress:
         team: Team,
     ) -> None:
         self.kl_coef = kl_coef
+        self.learnt_last = 0
         self.best = Best(ctx.work, team)
         self.watch = Watch()
         self._checkpoints = Checkpoints(ctx.work, team, ctx.sync_log)
@@ -42,6 +50,7 @@ class Progress:
         if done == 0:
             return 0
         self.kl_coef = extra["kl_coef"]
+        self.learnt_last = extra.get("learnt_last", done)  # older checkpoints do not say, for all updates learnt
         self.best.resume(extra["best_value"], extra["best_step"])
         self.watch.restore(extra["alarms"])
         for name, judge in self._judges.items():
@@ -53,6 +62,7 @@ class Progress:
         self.check(done)
         extra = {
             "kl_coef": self.kl_coef,
+            "learnt_last": self.learnt_last,
             "best_value": self.best.value,
             "best_step": self.best.step,
             "alarms": self.watch.state(),
@@ -60,6 +70,15 @@ class Progress:
         }
         self._checkpoints.save(done, self._networks, self._optimizers, extra)
         self.best.saved()
+
+    def nothing_learnt(self, done: int, last: bool, why: TooFewScores) -> None:
+        """Raise `RewardError` if too many updates have learnt nothing, now that `done`, perhaps the `last`, has not."""
+        idle = done - self.learnt_last
+        if idle >= PATIENCE or (last and self.learnt_last == 0):
+            raise RewardError(
+                f"{idle} updates in a row had no episodes to learn from: choose prompts that the reward applies to, or "
+                f"more episodes an update. In the last of them: {why}"
+            ) from why
 
     def check(self, done: int) -> None:
         """Raise `TrainingError` if a weight is not finite."""

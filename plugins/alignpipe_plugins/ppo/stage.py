@@ -68,6 +68,8 @@ class PPOStage:
         validation = self._validation(data, policy, ctx)
         judge = open_judge(inputs["reward"], ctx)
         judge.check_columns(rows, "training prompts")
+        if validation is not None:
+            judge.check_columns(validation.prompts.rows, "held-out prompts")
         apply_linear_dtype(policy.model, config.linear_dtype, ctx, team)
         # Before `adapt`, which may put adapters into the policy's model.
         critic = None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from alignpipe.rewarding.judge import Judge
-from alignpipe_plugins.ppo.collect import reference_kl, rows_with_score, shape_scores
+from alignpipe.api import Sample
+from alignpipe.rewarding.judge import Judge, TooFewScores
+from alignpipe.training.rollouts import Response
+from alignpipe_plugins.ppo.collect import reference_kl, rows_replaced, rows_with_score, shape_scores
 from alignpipe_plugins.ppo.episodes import Prompts
 from alignpipe_plugins.ppo.players import Players, make_samples
 from alignpipe_plugins.ppo.together import score_together
@@ -28,22 +32,27 @@ class Validation:
         """Held-out reward, gold and KL of the network as it is now; KL in nats per sequence.
 
         The reward is the one that is trained on, clipped (D39) and a missing end replaced (D25); gold is the judge's
-        own word. What a judge could not score does not count.
+        own word. What a judge could not score does not count; one that applies to no sample gives no figure.
         """
         responses = players.sample(self.prompts, self.uniforms)
         samples = make_samples(players.policy, self.prompts, responses)
-        scored = score_together(players.team, players.judge, samples)
-        scores = torch.tensor(scored.total, dtype=torch.float64)
-        ended = torch.tensor([response.ended for response in responses])
-        scores = shape_scores(scores, ended, self.score_clip, self.missing_eos_score)
-        kept = rows_with_score(scored, ended, self.missing_eos_score)
         figures = {
-            "heldout/reward": float(scores[kept].mean()),
             "heldout/kl": float(reference_kl(players, self.prompts, responses).mean()),
             "heldout/length": sum(len(response.ids) for response in responses) / len(responses),
-            "heldout/eos_rate": float(ended.double().mean()),
+            "heldout/eos_rate": sum(response.ended for response in responses) / len(responses),
         }
+        with suppress(TooFewScores):
+            figures["heldout/reward"] = self._reward(players, samples, responses)
         if self.gold is not None:
-            gold = score_together(players.team, self.gold, samples)
-            figures["heldout/gold"] = sum(gold.total[index] for index in gold.kept) / len(gold.kept)
+            with suppress(TooFewScores):
+                gold = score_together(players.team, self.gold, samples)
+                figures["heldout/gold"] = sum(gold.total[index] for index in gold.kept) / len(gold.kept)
         return figures
+
+    def _reward(self, players: Players, samples: Sequence[Sample], responses: Sequence[Response]) -> float:
+        replaced = rows_replaced(responses, self.missing_eos_score)
+        scored = score_together(players.team, players.judge, samples, replaced)
+        ended = torch.tensor([response.ended for response in responses])
+        scores = torch.tensor(scored.total, dtype=torch.float64)
+        scores = shape_scores(scores, ended, self.score_clip, self.missing_eos_score)
+        return float(scores[rows_with_score(scored, replaced)].mean())

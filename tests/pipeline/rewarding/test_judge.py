@@ -15,7 +15,7 @@ import pytest
 
 from alignpipe.api import Failure, Sample, Scores, Scoring
 from alignpipe.errors import DataError, RewardError
-from alignpipe.rewarding.judge import Judge, NothingApplies, Scored
+from alignpipe.rewarding.judge import Judge, Scored, TooFewScores
 from alignpipe.rewarding.worker import _overdue_message
 from alignpipe.rewards import score_each
 
@@ -161,7 +161,7 @@ def test_what_a_reward_does_not_apply_to_is_masked_and_counts_against_no_budget(
     assert scored.failure_counts() == {"not_applicable": 30}
     assert math.isnan(scored.total[0])
     assert [math.isnan(value) for value in scored.parts["tone"][30:]] == [False] * 9 + [True]
-    with pytest.raises(NothingApplies, match=r"reward acme \(acme-reward 1.2\) applies to none of the 20 samples"):
+    with pytest.raises(TooFewScores, match=r"reward acme \(acme-reward 1.2\) applies to none of the 20 samples"):
         ask(math_only, PATIENT, SAMPLES[:20])
 
 
@@ -170,6 +170,31 @@ def test_failures_beside_what_does_not_apply_are_counted_by_themselves() -> None
     assert ask(answer, Scoring(retries=0, failure_budget=0.025)).failure_counts() == {"nan": 1, "not_applicable": 30}
     with pytest.raises(RewardError, match=r"failed on 1 of 40 samples \(nan: 1\).*response begins '30'"):
         ask(answer, Scoring(retries=0, failure_budget=0.02))
+
+
+def test_to_fail_on_samples_that_need_no_score_costs_nothing() -> None:
+    """As long as the others have one; and what the reward does not apply to still has none."""
+    strict = Scoring(retries=0, failure_budget=0.0)
+    judge = Judge(Rule(lambda samples: [NAN if int(s.response) < 30 else 1.0 for s in samples]), "acme", strict)
+    assert judge.score(SAMPLES, spared=range(30)).failure_counts() == {"nan": 30}
+    assert judge.score(SAMPLES[:30], spared=range(30)).kept == []
+    with pytest.raises(RewardError, match=r"failed on 1 of 40 samples \(nan: 1\).*response begins '29'"):
+        judge.score(SAMPLES, spared=range(29))
+    for_others = Judge(Rule(lambda samples: [None] * len(samples)), "acme", strict)
+    with pytest.raises(TooFewScores, match="applies to none of the 5"):
+        for_others.score(SAMPLES[:5], spared=range(5))
+
+
+def test_samples_that_need_no_score_do_not_cost_the_others_theirs() -> None:
+    """Past the budget a batch is not searched for who is at fault: those spared must not bring it there."""
+
+    def raising(samples):
+        if any(int(sample.response) < 8 for sample in samples):
+            raise ValueError("too short")
+        return numbers(samples)
+
+    scored = Judge(Rule(raising), "acme", Scoring(retries=0, failure_budget=0.0)).score(SAMPLES, spared=range(8))
+    assert scored.kept == list(range(8, 40))
 
 
 def test_all_may_fail_where_only_the_failures_are_wanted() -> None:
