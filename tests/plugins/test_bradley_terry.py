@@ -169,7 +169,7 @@ def test_the_starting_policys_samples_have_mean_0_and_spread_1(which: str, reque
         prompts,
         episode_uniforms(stream(0, "normalise"), 16, 6),
         temperature=1.0,
-        eos_id=tokenizer.eos_token_id,
+        eos_ids=[tokenizer.eos_token_id],
     )
     samples = [
         Sample(

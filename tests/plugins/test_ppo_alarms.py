@@ -23,6 +23,7 @@ SOUND = {
     "policy/entropy_avg": 2.0,
     "response_length/mean": 20.0,
     "val/sampling_z": 0.5,
+    "val/missing_eos_frac": 0.2,
     "val/missing_eos_gain": -1.5,
 }
 
@@ -41,6 +42,7 @@ def raised(watch: Watch, figure: str, values: Sequence[float]) -> list[int]:
         ("response_length/mean", 5.1, 4.9, "length collapse"),
         ("val/sampling_z", 4.9, 5.1, "sampler and policy differ"),
         ("val/sampling_z", -4.9, -5.1, "sampler and policy differ"),
+        ("val/missing_eos_frac", 0.99, 1.0, "no answer ends"),
         ("val/missing_eos_gain", -0.1, 0.1, "not ending pays"),
     ],
 )

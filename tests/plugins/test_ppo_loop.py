@@ -161,17 +161,17 @@ class Biased:
     def __init__(self, warmth: float = 1.0, keep: int | None = None) -> None:
         self.warmth, self.keep = warmth, keep
 
-    def sample(self, model: Any, prompts: Any, uniforms: Any, *, temperature: float, eos_id: int) -> list[Response]:
+    def sample(self, model: Any, prompts: Any, uniforms: Any, *, temperature: float, eos_ids: Any) -> list[Response]:
         found = []
         for prompt, row in zip(prompts, uniforms, strict=True):
             ids: list[int] = []
-            while len(ids) < len(row) and (not ids or ids[-1] != eos_id):
+            while len(ids) < len(row) and (not ids or ids[-1] not in eos_ids):
                 with torch.no_grad():
                     logits = model(torch.tensor([[*prompt, *ids]])).logits[:, -1]
                 if self.keep is not None:
                     logits[logits < logits.topk(self.keep).values[:, -1:]] = -math.inf
                 ids += inverse_cdf_sample(logits, row[len(ids)][None], temperature * self.warmth).tolist()
-            found.append(Response(ids, ids[-1] == eos_id))
+            found.append(Response(ids, ids[-1] in eos_ids))
         return found
 
 

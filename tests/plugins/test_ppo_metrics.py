@@ -87,6 +87,7 @@ def test_hand_numbers() -> None:
         "val/ratio": 1.0,
         "val/ratio_var": 0.5 / 3,
         "val/sampling_z": 1.25,
+        "val/missing_eos_frac": 0.5,
         "val/missing_eos_gain": -4.0,  # -1 in place of 3
         "val/num_eos_tokens": 1.0,
         "val/explained_variance": 1 - (8 / 9) / 2,  # residuals 2, 0, 2; returns 2, 2, 5
@@ -115,7 +116,7 @@ def test_without_a_critic_its_figures_are_left_out() -> None:
         ppo.CONFIG,
     )
     of_the_critic = {"loss/value_avg", "val/clipfrac_avg", "val/error", "val/explained_variance"}
-    assert figures().keys() - alone.keys() == {*of_the_critic, "val/missing_eos_gain"}
+    assert figures().keys() - alone.keys() == {*of_the_critic, "val/missing_eos_frac", "val/missing_eos_gain"}
     assert alone["val/returns_mean"] == 1
 
 
@@ -154,7 +155,8 @@ def test_the_names_are_those_of_the_readme(tmp_path: Path) -> None:
     logged |= {name for _, timings in ctx.timings for name in timings}
     in_groups = ppo.train(tmp_path / "groups", config=ppo.RLOO, max_steps=1)[1].metrics()
     logged |= in_groups.keys() & {"frac_reward_zero_std"}
-    where_there_are_any = {"reward_failures/<kind>", "val/missing_eos_gain"}  # failures; answers that ended
+    # failures; a score for missing ends, and answers that ended
+    where_there_are_any = {"reward_failures/<kind>", "val/missing_eos_frac", "val/missing_eos_gain"}
     assert logged | where_there_are_any == table_names()
 
 

@@ -54,7 +54,7 @@ def naive(model, prompt, uniforms, temperature: float, eos_id: int) -> Response:
 
 def an_end(model) -> int:
     """A token that ends some responses, at as many different steps as can be, and others not at all."""
-    drawn = [row.ids for row in sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)]
+    drawn = [row.ids for row in sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[-1])]
     tokens = {token for ids in drawn for token in ids if not all(token in other for other in drawn)}
     return max(sorted(tokens), key=lambda token: len({ids.index(token) for ids in drawn if token in ids}))
 
@@ -64,7 +64,7 @@ def an_end(model) -> int:
 def test_it_is_the_naive_sampler_whatever_the_batch(family: str, batch_size: int, lanes: int) -> None:
     model = load_causal(FAMILIES[family]())
     eos = an_end(model)
-    drawn = sampler(batch_size, lanes).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    drawn = sampler(batch_size, lanes).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos])
     expected = [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
     assert drawn == expected
     assert {response.ended for response in drawn} == {True, False}  # so both ways out were taken
@@ -78,17 +78,17 @@ def test_both_decoders_draw_the_same_tokens(config) -> None:
         model = AutoModelForCausalLM.from_config(config)
     eos = an_end(model)
     assert packable(model, 18) is not None
-    packed = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    packed = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos])
     assert packed == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
     set_forward(model, Forward.general, None)
-    assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == packed
+    assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos]) == packed
 
 
 def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its keys and values lie in memory as it comes, so the places nobody has written are NaN here."""
     model = load_causal(tiny_models.llama())
     eos = an_end(model)
-    drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos])
     room, made = PackedDecoder._empty_cache, []
 
     def poisoned(self, like, rows):
@@ -96,7 +96,7 @@ def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.Mon
         return made[-1]
 
     monkeypatch.setattr(PackedDecoder, "_empty_cache", poisoned)
-    assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos) == drawn
+    assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos]) == drawn
     assert len({len(each) for each in made}) > 2  # some rows left, the others moved
 
 
@@ -120,9 +120,9 @@ def test_decoding_in_half_precision(dtype: torch.dtype) -> None:
 
 def test_prompts_filled_up_to_a_round_number_of_tokens_are_the_same_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_causal(tiny_models.llama())
-    drawn = [sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)]
+    drawn = [sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[-1])]
     monkeypatch.setattr(Parts, "padding", lambda parts, tokens: -tokens % 8)
-    drawn.append(sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1))
+    drawn.append(sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[-1]))
     assert drawn[0] == drawn[1]
 
 
@@ -151,29 +151,29 @@ def test_rows_that_have_ended_leave_and_never_come_back() -> None:
             return torch.nn.functional.one_hot(wanted, 10) * 1e4
 
     script = Script()
-    drawn = _decode(script, torch.rand((8, 7), dtype=torch.float64), 1.0, 1)
+    drawn = _decode(script, torch.rand((8, 7), dtype=torch.float64), 1.0, [1])
     assert drawn == [Response([row + 2] * row + [1], True) for row in range(7)] + [Response([9] * 7, False)]
     assert script.sizes == [7, 6, 5, 4, 3, 2]
 
 
 def test_weights_are_cast_once_for_a_sample_and_not_kept() -> None:
     model = set_forward(load_causal(tiny_models.llama()), Forward.auto, ModelLinearDtype.bfloat16)
-    first = sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=-1)
+    first = sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_ids=[-1])
     layers = [module for module in model.modules() if isinstance(module, BFloat16Linear)]
     assert layers
     assert all(layer._cached is None for layer in layers)
     with torch.no_grad():
         for layer in layers:
             layer.weight.mul_(-1)
-    assert sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=-1) != first
+    assert sampler(2).sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_ids=[-1]) != first
 
 
 def test_a_response_belongs_to_its_row_not_to_its_place() -> None:
     model = load_causal(tiny_models.llama())
     eos = an_end(model)
-    drawn = sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos)
+    drawn = sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos])
     order = [4, 0, 5, 2, 1, 3]
-    moved = sampler(2).sample(model, [PROMPTS[i] for i in order], UNIFORMS[order], temperature=0.7, eos_id=eos)
+    moved = sampler(2).sample(model, [PROMPTS[i] for i in order], UNIFORMS[order], temperature=0.7, eos_ids=[eos])
     assert moved == [drawn[index] for index in order]
 
 
@@ -183,7 +183,7 @@ def test_the_whole_distribution_is_sampled(temperature: float) -> None:
     count = 4000
     # Evenly spaced uniforms meet every token as often as its probability says, give or take one.
     uniforms = ((torch.arange(count, dtype=torch.float64) + 0.5) / count)[:, None]
-    drawn = sampler(1000).sample(model, [PROMPTS[0]] * count, uniforms, temperature=temperature, eos_id=-1)
+    drawn = sampler(1000).sample(model, [PROMPTS[0]] * count, uniforms, temperature=temperature, eos_ids=[-1])
     counts = torch.tensor([response.ids[0] for response in drawn]).bincount(minlength=model.config.vocab_size)
     with torch.no_grad():
         expected = (model(torch.tensor([PROMPTS[0]])).logits[0, -1].double() / temperature).softmax(-1)
@@ -194,10 +194,23 @@ def test_the_whole_distribution_is_sampled(temperature: float) -> None:
 def test_the_end_is_part_of_the_response_and_nothing_follows_it() -> None:
     model = load_causal(tiny_models.llama())
     eos = an_end(model)
-    for response in sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_id=eos):
+    for response in sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos]):
         assert response.ids.count(eos) == int(response.ended)
         assert (response.ids[-1] == eos) == response.ended
         assert response.ended or len(response.ids) == 12
+
+
+def test_whichever_end_comes_first_ends_the_response() -> None:
+    model = load_causal(tiny_models.llama())
+    one = an_end(model)
+    free = sampler().sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[one])
+    other = next(ids[-2] for ids in (response.ids for response in free) if len(ids) > 3 and one not in ids[:-1])
+    drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[one, other])
+    for before, after in zip(free, drawn, strict=True):
+        ends = [place for place, token in enumerate(before.ids) if token in (one, other)]
+        assert after.ids == (before.ids[: ends[0] + 1] if ends else before.ids)
+        assert after.ended == bool(ends)
+    assert {response.ids[-1] for response in drawn if response.ended} == {one, other}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -209,15 +222,15 @@ def test_adapters_take_part(family: str) -> None:
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
-    drawn = sampler().sample(adapted, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)
-    assert drawn != sampler().sample(plain, PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)
-    assert drawn == sampler().sample(source.merge(adapted), PROMPTS, UNIFORMS, temperature=0.7, eos_id=-1)
+    drawn = sampler().sample(adapted, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[-1])
+    assert drawn != sampler().sample(plain, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[-1])
+    assert drawn == sampler().sample(source.merge(adapted), PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[-1])
 
 
 def test_nothing_is_left_behind() -> None:
     model = load_causal(tiny_models.llama()).train()
     state = torch.random.get_rng_state()
-    sampler().sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_id=1)
+    sampler().sample(model, PROMPTS, UNIFORMS, temperature=1.0, eos_ids=[1])
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -225,6 +238,6 @@ def test_nothing_is_left_behind() -> None:
 def test_too_few_uniforms_and_no_batch() -> None:
     model = load_causal(tiny_models.llama())
     with pytest.raises(ValueError, match="6 prompts but uniforms for 5"):
-        sampler().sample(model, PROMPTS, UNIFORMS[:5], temperature=1.0, eos_id=1)
+        sampler().sample(model, PROMPTS, UNIFORMS[:5], temperature=1.0, eos_ids=[1])
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         LocalRolloutConfig(0)

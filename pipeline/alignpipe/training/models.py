@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from alignpipe.api import Artifact
 from alignpipe.errors import ModelError, first_line
 from alignpipe.ops.logprobs import widened
-from alignpipe.training.tokens import check_tokenizer
+from alignpipe.training.tokens import check_tokenizer, end_of_turn
 
 _LAYER = re.compile(r"\.(\d+)\.")
 """The number of a layer in a weight's name."""
@@ -85,6 +86,12 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The tokens that end a response: the tokenizer's EOS, and what else the model's generation config names."""
+        others = _as_list(getattr(self.model, "generation_config", None))
+        return tuple(dict.fromkeys([int(self.tokenizer.eos_token_id), *others]))
+
 
 def open_policy(
     source: ModelSource, artifact: Artifact | None, texts: Callable[[], Sequence[str]], seed: int
@@ -120,16 +127,45 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     generation = getattr(model, "generation_config", None)  # what transformers' generate goes by; classifiers have none
     if generation is not None:
         generation.pad_token_id = tokenizer.pad_token_id
-        ends = generation.eos_token_id
-        if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
-            generation.eos_token_id = tokenizer.eos_token_id
+        # A list was written by somebody; a single id may be the default of a config that knows no tokenizer.
+        ends = _as_list(generation) if isinstance(generation.eos_token_id, list) else []
+        if tokenizer.eos_token_id not in ends:
+            ends.insert(0, int(tokenizer.eos_token_id))
+        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a policy's checkpoint folder or hub name, checked (EOS there, pad distinct from it)."""
+def _as_list(generation: GenerationConfig | None) -> list[int]:
+    """The ids that `generate` stops at."""
+    ends = None if generation is None else generation.eos_token_id
+    return [] if ends is None else list(ends) if isinstance(ends, list) else [int(ends)]
+
+
+def load_tokenizer(
+    name: str | Path, revision: str | None = None, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a policy's checkpoint folder or hub name, checked (EOS there, pad distinct from it).
+
+    `chat_template` replaces its own. Its EOS is the token that closes an assistant's message in the template, if that
+    is one of those at which the model stops: many a tokenizer of a chat model names that of its base model.
+    """
     tokenizer = load_plain_tokenizer(name, revision)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    if tokenizer.chat_template:
+        end = end_of_turn(tokenizer, _published_ends(name, revision))
+        if end is not None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     check_tokenizer(tokenizer, str(name))
     return tokenizer
+
+
+def _published_ends(name: str | Path, revision: str | None) -> list[int]:
+    """The end tokens of a checkpoint's generation config; none if it has no such file."""
+    try:
+        with _quiet():
+            return _as_list(GenerationConfig.from_pretrained(str(name), revision=revision or "main"))
+    except OSError:
+        return []
 
 
 def load_plain_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:

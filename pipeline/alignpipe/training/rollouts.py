@@ -16,7 +16,7 @@ from alignpipe.training.tokens import decoder, fingerprint
 
 @dataclass(frozen=True)
 class Response:
-    """Sampled token ids; `ended` means the last one is the end-of-sequence token, sampled by the policy itself."""
+    """Sampled token ids; `ended` means the last one is an end-of-sequence token, sampled by the policy itself."""
 
     ids: list[int]
     ended: bool
@@ -32,9 +32,11 @@ class Rollout(Protocol):
         uniforms: Tensor,
         *,
         temperature: float,
-        eos_id: int,
+        eos_ids: Sequence[int],
     ) -> list[Response]:
         """One response per prompt from the full distribution (D20), at most `uniforms.shape[1]` tokens each.
+
+        It ends with the first token of `eos_ids`.
 
         `uniforms` [B, T] in [0, 1): token t of response b is drawn by the inverse CDF at `uniforms[b, t]`, so a
         response depends on its own row only, not on the batch it was sampled in.

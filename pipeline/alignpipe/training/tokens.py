@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -45,6 +45,18 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         candidates = [tokenizer.unk_token, *special, tokenizer.bos_token]
         spare = [token for token in candidates if token is not None and token != tokenizer.eos_token]
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD})
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> int | None:
+    """The first of the tokens `ends` that the chat template writes behind an assistant's message; None if none does."""
+    said = "an answer"
+    conversation = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
+    try:
+        text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
+    except Exception:  # what a template cannot render is told where it matters, at the user's own conversations
+        return None
+    behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
+    return next((int(token) for token in behind if token in ends), None)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:

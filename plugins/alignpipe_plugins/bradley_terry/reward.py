@@ -207,7 +207,7 @@ class BradleyTerryReward:
             prompts,
             episode_uniforms(stream(ctx.seed, "normalise"), len(prompts), config.sample_tokens),
             temperature=config.sample_temperature,
-            eos_id=int(policy.tokenizer.eos_token_id),
+            eos_ids=policy.eos_ids,
         )
         return as_samples(policy.tokenizer, rows, prompts, responses)
 

@@ -54,8 +54,7 @@ def answer(
     Raises `DataError` for an empty prompt, or one that leaves too little of the context.
     """
     prompts = encode_prompts(policy.tokenizer, rows, uniforms.shape[1], context_length(policy.model), key)
-    eos_id = int(policy.tokenizer.eos_token_id)
-    responses = rollout.sample(policy.model, prompts, uniforms, temperature=temperature, eos_id=eos_id)
+    responses = rollout.sample(policy.model, prompts, uniforms, temperature=temperature, eos_ids=policy.eos_ids)
     return Answers(name, prompts, responses, as_samples(policy.tokenizer, rows, prompts, responses))
 
 

@@ -41,11 +41,9 @@ class PretrainedSource:
         is no Jinja.
         """
         where = self._locate()
+        template = None if self._config.chat_template is None else _template(self._config.chat_template)
         with self._named():
-            tokenizer = load_tokenizer(where.name, where.commit)
-        if self._config.chat_template is not None:
-            tokenizer.chat_template = _template(self._config.chat_template)
-        return tokenizer
+            return load_tokenizer(where.name, where.commit, template)
 
     def context_length(self) -> int | None:
         """The most tokens the model can read, from its config alone."""

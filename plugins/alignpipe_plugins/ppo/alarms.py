@@ -78,6 +78,15 @@ _RULES = (
         "{now:.3g}; below 0: likelier). The rollout slot samples with older weights, a filter or another temperature",
     ),
     _Rule(
+        "no answer ends",
+        "val/missing_eos_frac",
+        lambda now, first: now == 1,
+        f"not one response ended by itself in {PATIENCE} updates in a row (the share that did not is now "
+        "{now:.3g}), so missing_eos_score is the score of all, and there is nothing to learn. Raise "
+        "max_response_tokens, or fine-tune first (sft). If samples look whole, the model ends them with a token other "
+        "than its tokenizer's eos_token: list both in its generation_config.json (eos_token_id)",
+    ),
+    _Rule(
         "not ending pays",
         "val/missing_eos_gain",
         lambda now, first: now > 0,

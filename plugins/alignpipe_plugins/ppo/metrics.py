@@ -82,10 +82,13 @@ def _of_groups(episodes: Episodes, size: int) -> dict[str, float]:
 
 
 def _of_missing_ends(episodes: Episodes, missing_eos_score: float | None) -> dict[str, float]:
-    """What not ending would gain, where some responses ended and the score of the others is replaced."""
-    if missing_eos_score is None or not bool(episodes.ended.any()):
+    """Where the score of responses that did not end is replaced: their share, and what not ending would gain."""
+    if missing_eos_score is None:
         return {}
-    return {"val/missing_eos_gain": missing_eos_score - float(episodes.scores[episodes.ended].mean())}
+    share = {"val/missing_eos_frac": 1.0 - float(episodes.ended.float().mean())}
+    if not bool(episodes.ended.any()):
+        return share
+    return {**share, "val/missing_eos_gain": missing_eos_score - float(episodes.scores[episodes.ended].mean())}
 
 
 def _of_the_critic(episodes: Episodes, returns: Tensor, statistics: StepStatistics) -> dict[str, float]:

@@ -47,7 +47,7 @@ class Players:
         A response depends on its own row of uniforms only, so that it does not matter which process samples it (D28).
         """
         self.network.eval()
-        eos_id = int(self.policy.tokenizer.eos_token_id)
+        eos_ids = self.policy.eos_ids
 
         def sample(rows: Sequence[int]) -> list[Response]:
             return self.rollout.sample(
@@ -55,7 +55,7 @@ class Players:
                 [prompts.ids[row] for row in rows],
                 uniforms[rows],
                 temperature=self.temperature,
-                eos_id=eos_id,
+                eos_ids=eos_ids,
             )
 
         return self.team.spread([len(ids) for ids in prompts.ids], sample)

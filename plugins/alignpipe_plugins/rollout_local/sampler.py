@@ -54,7 +54,7 @@ class LocalRollout:
         uniforms: Tensor,
         *,
         temperature: float,
-        eos_id: int,
+        eos_ids: Sequence[int],
     ) -> list[Response]:
         """See `alignpipe.training.rollouts.Rollout`; prompts of like length are sampled together."""
         if len(prompts) != uniforms.shape[0]:
@@ -64,7 +64,7 @@ class LocalRollout:
 
         def decode(rows: list[int]) -> list[Response]:
             decoder = _decoder(model, [prompts[row] for row in rows], uniforms.shape[1])
-            return _decode(decoder, uniforms[rows], temperature, eos_id)
+            return _decode(decoder, uniforms[rows], temperature, eos_ids)
 
         model.train(False)
         with torch.no_grad(), bfloat16_weights_cached(model):
@@ -84,7 +84,7 @@ def _decoder(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int
     return GeneralDecoder(model, prompts) if parts is None else PackedDecoder(parts, prompts, longest)
 
 
-def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_id: int) -> list[Response]:
+def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_ids: Sequence[int]) -> list[Response]:
     """One response per row of `uniforms` [B, T]."""
     logits = decoder.start()
     uniforms = uniforms.to(logits.device)
@@ -96,7 +96,8 @@ def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_id: int)
         drawn = inverse_cdf_sample(logits, uniforms[rows, step], temperature)
         tokens[rows, step] = drawn  # what a finished row draws lies behind its end and is cut off
         lengths[rows] += going
-        going &= drawn != eos_id  # never back to True
+        for end in eos_ids:
+            going &= drawn != end  # never back to True
         left = int(going.sum())
         if left == 0 or step + 1 == uniforms.shape[1]:
             break
@@ -106,7 +107,7 @@ def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_id: int)
             decoder.select(kept)
         logits = decoder.step(drawn)
     cut = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-    return [Response(ids, ids[-1] == eos_id) for ids in cut]
+    return [Response(ids, ids[-1] in eos_ids) for ids in cut]
 
 
 def build(config: LocalRolloutConfig, context: BuildContext) -> LocalRollout:

@@ -11,11 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, Gemma3Config, GPT2Config, GPT2Model
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Gemma3Config,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+)
 
 from alignpipe.api import Artifact
 from alignpipe.errors import ModelError
 from alignpipe.training.models import (
+    Policy,
     TokenScorer,
     context_length,
     fit_tokenizer,
@@ -252,11 +260,49 @@ def test_checkpoints_name_pad_and_end_for_others(tmp_path: Path) -> None:
     assert generation["pad_token_id"] == policy.tokenizer.pad_token_id
 
 
-@pytest.mark.parametrize(("ends", "expected"), [(7, 0), ([7, 0], [7, 0]), (None, 0)])
+@pytest.mark.parametrize(("ends", "expected"), [(7, 0), ([7, 0], [7, 0]), ([7, 9], [0, 7, 9]), ([0], 0), (None, 0)])
 def test_transformers_generates_up_to_the_end_that_was_trained(ends: object, expected: object) -> None:
-    """Beside others that the checkpoint names, if it names the tokenizer's at all."""
+    """Beside others that the checkpoint names, if it names them in a list: a single one may be a default."""
     model, tokenizer = load_causal(tiny_models.gpt2()), load_tokenizer(tiny_models.gpt2())
     model.generation_config.eos_token_id = ends
     fit_tokenizer(model, tokenizer)
     assert tokenizer.eos_token_id == 0
     assert model.generation_config.eos_token_id == expected
+    assert set(Policy(model, tokenizer).eos_ids) == set(expected if isinstance(expected, list) else [expected])
+    assert Policy(model, tokenizer).eos_ids[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("behind", "ends", "expected"),
+    [
+        ("<turn>", [1, 2], "<turn>"),  # as Gemma and Llama 3
+        ("<turn>\n<end>", [1, 2], "<turn>"),  # as Phi-3
+        ("<turn>", 2, "<turn>"),
+        ("<turn>", [1], "<end>"),  # the model does not stop at it
+        ("<turn>", None, "<end>"),
+        ("", [1, 2], "<end>"),
+        ("{{ raise_exception('no') }}", [1, 2], "<end>"),
+    ],
+)
+def test_a_chat_models_end_is_that_of_its_turns(behind: str, ends: object, expected: str, tmp_path: Path) -> None:
+    """Its tokenizer may still name the end of the base model, with which it never ends an answer."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_models.bpe("<pad>", "<end>", "<turn>"), eos_token="<end>", pad_token="<pad>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}BEHIND{% endfor %}".replace("BEHIND", behind)
+    tokenizer.chat_template = template
+    model = load_causal(tiny_models.llama())
+    model.generation_config.eos_token_id = ends
+    save_checkpoint(model, tokenizer, tmp_path)
+    if ends is None:
+        (tmp_path / "generation_config.json").unlink()
+    assert load_tokenizer(tmp_path).eos_token == expected
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    assert load_tokenizer(tmp_path).eos_token == "<end>"
+    assert load_tokenizer(tmp_path, chat_template=template).eos_token == expected
+    policy = open_policy(FolderSource(tmp_path), None, list, 0)
+    if isinstance(ends, list):
+        assert set(policy.eos_ids) == {1, *ends}
