@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from alignpipe.api.components import Selected
+from alignpipe.digests import file_digest
 
 
 def is_keyed(field: Field[Any]) -> bool:
@@ -31,9 +32,26 @@ def all_selected(value: Any) -> list[Selected]:
 
 
 def revision_of(config: Any) -> dict[str, str]:
-    """The state of what a config refers to outside itself (`revision()`: hashes of files); {} if nothing."""
+    """The state of what a config refers to outside itself: files that its paths name, and what `revision()` says."""
     ask = getattr(config, "revision", None)
-    return {str(name): str(state) for name, state in ask().items()} if callable(ask) else {}
+    asked = {str(name): str(state) for name, state in ask().items()} if callable(ask) else {}
+    return {**_files(config, ""), **asked}
+
+
+def _files(value: Any, name: str) -> dict[str, str]:
+    """The hash of each file that a value of the type `Path` names, by its field; other choices have their own."""
+    if isinstance(value, Path):
+        return {name: file_digest(value)} if value.is_file() else {}
+    if isinstance(value, list | tuple):
+        inner = {str(place): item for place, item in enumerate(value)}
+    else:
+        inner = entries(value, keyed_only=True) or {}
+    return {
+        field: digest
+        for key, item in inner.items()
+        if not isinstance(item, Selected)
+        for field, digest in _files(item, f"{name}.{key}" if name else key).items()
+    }
 
 
 def plain(value: Any) -> Any:

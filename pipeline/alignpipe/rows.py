@@ -1,4 +1,4 @@
-"""Rows out of files with their locations: JSONL, JSON, CSV, TSV (gzipped or not), Parquet; a bad row is a `Broken`."""
+"""Rows out of files with their locations: JSONL, JSON, CSV, TSV (gzipped or not), Parquet; rows into Parquet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,3 +234,27 @@ def _parquet_rows(shown: str, file: Bytes) -> Found:
                 yield f"{shown} row {number}", row
     except pa.ArrowException as error:
         raise DataError(f"{shown} is no Parquet that can be read: {error}") from error
+
+
+def columns_of(table: Sequence[Raw]) -> list[str]:
+    """The columns of all rows: a later one may have some that the first has not."""
+    return list(dict.fromkeys(name for row in table for name in row))
+
+
+def as_json(value: Any) -> str:
+    """A value as text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def write_parquet(path: Path, table: Sequence[Raw]) -> None:
+    """Write rows of any kind; a column that Parquet cannot hold as it is becomes text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [row.get(name) for row in table] for name in columns_of(table)}
+    for name, values in columns.items():
+        try:
+            pq.write_table(pa.table({name: values}), io.BytesIO())
+        except (pa.ArrowException, OverflowError):  # of several types, or an empty object: text, as in a .csv
+            columns[name] = [value if value is None or isinstance(value, str) else as_json(value) for value in values]
+    pq.write_table(pa.table(columns), path)

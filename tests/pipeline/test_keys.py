@@ -120,6 +120,31 @@ def test_a_revision_is_asked_for_once_and_enters_the_key(tmp_path):
     assert key("data", {}, data=DataConfig(path=str(file))) != before
 
 
+@dataclass(frozen=True)
+class Listed:
+    words: Path | None = None
+    more: tuple[Path, ...] = ()
+    log: Path | None = field(default=None, metadata={"fingerprint": False})
+
+
+def test_the_content_of_a_file_that_an_option_names_by_a_path_enters_the_key(tmp_path):
+    for name in ("words.txt", "one.txt", "log.txt"):
+        (tmp_path / name).write_text("a")
+    config = Listed(tmp_path / "words.txt", (tmp_path / "one.txt", tmp_path / "missing.txt"), tmp_path / "log.txt")
+
+    def revision():
+        return fingerprint("data", {}, **odd(anything=config))["component"].get("revision")
+
+    before = revision()
+    assert sorted(before) == ["anything.more.0", "anything.words"]
+    (tmp_path / "log.txt").write_text("b")
+    assert revision() == before
+    (tmp_path / "words.txt").write_text("b")
+    assert revision()["anything.words"] != before["anything.words"]
+    (tmp_path / "missing.txt").write_text("b")
+    assert "anything.more.1" in revision()
+
+
 def test_revisions_are_remembered_for_one_run():
     asked = []
 

@@ -138,6 +138,16 @@ def test_strict_mode_raises(install_fake_plugin: InstallFakePlugin, load: Loadin
         load(ALIGNPIPE_STRICT_PLUGINS="1")
 
 
+def test_a_function_that_is_no_reward_yet_is_told_how_to_become_one(
+    acme: None, install_fake_plugin: InstallFakePlugin, load: Loading
+) -> None:
+    install_fake_plugin("plain", {"plain": "plain_one:score"}, {"plain_one.py": "def score(samples):\n    return []\n"})
+    registry = load()
+    with pytest.raises(PluginError, match=r"plain_one:score is a plain function; put @reward \(alignpipe\.rewards\)"):
+        registry.get("reward", "plain")
+    assert "broken and left out" in load.warnings[0]
+
+
 @pytest.mark.parametrize("entry_point", ["acme", "reward.acme"])
 def test_selecting_what_a_broken_plugin_would_offer_says_so(
     entry_point: str, install_fake_plugin: InstallFakePlugin, load: Loading

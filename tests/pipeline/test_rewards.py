@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
+import json
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -68,6 +71,32 @@ def test_what_is_offered_is_pinned() -> None:
     assert (sample.prompt, sample.response, sample.row["answer"], sample.ended) == ("p", "r", 1, True)
     scores = Scores([1.0], parts={"a": [1.0]}, per_token=[[1.0]], failures={0: rewards.Failure("refused", "why")})
     assert (scores.total, scores.failures[0].kind) == ([1.0], "refused")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row.__setitem__("answer", 2),
+        lambda row: row.__delitem__("answer"),
+        lambda row: row.update(answer=2),
+        lambda row: row.setdefault("other", 2),
+        lambda row: row.pop("answer"),
+        lambda row: row.popitem(),
+        lambda row: row.clear(),
+        lambda row: row.__ior__({"answer": 2}),
+    ],
+)
+def test_a_samples_row_is_for_others_to_read_too(change) -> None:
+    """One member of a mix must not be able to change what the next one scores."""
+    given = {"answer": 1}
+    sample = Sample("p", "r", row=given)
+    with pytest.raises(TypeError, match=r"change a copy of it, dict\(sample\.row\)"):
+        change(sample.row)
+    assert sample.row == given == {"answer": 1}
+    assert json.loads(json.dumps(sample.row)) == given
+    for copied in (copy.copy(sample.row), copy.deepcopy(sample.row), pickle.loads(pickle.dumps(sample.row))):
+        copied["answer"] = 2
+    assert sample.row["answer"] == 1
 
 
 def test_what_the_decorator_takes_is_pinned() -> None:

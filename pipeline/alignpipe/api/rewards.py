@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, get_args, runtime_checkable
 
 from alignpipe.api.artifacts import Artifact
 from alignpipe.api.stages import StageContext
@@ -15,16 +15,30 @@ FailureKind = Literal["timeout", "exception", "nan", "count", "refused", "not_ap
 """Why a sample has no score: nothing came in time; the reward raised; a score was no finite number; scores and samples
 did not match in number; the reward (a sandbox, a service) would not score it; the reward has nothing to say about
 samples of this kind, which is no fault and does not count towards `scoring.failure_budget`."""
+FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
+
+
+class _Row(dict[str, Any]):
+    """A dictionary that stays as it is: several rewards may read the same sample, one after the other."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("the row of a sample is for others to read too: change a copy of it, dict(sample.row)")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)  # a copy is the copier's own
 
 
 class Sample:
     """One prompt with one response, as a reward sees it.
 
     `messages` is the conversation before the response (empty for plain prompts), `row` the prompt row's other columns
-    (a reference answer, unit tests ...), `ended` whether the response ended by itself. `prompt_ids` and `response_ids`
-    are the policy's token ids, the end-of-sequence token included, and `vocabulary` is the fingerprint of the tokenizer
-    they belong to; all three are None for text that no policy sampled. A reward that reads tokens with the very same
-    tokenizer should score the ids, since decoding and encoding again is not an identity.
+    (a reference answer, unit tests ...; it cannot be changed), `ended` whether the response ended by itself.
+    `prompt_ids` and `response_ids` are the policy's token ids, the end-of-sequence token included, and `vocabulary` is
+    the fingerprint of the tokenizer they belong to; all three are None for text that no policy sampled. A reward that
+    reads tokens with the very same tokenizer should score the ids, since decoding and encoding again is not an
+    identity.
     The text of `response` is decoded on first use.
     """
 
@@ -57,7 +71,7 @@ class Sample:
             raise ValueError("a sample needs its response as text, or as response_ids with decode")
         self.prompt = prompt
         self.messages = tuple(messages)
-        self.row: Mapping[str, Any] = row or {}
+        self.row: Mapping[str, Any] = _Row(row or {})
         self.prompt_ids = prompt_ids
         self.response_ids = response_ids
         self.vocabulary = vocabulary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import json
 import keyword
@@ -68,6 +69,11 @@ def check_name(name: str) -> None:
     if keyword.iskeyword(module) or module in sys.stdlib_module_names or module in ("alignpipe", "alignpipe_plugins"):
         raise ConfigError(
             f"plugins new reward {name}: {module!r} is the name of a Python module; add a word of your own"
+        )
+    if importlib.util.find_spec(module) is not None:
+        raise ConfigError(
+            f"plugins new reward {name}: a module {module!r} is installed, and the package would stand in its way; add "
+            "a word of your own"
         )
     for offer in registry().offers("reward", module):
         raise ConfigError(f"plugins new reward {name}: reward={module} is there already, from {offer.distribution}")

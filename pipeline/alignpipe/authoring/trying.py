@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +15,11 @@ from alignpipe.api import Sample
 from alignpipe.authoring.rows import Data
 from alignpipe.errors import ConfigError
 from alignpipe.rewarding.judge import Judge, Scored
-from alignpipe.rows import Raw
+from alignpipe.rows import Raw, as_json, columns_of, write_parquet
 
 _OURS = ("score", "failure")
 _PART = "part/"
+_FEW = 100
 _BINS = 10
 _BAR = 40
 
@@ -44,7 +43,7 @@ class Tried:
     def figures(self) -> list[tuple[str, float, float, float, float]]:
         """(part, mean, standard deviation, minimum, maximum) over the samples that have a score; the total first."""
         found = []
-        for name, values in {"total": self.scored.total, **self.scored.parts}.items():
+        for name, values in [("total", self.scored.total), *self.scored.parts.items()]:
             numbers = [values[index] for index in self.scored.kept if math.isfinite(values[index])]
             if numbers:
                 found.append((name, fmean(numbers), pstdev(numbers), min(numbers), max(numbers)))
@@ -61,11 +60,13 @@ class Tried:
 def try_on(judge: Judge, data: Data, what: str) -> Tried:
     """Score everything; `what` names the data in messages.
 
+    Of a few samples all are looked at, however many fail; what is said of many is over at the budget for failures.
+
     Raises `DataError` for a column that the reward reads and the data lacks, `RewardError` as the judge does.
     """
     rows = [sample.row for sample in data.samples]
     judge.check_columns(rows[::2] if data.pairs else rows, what, "add it to the file")
-    scored = judge.score(data.samples)
+    scored = judge.score_all(data.samples) if len(data.samples) <= _FEW else judge.score(data.samples)
     table = [_line(raw, scored, index) for index, raw in enumerate(data.raw)]
     return Tried(data.samples, scored, table, _card(data.pairs, scored))
 
@@ -117,45 +118,23 @@ def writer_for(path: Path) -> Writer:
 
     Raises `ConfigError` for a name that does not say how.
     """
-    writers: Mapping[str, Writer] = {".parquet": _to_parquet, ".jsonl": _to_jsonl, ".csv": _to_csv}
+    writers: Mapping[str, Writer] = {".parquet": write_parquet, ".jsonl": _to_jsonl, ".csv": _to_csv}
     if path.suffix not in writers:
         raise ConfigError(f"--out {path}: the name must end in {', '.join(writers)}")
     return writers[path.suffix]
 
 
-def _to_parquet(path: Path, table: Sequence[Raw]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {name: [row.get(name) for row in table] for name in _columns(table)}
-    for name, values in columns.items():
-        try:
-            pq.write_table(pa.table({name: values}), io.BytesIO())
-        except (pa.ArrowException, OverflowError):  # of several types, or an empty object: text, as in a .csv
-            columns[name] = [value if value is None or isinstance(value, str) else _json(value) for value in values]
-    pq.write_table(pa.table(columns), path)
-
-
 def _to_jsonl(path: Path, table: Sequence[Raw]) -> None:
-    path.write_text("".join(_json(row) + "\n" for row in table), encoding="utf-8")
+    path.write_text("".join(as_json(row) + "\n" for row in table), encoding="utf-8")
 
 
 def _to_csv(path: Path, table: Sequence[Raw]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _columns(table))
+        writer = csv.DictWriter(file, columns_of(table))
         writer.writeheader()
         for row in table:
             writer.writerow({name: _cell(value) for name, value in row.items()})
 
 
 def _cell(value: Any) -> Any:
-    return _json(value) if isinstance(value, dict | list) else value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _columns(table: Sequence[Raw]) -> list[str]:
-    """The columns of all rows: a later one may have some that the first has not."""
-    return list(dict.fromkeys(name for row in table for name in row))
+    return as_json(value) if isinstance(value, dict | list) else value

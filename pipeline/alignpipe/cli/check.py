@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{registered}\n\n")
         try:
             chosen = choose(registered.component.name, arguments.overrides)
-        except ConfigError as error:
+        except (ConfigError, PluginError) as error:
             if len(rewards) == 1:
                 raise
             sys.stdout.write(f"not checked: {error}; check it by itself\n\n")

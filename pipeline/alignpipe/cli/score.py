@@ -19,7 +19,7 @@ from alignpipe.tables import show_table
 def main(argv: Sequence[str]) -> int:
     """Run `score`.
 
-    Raises what reading the data, building the reward and asking it raise.
+    Raises what reading the data, building the reward and asking it raise; too many failures only after all is shown.
     """
     arguments = _parser().parse_intermixed_args(list(argv))
     path = rollouts_of(arguments.run) if arguments.run else arguments.data
@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             write(arguments.out, tried.table)
         _say(f"\nthe scores of every sample: {arguments.out}")
+    judge.check_failures(tried.scored.failures, tried.samples)
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeGuard, get_origin
+from typing import Any, TypeGuard, get_args, get_origin
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -33,7 +33,11 @@ def component_node(registered: Registered) -> DictConfig:
         node: DictConfig = OmegaConf.structured(config)
     except (OmegaConfBaseException, TypeError, ValueError, NameError) as error:
         reason = " ".join(str(error).split())
-        raise PluginError(f"{registered}: OmegaConf cannot take its config {config.__name__}: {reason}") from error
+        raise PluginError(
+            f"{registered}: OmegaConf cannot take its config {config.__name__}: {reason}. It takes bool, int, float, "
+            "str, Path, Enum, dataclasses, and lists, tuples and dicts of these, each also with None (an Enum for a "
+            "Literal, a list for a set)"
+        ) from error
     _loosen(node)
     with open_dict(node):
         node[NAME] = registered.component.name
@@ -96,7 +100,12 @@ def _value(parent: Container, name: Any, key: str, registry: Registry) -> Any:
     if isinstance(value, ListConfig):
         items = [_value(value, index, f"{key}.{index}", registry) for index, _ in enumerate(children(value))]
         declared = value._metadata.ref_type
-        return tuple(items) if declared is tuple or get_origin(declared) is tuple else items
+        if declared is not tuple and get_origin(declared) is not tuple:
+            return items
+        wanted = get_args(declared)
+        if wanted and ... not in wanted and len(items) != len(wanted):
+            raise ConfigError(f"{key}: {len(wanted)} values are wanted, got {items}")
+        return tuple(items)
     return value
 
 

@@ -20,8 +20,9 @@ KEY_SCHEMA = 1
 class Fingerprints:
     """Makes the fingerprints of a run's stages.
 
-    A config dataclass may offer `revision() -> Mapping[str, str]`, the state of what lies outside the config (hashes of
-    data files, a hub revision, the digest of a local checkpoint). It is called here only: once a run, and once more
+    Of a field of the type `Path` the file's content counts too. A config dataclass may offer `revision() ->
+    Mapping[str, str]`, the state of what else lies outside the config (hashes of data files, a hub revision, the digest
+    of a local checkpoint). Both are looked at here only: once a run, and once more
     before the stage that reads it works.
     """
 

@@ -7,6 +7,7 @@ every entry point is imported, registered under `<distribution>:<entry point>` a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import sys
 import threading
@@ -194,6 +195,11 @@ def _load(name: str, entry_point: EntryPoint, manager: pluggy.PluginManager) -> 
             plugin = loaded() if isinstance(loaded, type) else loaded
             if isinstance(plugin, RewardPlugin):  # it observes nothing, and pluggy would look at its every attribute
                 return _checked(plugin.alignpipe_components())
+            if inspect.isfunction(plugin):
+                raise PluginError(
+                    f"{entry_point.value} is a plain function; put @reward (alignpipe.rewards) above it, or name a "
+                    "module with the hook alignpipe_components"
+                )
             manager.register(plugin, name=name)
             manager.check_pending()
             return _components(plugin, manager)

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 from alignpipe.api import Failure, Sample, Scores
+from alignpipe.api.rewards import FAILURE_KINDS
 
 _NOT_APPLICABLE = Failure("not_applicable", "the reward gave None: it does not apply to this sample")
 _SPLIT_TOLERANCE = 1e-3
@@ -44,6 +45,7 @@ class Tally:
 
         Raises `WrongAnswer`, before anything is entered, if there is not one number per sample.
         """
+        _check_names(scores, len(rows))
         total = _numbers(scores.total, len(rows), "total")
         parts = {name: _numbers(values, len(rows), f"part {name!r}") for name, values in scores.parts.items()}
         split = scores.per_token
@@ -94,11 +96,30 @@ def faults(failures: Mapping[int, Failure]) -> int:
     return sum(failure.kind != "not_applicable" for failure in failures.values())
 
 
+def _check_names(scores: Scores, count: int) -> None:
+    """Raise `WrongAnswer` for parts and failures that are not by name, and by sample."""
+    if not isinstance(scores.parts, Mapping) or not all(isinstance(name, str) and name for name in scores.parts):
+        raise WrongAnswer(f"its parts must be numbers by the name of the part, got {scores.parts!r:.80}")
+    if not isinstance(scores.failures, Mapping):
+        raise WrongAnswer(f"its failures must be a Failure by the index of the sample, got {scores.failures!r:.80}")
+    for index, failure in scores.failures.items():
+        if index not in range(count):
+            raise WrongAnswer(f"its failures name sample {index!r}; the {count} samples are 0 to {count - 1}")
+        if not isinstance(failure, Failure) or failure.kind not in FAILURE_KINDS:
+            kinds = ", ".join(FAILURE_KINDS)
+            raise WrongAnswer(
+                f"its failure of sample {index} is {failure!r:.80}; it must be Failure(kind, message), "
+                f"with one of the kinds {kinds}"
+            )
+
+
 def _numbers(values: Sequence[float | None], count: int, what: str) -> list[float | None]:
     if isinstance(values, Mapping | Set | str | bytes):  # of which `float` could make numbers that are none
         kind = type(values).__name__
         raise WrongAnswer(f"its {what} is of type {kind}; it must be a list of numbers, got {values!r:.80}")
     try:
+        if any(isinstance(value, str | bytes) for value in values):
+            raise TypeError("text among them")
         numbers = [None if value is None else float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise WrongAnswer(f"its {what} is {values!r:.80}, which are no numbers: {error}") from error

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
+from alignpipe.rows import write_parquet
 from alignpipe.syncing import sync
 from alignpipe.training.parallel import Team
 from alignpipe_plugins.ppo.episodes import Episodes
@@ -63,23 +61,7 @@ class KeptEpisodes:
         if not self._path.exists():
             return
         lines = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-        columns = list(dict.fromkeys(name for line in lines for name in line))
-        table = pa.table({name: _column([line.get(name) for line in lines]) for name in columns})
-        pq.write_table(table, payload / FILE)
-
-
-def _column(values: Sequence[Any]) -> pa.Array:
-    """A column of the table; as JSON where Parquet could not hold it, since a prompt row's objects may be empty."""
-    column = pa.array(values)
-    if _fits(column.type):
-        return column
-    return pa.array([None if value is None else json.dumps(value) for value in values])
-
-
-def _fits(kind: pa.DataType) -> bool:
-    """Whether Parquet holds values of a type: a struct must have fields, at every depth."""
-    inner = [kind.field(index).type for index in range(kind.num_fields)]
-    return all(map(_fits, inner)) and (bool(inner) or not pa.types.is_struct(kind))
+        write_parquet(payload / FILE, lines)  # the prompts' own columns may hold anything
 
 
 def _update_of(line: str) -> float:

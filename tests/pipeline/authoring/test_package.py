@@ -138,6 +138,7 @@ def test_imported_neighbours_are_named(tmp_path: Path) -> None:
         ("json", "'json' is the name of a Python module"),
         ("class", "'class' is the name of a Python module"),
         ("alignpipe", "'alignpipe' is the name of a Python module"),
+        ("torch", "a module 'torch' is installed, and the package would stand in its way"),
         ("acme", "reward=acme is there already, from fakes"),
     ],
 )

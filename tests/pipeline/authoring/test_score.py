@@ -96,6 +96,32 @@ def test_the_command_prints_and_writes(example_reward: None, data: Path, capsys:
         assert [row["score"] for row in csv.DictReader(file)] == ["0.5", "0.0", "0.0"]
 
 
+def test_a_part_of_any_name_has_a_row_of_its_own() -> None:
+    class Named:
+        def score(self, samples):
+            return Scores([3.0] * len(samples), parts={"total": [1.0] * len(samples)})
+
+    tried = try_on(Judge(Named(), "named"), Data([Sample("p", "r")], [{"prompt": "p", "completion": "r"}]), "rows")
+    assert [(name, mean) for name, mean, *_ in tried.figures()] == [("total", 3.0), ("total", 1.0)]
+
+
+def test_of_a_few_samples_all_is_shown_before_the_budget_for_failures_counts(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "rule.py").write_text("def score(samples):\n    return [1 / (s.response != 'no') for s in samples]\n")
+    words = ["score", "--reward", "function", "reward.path=rule.py:score", "--data", "answers.jsonl", "--out", "a.csv"]
+    assert main([*words, "scoring.retries=0"]) == 1
+    said = capsys.readouterr()
+    assert re.search(r"^total +1 +0 +1 +1$", said.out, re.MULTILINE)
+    assert re.search(r"^exception +1 +ZeroDivisionError", said.out, re.MULTILINE)
+    assert "failed on 1 of 3 samples (exception: 1), more than scoring.failure_budget=0.1 allows" in said.err
+    assert (data / "a.csv").exists()
+    many = "".join(json.dumps({"prompt": "p", "completion": "no"}) + "\n" for _ in range(101))
+    (data / "many.jsonl").write_text(many)
+    assert main([*words[:-4], "--data", "many.jsonl", "scoring.retries=0"]) == 1
+    assert not capsys.readouterr().out
+
+
 def test_a_parquet_table_holds_every_column_and_what_parquet_cannot_hold_as_text(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "completion": "a", "mixed": 1, "empty": {}, "list": [1]},

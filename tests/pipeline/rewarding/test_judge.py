@@ -92,6 +92,7 @@ def test_one_bad_sample_does_not_spoil_its_batch(error: BaseException) -> None:
         ),
         (lambda samples: [1.0 for sample in samples if sample.response != "3"], "count", "0 scores for 1 samples"),
         (lambda samples: ["a" if sample.response == "3" else 1.0 for sample in samples], "count", "no numbers"),
+        (lambda samples: ["1.5" if sample.response == "3" else 1.0 for sample in samples], "count", "text among them"),
         (
             lambda samples: Scores(
                 [1.0] * len(samples),
@@ -101,7 +102,7 @@ def test_one_bad_sample_does_not_spoil_its_batch(error: BaseException) -> None:
             "fork",
         ),
     ],
-    ids=["nan", "inf", "part", "count", "text", "typed"],
+    ids=["nan", "inf", "part", "count", "text", "number as text", "typed"],
 )
 def test_failures_are_typed(answer, kind: str, message: str) -> None:
     scored = ask(answer)
@@ -195,6 +196,27 @@ def test_samples_that_need_no_score_do_not_cost_the_others_theirs() -> None:
 
     scored = Judge(Rule(raising), "acme", Scoring(retries=0, failure_budget=0.0)).score(SAMPLES, spared=range(8))
     assert scored.kept == list(range(8, 40))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"parts": {1: [1.0] * 4}}, "its parts must be numbers by the name of the part, got {1: "),
+        ({"parts": {"": [1.0] * 4}}, "its parts must be numbers by the name"),
+        ({"parts": [[1.0] * 4]}, "its parts must be numbers by the name"),
+        ({"failures": [0]}, "its failures must be a Failure by the index of the sample, got [0]"),
+        ({"failures": {0: "refused"}}, "its failure of sample 0 is 'refused'; it must be Failure(kind, message), with"),
+        ({"failures": {0: Failure("weird", "what")}}, "with one of the kinds timeout, exception, nan, count, refused"),
+        ({"failures": {-1: Failure("nan", "the last")}}, "its failures name sample -1; the 1 samples are 0 to 0"),
+        ({"failures": {99: Failure("nan", "none")}}, "its failures name sample 99"),
+    ],
+)
+def test_what_is_no_answer_is_told_in_words(scores, message: str) -> None:
+    """Asked about one sample, when the batch was halved as far as that."""
+    wrong = Judge(Rule(lambda samples: Scores([1.0] * len(samples), **scores)), "acme", PATIENT)
+    scored = wrong.score_all(SAMPLES[:4])
+    assert scored.failure_counts() == {"count": 4}
+    assert message in scored.failures[0].message
 
 
 def test_all_may_fail_where_only_the_failures_are_wanted() -> None:
