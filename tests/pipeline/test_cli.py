@@ -100,13 +100,18 @@ def test_jobs_of_a_sweep_that_would_share_a_folder(alignpipe_command: RunCommand
     assert (first["status"], second["status"], second["run_key"]) == ("finished", "failed", None)
     summary = json.loads((tmp_path / "cwd" / "s" / "same" / "summary.json").read_text())
     assert summary["run_key"] == first["run_key"]
-    assert alignpipe_command("-m", *SHORT, "seed=2", "hydra.sweep.dir=s", "hydra.sweep.subdir=same").returncode == 0
+    done = alignpipe_command("-m", *SHORT, "seed=2", "hydra.sweep.dir=s", "hydra.sweep.subdir=same")
+    assert "same holds a finished run of another config" in done.stderr
+    assert json.loads((tmp_path / "cwd" / "s" / "same" / "summary.json").read_text()) == summary
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plugin", "list"], "'plugin' is no command (did you mean 'plugins'?); commands: plan, plugins, score, store"),
+        (
+            ["plugin", "list"],
+            "'plugin' is no command (did you mean 'plugins'?); commands: plan, compare, plugins, score, store",
+        ),
         (["model=toy", "reward=nope"], "reward=nope: there is no such option; options: acme, bradley_terry"),
         (["model=toy", "+foo=1"], "foo: there is no such key"),
         (["model=toy", "reward.scal=1"], "reward.scal: there is no such key"),
@@ -141,11 +146,7 @@ def test_jobs_of_a_sweep_that_would_share_a_folder(alignpipe_command: RunCommand
         (["model=toy", "outputs="], "outputs is empty"),
         (["model=toy", "--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
         (["model=toy", "inputs.sft.policy=ppo"], "ppo"),
-        (["plan", "-m", "seed=1,2"], "plan shows one run: leave out -m, and give seed one value"),
-        (["plan", *SHORT, "-m"], "plan shows one run: leave out -m, and give each key one value"),
-        (["plan", *SHORT, "seed=1,2", "+ppo.lr=1,2"], "plan shows one run: give seed, ppo.lr one value"),
-        (["plan", *SHORT, "seed=1,2", "--multi"], "plan shows one run"),
-        (["plan", *SHORT, "seed=1,2", "hydra.mode=MULTIRUN"], "plan shows one run"),
+        (["plan", *SHORT, "seed=1,2"], "seed has several values: add -m to run each of 1,2"),
         (["plan", "model=toy", "+foo=1"], "foo: there is no such key"),
         (["plugins", "show", "reward/acne"], "reward/acne: there is no such option (did you mean 'reward/acme'?)"),
     ],
@@ -204,6 +205,41 @@ def test_plan_makes_no_folder_where_a_config_file_asks_for_a_sweep(
     done = alignpipe_command("plan", *SHORT, "--config-dir", str(tmp_path / "mine"), "experiment=swept")
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_the_plan_of_a_sweep(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    """A line a job, and how many results there are to compute; it leaves nothing."""
+    assert alignpipe_command(*SHORT, "seed=1").returncode == 0
+    done = alignpipe_command("plan", *SHORT, "-m", "seed=1,2", "reward=acme,bradley_terry", "hydra/launcher=other")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[:4] == [
+        ["4", "jobs"],
+        ["job", "overrides", "data", "sft"],
+        ["0", "seed=1", "reward=acme", "hit", "hit"],
+        ["1", "seed=1", "reward=bradley_terry", "hit", "hit"],
+    ]
+    head, data, sft = lines[7:10]
+    assert head == ["stage", "results", "stored", "to", "compute"]
+    assert (data, sft) == (["data", "2", "1", "1"], ["sft", "2", "1", "1"])
+    assert [path.name for path in (tmp_path / "cwd").iterdir()] == ["outputs"]
+    assert len(list((tmp_path / "cwd" / "outputs" / "runs").iterdir())) == 1
+    assert not (tmp_path / "cwd" / "outputs" / "sweeps").exists()
+
+
+def test_a_file_of_ones_own_is_found_and_told_what_it_lacks(alignpipe_command: RunCommand, tmp_path: Path) -> None:
+    folder = tmp_path / "cwd" / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("seed: 4\n")
+    done = alignpipe_command(*SHORT, "experiment=mine")
+    assert "experiment=mine: there is no such option (conf/experiment/mine.yaml lies here: add --config-dir conf)" in (
+        done.stderr
+    )
+    done = alignpipe_command(*SHORT, "--config-dir", "conf", "experiment=mine")
+    assert "a file of conf/experiment needs '# @package _global_' as its first line" in done.stderr
+    (folder / "mine.yaml").write_text("# @package _global_\nseed: 4\n")
+    shown = alignpipe_command(*SHORT, "--config-dir", "conf", "experiment=mine", "--cfg", "job")
+    assert "seed: 4\n" in shown.stdout
 
 
 def test_experiment_works_with_and_without_a_plus(alignpipe_command: RunCommand) -> None:

@@ -190,6 +190,24 @@ def test_a_folder_that_another_run_is_writing_is_refused(tmp_path):
     assert execute(make_run(tmp_path, "same", seed=2), make_registry()) == 0
 
 
+def test_the_finished_run_of_another_config_keeps_its_folder_from_a_sweep(tmp_path, capsys):
+    """A single run was given the folder by name, and says what it does; the same run, or one that failed, may go."""
+    first = make_run(tmp_path, "same", stages=["data"])
+    for _ in range(2):
+        assert execute(first, make_registry()) == 0
+    before = summary_of(first)
+    capsys.readouterr()
+    with pytest.raises(
+        FolderInUse, match=r"runs/same holds a finished run of another config .*another hydra\.sweep\.dir"
+    ):
+        execute(make_run(tmp_path, "same", stages=["data"], seed=2, sweep="grid"), make_registry())
+    assert summary_of(first) == before
+    assert execute(make_run(tmp_path, "same", stages=["data"], seed=2), make_registry()) == 0
+    assert "runs/same holds a finished run of another config, whose summary and figures" in capsys.readouterr().err
+    (first.folder / "summary.json").write_text(json.dumps({**before, "status": "failed"}))
+    assert execute(make_run(tmp_path, "same", stages=["data"], seed=2, sweep="grid"), make_registry()) == 0
+
+
 def test_four_processes_compute_a_key_once(tmp_path, executions):
     given = {"stages": ["data", "sft"], "sft": {"pause": 0.05}}
     racing = [start(tmp_path, folder=str(number), seed=0, **given) for number in range(4)]

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from alignpipe.cli.report import RunFailed, message_of
-from alignpipe.cli.sweeps import SweepCallback, command_line, sweep_report
+from alignpipe.cli.sweeps import SweepCallback, command_line, noted_job, sweep_report
 from alignpipe.errors import ConfigError, FolderInUse
 
 
@@ -47,7 +47,7 @@ def test_a_line_a_job_and_the_file(tmp_path, capsys):
         job(sweep, 11, "seed=${oc.env:SEED}", "ppo.lr=1")
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:6] == [
-        "1 of 3 jobs finished",
+        "1 of 3 jobs that were begun finished",
         "job  overrides            status         gold win rate  KL",
         "9    seed=1               finished       0.875          2.500",
         "10   seed=2               failed in ppo  -              -",
@@ -64,7 +64,57 @@ def test_a_line_a_job_and_the_file(tmp_path, capsys):
     assert written[0]["metrics"] == figures
     assert written[1]["error"] == "TrainingError: NaN"
     assert written[0]["overrides"] == ["seed=1", "ppo.lr=1"]
+    assert written[0]["params"] == {"seed": 1, "ppo.lr": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "11", "9", "sweep.json"]
+
+
+def test_overrides_as_values(tmp_path):
+    with sweep_report():
+        sweep = begin(tmp_path)
+        job(
+            sweep, 0, "ppo=grpo", "stages=[data,sft]", "+reward@reward.members.a=acme", "ppo.lr=1e-4", "data.path='a b'"
+        )
+        assert sweep.jobs()[0]["params"] == {
+            "ppo": "grpo",
+            "stages": ["data", "sft"],
+            "reward": "acme",
+            "ppo.lr": 1e-4,
+            "data.path": "a b",
+        }
+
+
+def test_a_sweep_that_is_killed_leaves_the_file_of_the_jobs_before(tmp_path):
+    with ExitStack() as SweepCallback.until_the_end:
+        sweep = begin(tmp_path)
+        hydra = OmegaConf.create(
+            {
+                "mode": RunMode.MULTIRUN,
+                "job": {"num": 0},
+                "runtime": {"output_dir": str(tmp_path / "0")},
+                "overrides": {"task": ["seed=1"]},
+            }
+        )
+        with noted_job(hydra):
+            pass
+        assert [entry["overrides"] for entry in json.loads((tmp_path / "sweep.json").read_text())["jobs"]] == [
+            ["seed=1"]
+        ]
+        sweep.process = -1  # a job in another process
+        (tmp_path / "sweep.json").unlink()
+        with noted_job(hydra):
+            pass
+        assert not (tmp_path / "sweep.json").exists()
+
+
+def test_a_sweep_all_of_whose_jobs_were_refused_leaves_the_file_of_the_one_before(tmp_path):
+    with sweep_report():
+        job(begin(tmp_path), 0, "seed=1", status="finished")
+    before = (tmp_path / "sweep.json").read_text()
+    with sweep_report():
+        sweep = begin(tmp_path)
+        with pytest.raises(FolderInUse), sweep.notes.job(0, tmp_path / "0", ["seed=2"]):
+            raise FolderInUse("holds a finished run of another config")
+    assert (tmp_path / "sweep.json").read_text() == before
 
 
 def test_the_last_stage_that_has_a_figure_counts(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from alignpipe.cli.words import in_order, is_sweep
+from alignpipe.cli.words import for_jobs, in_order, is_sweep
 
 _READ = ("parse_args", "parse_intermixed_args")
 """How Hydra 1.3 and 1.4 read a command line."""
@@ -30,6 +30,27 @@ def test_both_hydras_read_the_words(argv: list[str], flags: dict[str, object], o
         read = vars(getattr(get_args_parser(), method)(in_order(argv)))
         assert read.pop("overrides") == overrides
         assert {name: value for name, value in read.items() if value} == flags
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["ppo=grpo,rloo", "ppo.group_size=4"], ["ppo=grpo,rloo", "ppo.group_size=choice(4)"]),
+        (["ppo.group_size=4", "ppo=choice(grpo,rloo)"], ["ppo.group_size=choice(4)", "ppo=choice(grpo,rloo)"]),
+        (["+ppo@ppo_2=ppo,grpo", "ppo_2.lr=1e-4"], ["+ppo@ppo_2=ppo,grpo", "ppo_2.lr=choice(1e-4)"]),
+        (["reward=a,b", "reward.wanted=['a b',c]"], ["reward=a,b", "reward.wanted=choice(['a b',c])"]),
+        (["reward=a,b", "++reward.deep.key={x: 1}"], ["reward=a,b", "++reward.deep.key=choice({x: 1})"]),
+        (["experiment=a,b", "ppo.group_size=4", "seed=1"], ["experiment=a,b", "ppo.group_size=choice(4)", "seed=1"]),
+        (["ppo=grpo,rloo", "sft.lr=1", "seed=1,2"], ["ppo=grpo,rloo", "sft.lr=1", "seed=1,2"]),
+        (["ppo=grpo,rloo", "~ppo.lr", "ppo.lr=1,2"], ["ppo=grpo,rloo", "~ppo.lr", "ppo.lr=1,2"]),
+        (["ppo=grpo", "ppo.group_size=4"], ["ppo=grpo", "ppo.group_size=4"]),
+        (["ppo.lr=1,2", "ppo.epochs=1"], ["ppo.lr=1,2", "ppo.epochs=1"]),
+    ],
+)
+def test_what_depends_on_an_option_that_is_swept_over_is_left_to_the_jobs(
+    words: list[str], expected: list[str]
+) -> None:
+    assert for_jobs(words) == expected
 
 
 def test_behind_two_dashes_there_are_no_flags() -> None:

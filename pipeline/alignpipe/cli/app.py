@@ -1,4 +1,4 @@
-"""The Hydra application: composes the config, and runs the pipeline or shows its plan."""
+"""The Hydra application: composes the config, and runs the pipeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alignpipe.cli.folders import discard_unused_run_folder
 from alignpipe.cli.help import register_help
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
-from alignpipe.cli.words import in_order, is_sweep, keys_with_several_values
+from alignpipe.cli.words import in_order, is_sweep
 from alignpipe.config.run import run_config
 from alignpipe.config.search_path import conf_dir, register
 from alignpipe.config.source import SWEEP_CALLBACK
@@ -25,7 +25,7 @@ from alignpipe.errors import ConfigError, FolderInUse
 from alignpipe.processes import Process, this_process
 from alignpipe.registry import registry
 
-_NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
+NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
 """Overrides for what leaves no run folder: a plan, and the processes that help rank 0."""
 
 
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     process = this_process()
     _refuse_sweep_of_several(process, argv)
     with sweep_report():
-        _hydra_main(run_job, [*argv, "hydra.mode=RUN", *_NO_FOLDER] if process.follows else argv)
+        hydra_main(run_job, [*argv, "hydra.mode=RUN", *NO_FOLDER] if process.follows else argv)
     return 0
 
 
@@ -81,7 +81,7 @@ def _refuse_sweep_of_several(process: Process, argv: list[str]) -> None:
         )
 
 
-def _hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
+def hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
     """Run Hydra's own command line over our config, with the plugins as config source."""
     register()
     register_help()
@@ -105,26 +105,3 @@ def _as_hydra_reads(argv: list[str]) -> list[str]:
     Its documentation teaches `+experiment=`, but `experiment` is in our defaults list.
     """
     return [word.removeprefix("+") if word.startswith("+experiment=") else word for word in in_order(argv)]
-
-
-def plan(argv: list[str]) -> int:
-    """Show what the same overrides would run, and why; no run folder is made."""
-    several = keys_with_several_values(argv)
-    if several or is_sweep(argv):
-        mode = "leave out -m, and " if is_sweep(argv) else ""
-        raise ConfigError(f"plan shows one run: {mode}give {', '.join(several) or 'each key'} one value")
-    # A config file of the user's own may ask for a sweep too.
-    _hydra_main(plan_job, [*argv, "hydra.mode=RUN", *_NO_FOLDER])
-    return 0
-
-
-def plan_job(cfg: DictConfig) -> None:
-    """Show the plan of one composed config."""
-    from alignpipe.runner import show_plan
-
-    try:
-        show_plan(run_config(cfg, HydraConfig.get(), registry()), registry())
-    except Exception as error:
-        if message_of(error) is None:
-            raise
-        raise RunFailed(error) from error

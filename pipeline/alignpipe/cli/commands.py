@@ -87,7 +87,8 @@ def _store_words(typed: Sequence[str]) -> Sequence[str]:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("plan", "alignpipe.cli.app:plan"),
+        Command("plan", "alignpipe.cli.plan:main"),
+        Command("compare", "alignpipe.cli.compare:main", lambda typed: ("--out",)),
         Command("plugins", "alignpipe.cli.plugins:main", _plugins_words),
         Command("score", "alignpipe.cli.score:main", _score_words),
         Command("store", "alignpipe.cli.store:main", _store_words),

@@ -6,6 +6,7 @@ import errno
 import re
 import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import FrameType
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -23,6 +24,10 @@ _FOLDER_ERRORS = {
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 }  # fmt: skip
 """What can be wrong with a folder that the user chose."""
+
+
+_FOLDER_KEYS = ("hydra.sweep.dir", "hydra.run.dir")
+"""What names a run's folder in place of `outputs`, if it is given."""
 
 
 class JobFailed(AlignpipeError):
@@ -62,7 +67,8 @@ def message_of(error: BaseException) -> str | None:
         return f"the overrides cannot be used: {error}{hint}"
     if isinstance(error, OSError) and (error.errno in _FOLDER_ERRORS or _no_folder_made(error)):
         where = error.filename or "the output folder"
-        return f"cannot write {where}: {error.strerror}; choose another folder with outputs=<folder>, or make room"
+        named = next((key for key in _FOLDER_KEYS if any(word.startswith(f"{key}=") for word in sys.argv)), "outputs")
+        return f"cannot write {where}: {error.strerror}; choose another folder with {named}=<folder>, or make room"
     return None
 
 
@@ -94,7 +100,12 @@ def _missing_option(error: MissingConfigException) -> str:
     group, _, name = path.lstrip("/").rpartition("/")
     options = list(error.options or registry().options(group))
     listing = f"; options: {', '.join(options)}" if options else "; no plugin offers one, see 'alignpipe plugins list'"
-    return f"{group}={name}: there is no such option{did_you_mean(name, options)}{listing}"
+    if group.startswith("hydra/"):
+        listing += "; others are packages of their own (pip install hydra-joblib-launcher, hydra-optuna-sweeper ...)"
+    near = did_you_mean(name, options)
+    if (own := Path("conf") / group / f"{name}.yaml").is_file():  # nobody's folder is read unless it is named
+        near = f" ({own} lies here: add --config-dir conf)"
+    return f"{group}={name}: there is no such option{near}{listing}"
 
 
 def _composition(error: HydraException) -> str:
@@ -156,6 +167,8 @@ def _omegaconf(error: OmegaConfBaseException, given: str = "") -> str:
         return f"{wrong}: {unfilled}"
     parent = f"{parent}={option}" if option else parent
     listing = f"; keys{f' of {parent}' if parent else ''}: {', '.join(choices)}" if choices else ""
+    if option and not choices:
+        listing = f"; {parent} has none"
     return f"{key or wrong}: there is no such key{did_you_mean(wrong, choices)}{listing}"
 
 

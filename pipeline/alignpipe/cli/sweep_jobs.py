@@ -61,6 +61,7 @@ class SweepJobs:
         Raises `FolderInUse` if another job of this sweep has had the folder, or one of another sweep that lives.
         """
         note = {"number": number, "folder": str(folder), "overrides": list(overrides), "summary": None}
+        note["refused"] = False
         summary = folder / "summary.json"
         before = _written(summary)
         self._write(number, {**note, "error": _NO_END})
@@ -73,7 +74,8 @@ class SweepJobs:
             raise
         finally:
             # Of a folder that another one is using the summary is not this job's.
-            if not isinstance(error, FolderInUse) and _written(summary) != before:
+            note["refused"] = isinstance(error, FolderInUse)
+            if not note["refused"] and _written(summary) != before:
                 note["summary"] = read_json(summary)
             self._write(number, {**note, "error": None if error is None else _reason(error)})
 

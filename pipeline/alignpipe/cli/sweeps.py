@@ -20,22 +20,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alignpipe.cli.report import RunFailed
+from alignpipe.cli.run_table import Line, show_runs
 from alignpipe.cli.sweep_jobs import SweepJobs
-from alignpipe.config.command import overrides_of
+from alignpipe.config.command import overrides_of, read_override
 from alignpipe.errors import StoreError
 from alignpipe.store.files import storing, write_json
-from alignpipe.tables import cell, printable, show_table
-
-_WATCHED: Mapping[str, Sequence[str]] = {
-    "gold win rate": ("gold/win_rate",),
-    "gold": ("gold/mean", "heldout/gold"),
-    "reward": ("reward/mean", "heldout/reward", "objective/scores"),
-    "KL": ("kl", "heldout/kl", "objective/kl"),
-    "pairs right": ("heldout/accuracy",),
-    "eval loss": ("eval_loss",),
-}
-"""The figures that people watch, best source first: of a sweep that ends before `eval`, those of the stages it has."""
-_COLUMNS = 4
+from alignpipe.tables import printable
 
 
 class SweepCallback(Callback):
@@ -54,6 +44,8 @@ class SweepCallback(Callback):
         """None in a single run."""
         self.words: tuple[str, ...] = ()
         """The command line."""
+        self.process = 0
+        """The process that started the sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Open the notes of this sweep's jobs.
@@ -62,6 +54,7 @@ class SweepCallback(Callback):
         """
         self.folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
         self.words = _words()
+        self.process = os.getpid()
         self.notes = SweepJobs(self.folder, uuid4().hex)
         try:
             SweepCallback.until_the_end.enter_context(self.notes.open())
@@ -78,6 +71,17 @@ class SweepCallback(Callback):
         """The jobs that were begun, in their order, as they are written to sweep.json."""
         return [self._job(note) for note in self.notes.read()]
 
+    def write_file(self) -> None:
+        """Write sweep.json, from the jobs so far; not over that of a sweep all of whose jobs were refused a folder."""
+        jobs = self.jobs()
+        if self.folder is None or all(note["refused"] for note in self.notes.read()):
+            return
+        try:
+            with storing("writing sweep.json", self.folder):
+                write_json(self.folder / "sweep.json", {"schema": 1, "jobs": jobs})
+        except StoreError as error:  # the sweep's own end matters more
+            sys.stderr.write(f"sweep.json could not be written: {error}\n")
+
     def _job(self, note: Mapping[str, Any]) -> dict[str, Any]:
         # Without a summary it ended before its first stage; without an error too somebody stopped it there.
         status = "failed" if note["error"] else "interrupted"
@@ -86,6 +90,7 @@ class SweepCallback(Callback):
         return {
             "job": os.path.relpath(note["folder"], self.folder),
             "overrides": note["overrides"],
+            "params": _params(note["overrides"]),
             "status": summary["status"],
             "failed_stage": next(iter(failed), None),
             "error": next(iter(failed.values()), note["error"]),
@@ -94,6 +99,26 @@ class SweepCallback(Callback):
             "stages": list(summary["stages"]),
             "metrics": summary["metrics"],
         }
+
+
+def _params(overrides: Sequence[str]) -> dict[str, Any]:
+    """The overrides as values by their keys, for those who read sweep.json; what Hydra looks up later stays text."""
+    read = {word: read_override(word) for word in overrides}
+    return {
+        override.key_or_group if override is not None else word.partition("=")[0]: (
+            _plain(override.value()) if override is not None else word.partition("=")[2]
+        )
+        for word, override in read.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value of Hydra's grammar, whose quoted texts are of a kind of their own, as JSON has it."""
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(getattr(value, "text", value))
 
 
 def command_line(hydra: HydraConf) -> tuple[str, ...]:
@@ -118,8 +143,12 @@ def noted_job(hydra: HydraConf) -> Iterator[None]:
     if hydra.mode != RunMode.MULTIRUN or sweep is None:  # a config.yaml of the user's own may leave out the callback
         yield
         return
-    with sweep.notes.job(int(hydra.job.num), Path(str(hydra.runtime.output_dir)), overrides_of(hydra)):
-        yield
+    try:
+        with sweep.notes.job(int(hydra.job.num), Path(str(hydra.runtime.output_dir)), overrides_of(hydra)):
+            yield
+    finally:
+        if sweep.process == os.getpid():  # a sweep that is killed leaves the file of the jobs before
+            sweep.write_file()
 
 
 @contextmanager
@@ -133,39 +162,28 @@ def sweep_report() -> Iterator[None]:
             jobs = sweep.jobs() if sweep is not None else []
             if sweep is not None and sweep.folder is not None and jobs:
                 _show(sweep.folder, jobs)
-                try:
-                    with storing("writing sweep.json", sweep.folder):
-                        write_json(sweep.folder / "sweep.json", {"schema": 1, "jobs": jobs})
-                except StoreError as error:  # the sweep's own end matters more
-                    sys.stderr.write(f"sweep.json could not be written: {error}\n")
+                sweep.write_file()
 
 
 def _show(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
-    """The table: of the overrides those in which the jobs differ, of the figures those that some job has."""
-    shared = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
-    figures = {title: [_figure(job, names) for job in jobs] for title, names in _WATCHED.items()}
-    shown = [title for title, values in figures.items() if any(value is not None for value in values)][:_COLUMNS]
-    rows = [
-        [
+    """The table, and why jobs failed."""
+    lines = [
+        Line(
             job["job"],
-            " ".join(override for override in job["overrides"] if override not in shared),
+            job["overrides"],
             f"{job['status']} in {job['failed_stage']}" if job["failed_stage"] else job["status"],
-            *(cell(figures[title][place]) for title in shown),
-        ]
-        for place, job in enumerate(jobs)
+            job["stages"],
+            job["metrics"],
+        )
+        for job in jobs
     ]
     finished = sum(job["status"] == "finished" for job in jobs)
+    stopped = any(job["status"] == "interrupted" for job in jobs)  # then there are jobs that nobody began
     sys.stdout.write("\n")
-    show_table(["job", "overrides", "status", *shown], rows, f"{finished} of {len(jobs)} jobs finished")
+    show_runs(lines, "job", f"{finished} of {len(jobs)} jobs {'that were begun ' if stopped else ''}finished")
     sys.stdout.write("\n")
     for job in jobs:
         if job["status"] == "failed":
             sys.stdout.write(f"{'failed':<12}{job['job']}: {printable(' '.join(str(job['error']).split()))}\n")
     sys.stdout.write(f"{'jobs':<12}{folder}/<job>\n{'figures':<12}{folder / 'sweep.json'}\n")
     sys.stdout.flush()
-
-
-def _figure(job: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    """A metric of the last stage that has it."""
-    keys = (f"{stage}/{name}" for name in names for stage in reversed(job["stages"]))
-    return next((job["metrics"][key] for key in keys if job["metrics"].get(key) is not None), None)

@@ -6,9 +6,10 @@ The parser is no public part of Hydra; this is the one module that asks it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 
 from alignpipe.config.command import read_override
@@ -24,7 +25,42 @@ class _Word(str):
 def in_order(argv: Sequence[str]) -> list[str]:
     """The same words with the overrides together behind the flags: Hydra 1.3 finds them nowhere else, 1.4 anywhere."""
     flags, overrides, _ = _read(argv)
-    return [*flags, "--", *overrides]
+    return [*flags, "--", *for_jobs(overrides)]
+
+
+def for_jobs(overrides: Sequence[str]) -> list[str]:
+    """The overrides such that Hydra leaves to a sweep's jobs what depends on an option that differs between them.
+
+    Before the jobs Hydra composes a config of what they share, with the default of a slot that is swept over: there
+    `-m ppo=grpo,rloo ppo.group_size=4` would be refused for `ppo=ppo`. A choice among one value waits for the job.
+    """
+    read = [read_override(word) for word in overrides]
+    slots = {
+        override.package or override.key_or_group
+        for override in read
+        if override is not None and override.is_sweep_override() and "." not in override.key_or_group
+    }
+    return [
+        _chosen(override, word) if override is not None and _depends(override, slots) else word
+        for word, override in zip(overrides, read, strict=True)
+    ]
+
+
+def _depends(override: Override, slots: Set[str]) -> bool:
+    slot, dot, _ = override.key_or_group.partition(".")
+    plain = override.type is not OverrideType.DEL and not override.is_sweep_override()
+    return bool(dot) and slot != "hydra" and plain and (slot in slots or "experiment" in slots)
+
+
+def _chosen(override: Override, word: str) -> str:
+    """The same value as a choice among one, if that is what Hydra's grammar makes of it."""
+    key, _, value = word.partition("=")
+    chosen = read_override(f"{key}=choice({value})")
+    if chosen is None or not chosen.is_sweep_override():
+        return word
+    read = [read_override(f"{key}={text}") for text in chosen.sweep_string_iterator()]
+    same = len(read) == 1 and read[0] is not None and read[0].value() == override.value()
+    return f"{key}=choice({value})" if same else word
 
 
 def is_sweep(argv: Sequence[str]) -> bool:
@@ -32,13 +68,6 @@ def is_sweep(argv: Sequence[str]) -> bool:
     _, overrides, multirun = _read(argv)
     modes = [found[1] for word in overrides if (found := _MODE.fullmatch(word))]
     return multirun or modes[-1:] in (["MULTIRUN"], [str(RunMode.MULTIRUN.value)])
-
-
-def keys_with_several_values(argv: Sequence[str]) -> list[str]:
-    """The keys of overrides such as `seed=1,2`, which only a sweep can take."""
-    read = [read_override(word) for word in _read(argv)[1]]
-    several = [override for override in read if override is not None and override.is_sweep_override()]
-    return [override.get_key_element().lstrip("+~") for override in several]
 
 
 def known_flags() -> dict[str, Sequence[str]]:

@@ -43,6 +43,10 @@ def check_settings(settings: RunSettings) -> None:
         raise ConfigError(f"lanes={settings.lanes}: at least 1 is needed (or leave it unset)")
 
 
+_PRESETS = ("experiment", "scale")
+"""Groups of overlays: their files change keys of the whole config."""
+
+
 def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> None:
     """Every top-level key must be a run setting, a slot, or the name of a stage of this run.
 
@@ -61,6 +65,11 @@ def check_keys(cfg: DictConfig, stages: Sequence[str], registry: Registry) -> No
         if key not in slots:
             if isinstance(node, DictConfig) and (unfilled := how_to_fill(key, registry)) is not None:
                 raise ConfigError(f"{key}: {unfilled}")
+            if key in _PRESETS:
+                raise ConfigError(
+                    f"{key}: a file of conf/{key} needs '# @package _global_' as its first line, or all that it holds "
+                    f"stands below the key {key}"
+                )
             near = did_you_mean(key, [*settings, *slots, *stages])
             raise ConfigError(f"{key}: there is no such key{near}; keys: {', '.join([*settings, *slots])}")
 

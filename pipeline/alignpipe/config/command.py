@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -59,9 +59,15 @@ def _job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...
 def swept(words: Sequence[str], params: Collection[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """Those of a job's overrides in which its sweep's jobs differ; `params` are the keys of `hydra.sweeper.params`."""
     read = ((word, read_override(word)) for word in words)
-    several = {_key(word) for word, override in read if override is not None and override.is_sweep_override()}
+    several = {_key(word) for word, override in read if override is not None and _has_several(override)}
     keys = several | {key.lstrip("+~") for key in params}
     return tuple(override for override in overrides if _key(override) in keys)
+
+
+def _has_several(override: Override) -> bool:
+    """Whether an override stands for several values; a choice among one does not (`cli/words.py`)."""
+    value = override.value()
+    return override.is_sweep_override() and not (isinstance(value, ChoiceSweep) and len(value.list) == 1)
 
 
 def _config_flags(words: Sequence[str]) -> Iterator[str]:

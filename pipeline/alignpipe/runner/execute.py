@@ -21,7 +21,7 @@ from alignpipe.runner.report import say_how_to_resume
 from alignpipe.runner.requirements import check_device, check_requirements
 from alignpipe.runner.signals import StopSignals
 from alignpipe.runner.stages import run_stage
-from alignpipe.runner.summary import StageResult, Summary
+from alignpipe.runner.summary import StageResult, Summary, check_earlier_run
 from alignpipe.runner.terminal import Terminal
 from alignpipe.runner.trackers import Observers, Trackers
 from alignpipe.store import RunRecords, Store
@@ -72,14 +72,14 @@ def _attempt(run: RunConfig, registry: Registry, crew: Crew, terminal: Terminal,
     # "cpu", so that to build trackers, which compute nothing, imports no torch.
     trackers = Trackers(run.trackers, Builder(registry, run.settings, "cpu"), terminal.say)
     store.check_writable()
-    with (
-        hold_folder(store.layout, run.folder, terminal.say, signals.requested),
-        RunRecords(store.layout).attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record,
-    ):
-        info, files = _open(planner, record, trackers)
-        observers = Observers(registry.hook, terminal.say)
-        live = LiveRun(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
-        return _run_stages(live, record)
+    with hold_folder(store.layout, run.folder, terminal.say, signals.requested):
+        check_earlier_run(run, planner.run_key, terminal.say)
+        records = RunRecords(store.layout)
+        with records.attempt(planner.run_key, run.folder, terminal.say, signals.requested) as record:
+            info, files = _open(planner, record, trackers)
+            observers = Observers(registry.hook, terminal.say)
+            live = LiveRun(run, registry, planner, store, info, files, trackers, observers, terminal, signals, crew)
+            return _run_stages(live, record)
 
 
 def _open(planner: Planner, record: RunRecord, trackers: Trackers) -> tuple[RunInfo, RunFiles]:

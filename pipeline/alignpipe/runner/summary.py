@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from alignpipe.api.tracking import Status
-from alignpipe.errors import INTERRUPTIONS
-from alignpipe.store.files import storing, write_json
+from alignpipe.config.model import RunConfig
+from alignpipe.errors import INTERRUPTIONS, FolderInUse
+from alignpipe.store.files import read_json, storing, write_json
 
 StageStatus = Literal["ran", "resumed", "cached", "failed", "skipped"]
 
@@ -57,3 +58,19 @@ class Summary:
         """Write summary.json, all of it or nothing."""
         with storing("writing summary.json", folder):
             write_json(folder / "summary.json", self.plain())
+
+
+def check_earlier_run(run: RunConfig, run_key: str, say: Callable[[str], None]) -> None:
+    """Look at what an earlier run left in the run's folder; the same one may have it again.
+
+    Raises `FolderInUse` for a job of a sweep whose folder holds a finished run of another config: who starts a sweep
+    again in its folder, with another grid by mistake, would lose the figures of the first. A single run, whose folder
+    was named for it, says that it writes over them.
+    """
+    earlier = read_json(run.folder / "summary.json") or {}
+    if earlier.get("status") != "finished" or earlier.get("run_key") == run_key:
+        return
+    what = f"{run.folder} holds a finished run of another config"
+    if run.command.sweep is not None:
+        raise FolderInUse(f"{what} (its config.yaml says which); choose another hydra.sweep.dir, or remove the folder")
+    say(f"{what}, whose summary and figures this one writes over (results stay in the store)")
