@@ -269,7 +269,7 @@ def test_a_stage_that_is_left_out_may_be_unfinished() -> None:
         (["+ppo@ppo_2=ppo"], ["ppo_2 is configured but not in stages="]),
         (["+dpo=plain"], ["dpo is configured but not in stages="]),
         (["model.path=???", "sft.lr=???"], ["sft.lr, model.path must be given: add sft.lr=<value> model.path=<value>"]),
-        (["reward.name=acme"], ["reward.name is set by choosing an option"]),
+        (["reward.name=acme"], ["reward.name is set by choosing an option (reward=<option>), not by itself: no "]),
         (["~reward.name"], ["reward.name: Config (DictConfig) does not support deletion"]),
         (["model.path=${oc.env:HOME}"], ["model.path=${oc.env:HOME}", "part of the stage's key"]),
         (["data.size=${now:%Y}"], ["data.size=${now:%Y}", "may change from run to run"]),

@@ -94,7 +94,7 @@ def test_hub_names_with_split_subset_and_revision(folder: Path) -> None:
         ({"prompts": "other.csv", "max_prompt_tokens": -1}, "data.max_prompt_tokens is -1"),
         (
             {"prompts": "other.csv", "columns": {"question": "prompt"}},
-            "renames 'prompt' to 'question', which is none of",
+            "chosen, rejected, text: write {prompt: question}, ours first",
         ),
         ({"prompts": "other.csv", "columns": {"prompt": "q", "messages": "q"}}, "uses the column 'q' twice"),
     ],

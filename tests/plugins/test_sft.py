@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignpipe.api import Artifact, Selected
 from alignpipe.errors import DataError, StageInterrupted
-from alignpipe.options import LinearDtype, Schedule
+from alignpipe.options import LinearDtype, Precision, Schedule
 from alignpipe.training.batches import TokenBatch, pad_rows, response_logprobs
 from alignpipe.training.linears import linear_dtype_of
 from alignpipe.training.models import Policy, load_causal, load_tokenizer
@@ -178,6 +178,16 @@ def test_it_learns_with_products_in_bfloat16(rank: int, tmp_path: Path, monkeypa
     losses = ctx.series("eval_loss")
     assert losses[-1] < losses[0]
     assert load_causal(ctx.payload).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rank", "told"), [("bfloat16", 0, True), ("bfloat16", 4, False), ("float32", 0, False)]
+)
+def test_steps_that_rounding_loses_are_told(dtype: str, rank: int, told: bool, tmp_path: Path) -> None:
+    config = PretrainedConfig(path=str(tiny_models.llama()), dtype=Precision[dtype], lora_rank=rank)
+    ctx = run(tmp_path, source=PretrainedSource(config, 0), max_steps=1)
+    lines = [line for line in ctx.said if line.startswith("weights are trained in bfloat16: steps")]
+    assert bool(lines) == told
 
 
 def test_it_starts_from_the_policy_port_where_that_is_fed(tmp_path: Path, trained: FakeContext) -> None:

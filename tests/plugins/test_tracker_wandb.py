@@ -410,7 +410,9 @@ def test_jobs_of_a_sweep_have_names_of_their_own(tmp_path):
     for swept in ((), (long,)):  # a launcher's process that does not know, and what is too long for a name
         assert name("0", long, swept=swept).endswith("... 0")
         assert name("1", long, swept=swept) != name("0", long, swept=swept) == name("0", long, swept=swept)
-    assert name("0", "seed=1", sweep=None).startswith("experiment=smoke reward=mix +reward@")
+    assert name("0", "seed=1", sweep=None) == "... +reward@reward.members.b=rules +reward@reward.members.c=rules seed=1"
+    assert name("0", "seed=2", sweep=None) != name("0", "seed=1", sweep=None)
+    assert name("0", long, sweep=None) == f"... {'1' * 76}"
     assert name("0", "judge.api_key=k", swept=("judge.api_key=k",)).startswith("judge.api_key=*** experiment=smoke")
 
 

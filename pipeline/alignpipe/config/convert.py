@@ -63,9 +63,11 @@ def registered_of(node: DictConfig, key: str, registry: Registry) -> Registered:
     try:
         return registry.of_node(OmegaConf.get_type(node), str(node[NAME]))
     except ConfigError as error:
-        group = key.split(".")[0]
+        group, config = key.split(".")[0], OmegaConf.get_type(node)
+        names = [entry.name for entry in fields(config) if NAME in entry.name] if is_dataclass(config) else []
+        near = "".join(f" (did you mean {key}.{name}?)" for name in names[:1])
         raise ConfigError(
-            f"{key}.{NAME} is set by choosing an option ({group}=<option>), not by itself: {error}"
+            f"{key}.{NAME} is set by choosing an option ({group}=<option>), not by itself{near}: {error}"
         ) from error
 
 

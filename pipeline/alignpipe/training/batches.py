@@ -8,6 +8,7 @@ the window that holds response tokens.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -134,6 +135,17 @@ def last_token_scores(scorer: TokenScorer, batch: TokenBatch) -> Tensor:
         return packed_output(parts, batch.input_ids, layout).squeeze(1)
     scores: Tensor = scorer(batch.input_ids)
     return scores.gather(1, batch.lengths[:, None] - 1).squeeze(1)
+
+
+def _other_than_padding(record: logging.LogRecord) -> bool:
+    """Whether a remark of transformers is not that on padding without a mask, which some models make once a run.
+
+    Rows are filled up at their end, where no token of theirs looks.
+    """
+    return "passing in an `attention_mask` since your input_ids may be padded" not in record.getMessage()
+
+
+logging.getLogger("transformers.modeling_utils").addFilter(_other_than_padding)
 
 
 def response_logits(model: nn.Module, batch: TokenBatch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from alignpipe.api import StageContext
@@ -9,6 +10,17 @@ from alignpipe.options import LinearDtype
 from alignpipe.training.linears import linear_dtype_of, multiply_in_bfloat16, multiply_in_float32
 from alignpipe.training.packed.models import faster_in_bfloat16
 from alignpipe.training.parallel import Team
+
+
+def tell_of_rounding(network: nn.Module, ctx: StageContext) -> None:
+    """Say so if weights are trained in a type in which small steps are lost."""
+    kinds = {weight.dtype for weight in network.parameters() if weight.requires_grad and weight.dtype.itemsize < 4}
+    if kinds:
+        names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        ctx.say(
+            f"weights are trained in {names}: steps that are small beside a weight round to nothing, at usual learning "
+            "rates most of them; model.dtype=float32 keeps them, model.lora_rank trains adapters in float32"
+        )
 
 
 def apply_linear_dtype(

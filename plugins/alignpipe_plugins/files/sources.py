@@ -106,7 +106,10 @@ def _check(config: FilesConfig) -> None:
     known = ("prompt", "messages", "completion", "chosen", "rejected", "text")
     for ours, theirs in config.columns.items():
         if ours not in known:
-            raise ConfigError(f"data.columns renames {theirs!r} to {ours!r}, which is none of {', '.join(known)}")
+            turned = f": write {{{theirs}: {ours}}}, ours first" if theirs in known else ""
+            raise ConfigError(
+                f"data.columns renames {theirs!r} to {ours!r}, which is none of {', '.join(known)}{turned}"
+            )
     names = list(config.columns.values())
     if double := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"data.columns uses the column {double!r} twice")

@@ -14,7 +14,7 @@ from alignpipe.errors import ConfigError, ModelError, TrainingError
 from alignpipe.rewarding.artifact import open_gold, open_judge
 from alignpipe.training.adapters import without_adapters
 from alignpipe.training.checkpoint import latest_step
-from alignpipe.training.linear_dtype import apply_linear_dtype
+from alignpipe.training.linear_dtype import apply_linear_dtype, tell_of_rounding
 from alignpipe.training.models import ModelSource, Policy, context_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import Team, join
 from alignpipe.training.room import check_room, known_tokenizer
@@ -77,6 +77,7 @@ class PPOStage:
             critic = start_critic(policy, source, judge, inputs["reward"].folder, prompts, ctx.work, ctx.device, team)
             apply_linear_dtype(critic.model, config.linear_dtype, ctx, team, tell=False)
         network = _without_dropout(source.adapt(policy.model)).to(ctx.device)
+        tell_of_rounding(network, ctx)
         same = policy_from == reference_from
         reference = without_adapters(network) if same else None
         if reference is None:  # another checkpoint, or there are no adapters to switch off

@@ -13,7 +13,7 @@ from alignpipe.dataset import Dataset, Row
 from alignpipe.errors import DataError
 from alignpipe.training import supervised
 from alignpipe.training.batches import pad_rows, response_logprobs
-from alignpipe.training.linear_dtype import apply_linear_dtype
+from alignpipe.training.linear_dtype import apply_linear_dtype, tell_of_rounding
 from alignpipe.training.models import Policy, limit_length, open_policy, save_checkpoint
 from alignpipe.training.parallel import ALONE, Team, join
 from alignpipe.training.tokens import fit_length, in_shares, prompt_ids, response_ids, text_of
@@ -62,6 +62,7 @@ class SFTStage:
             ctx.say("no held-out demonstrations, so no evaluation loss")
         apply_linear_dtype(policy.model, config.linear_dtype, ctx, team)  # before adapters hide the layers
         model = source.adapt(policy.model).to(ctx.device)
+        tell_of_rounding(model, ctx)
 
         def loss(network: nn.Module, batch: Sequence[Demonstration]) -> supervised.LossSums:
             tokens = pad_rows(

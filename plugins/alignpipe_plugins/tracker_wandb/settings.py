@@ -113,11 +113,17 @@ def given_id(info: RunInfo, environ: Mapping[str, str]) -> str | None:
 
 
 def _name(info: RunInfo) -> str:
-    """The overrides, shortened; what differs within a sweep comes first, or else the job's folder comes last."""
+    """The overrides, shortened; what differs within a sweep comes first, or else the job's folder comes last.
+
+    Of a single run the last ones are kept: model and data come first, what is being tried comes last.
+    """
     swept = " ".join(map(redact_override, info.swept))
     shared = " ".join(redact_override(override) for override in info.overrides if override not in info.swept)
     text = f"{swept} {shared}".strip()
-    if len(text) <= _NAME_LENGTH or info.sweep is None or 0 < len(swept) <= _NAME_LENGTH:
+    if info.sweep is None and len(text) > _NAME_LENGTH:
+        kept = text[-(_NAME_LENGTH - len("... ")) :]
+        return f"... {kept.partition(' ')[2] or kept}"  # whole overrides, if there is room for one
+    if len(text) <= _NAME_LENGTH or 0 < len(swept) <= _NAME_LENGTH:
         return text[:_NAME_LENGTH].rstrip()
     job = f"... {info.folder.name[-_NAME_LENGTH // 2 :]}"
     return text[: _NAME_LENGTH - len(job)] + job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 
 import pytest
 import torch
@@ -85,6 +86,25 @@ class Counting(nn.Module):
     def forward(self, ids, use_cache, logits_to_keep):
         self.kept = logits_to_keep.tolist()
         return type("Output", (), {"logits": torch.zeros(len(ids), len(self.kept), 400)})
+
+
+def test_nobody_is_told_to_pass_a_mask_for_padding_that_no_token_sees() -> None:
+    told: list[str] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    logger, handler = logging.getLogger("transformers.modeling_utils"), Listening()
+    logger.addHandler(handler)
+    try:
+        model = load_causal(tiny_models.gpt2())
+        model.config.pad_token_id = 0
+        model.warn_if_padding_and_no_attention_mask(torch.tensor([[5, 0]]), None)
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert told == ["something else"]
 
 
 def test_logits_are_computed_in_the_window_of_the_responses_only() -> None:
