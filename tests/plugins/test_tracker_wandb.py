@@ -152,6 +152,29 @@ def test_an_offline_run(tmp_path):
     assert float(os.environ["WANDB__TRANSACTION_LOG_FLUSH_INTERVAL"]) <= 0.1, "what a killed run loses"
 
 
+@pytest.mark.parametrize("wanted", [0, 2])
+def test_samples_of_an_evaluation_as_a_table(wanted, tmp_path):
+    """Texts leave the machine with a run that is sent, so they are part of it only where that is asked for."""
+    report = tmp_path / "report"
+    report.mkdir()
+    rows = [{"prompt": f"p{n}", "policy": "so", "policy_reward": 0.5 if n else None} for n in range(4)]
+    (report / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tracker = WandbTracker(WandbConfig(samples=wanted), CTX)
+    tracker.start(make_info(tmp_path / "run"))
+    tracker.log("eval", {"kl": 1.0}, 0)
+    tracker.artifact(Artifact("report", "eval", report, "d" * 64))
+    tracker.artifact(Artifact("policy", "ppo", report, "e" * 64))
+    tracker.finish("finished")
+    tables = [json.loads(path.read_text()) for path in (tmp_path / "run").rglob("*.table.json")]
+    if wanted:
+        assert [(table["columns"], table["data"]) for table in tables] == [
+            (["prompt", "policy", "policy_reward"], [["p0", "so", None], ["p1", "so", 0.5]])
+        ]
+        assert inspect(tmp_path / "run")["summary"]["eval/samples"]["_type"] == "table-file"
+    else:
+        assert tables == []
+
+
 def test_an_offline_run_sends_nothing(tmp_path):
     """Not even how long wandb's own calls took, which it reports to the server of the settings, not of the run."""
     asked = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignpipe.api import Component, hookimpl
-from alignpipe.options import check_positive
+from alignpipe.options import check_at_least, check_positive
 
 
 class Mode(Enum):
@@ -31,6 +31,10 @@ class WandbConfig:
     run_name: str | None = field(default=None, metadata={"help": "unset: WANDB_NAME, else the overrides of the job"})
     notes: str | None = field(default=None, metadata={"help": "free text; unset: WANDB_NOTES"})
     tags: list[str] = field(default_factory=list, metadata={"help": "empty: WANDB_TAGS"})
+    samples: int = field(
+        default=0,
+        metadata={"help": "rows of an evaluation's samples.jsonl that are sent as a table, texts and all; 0: none"},
+    )
     init_timeout: float | None = field(
         default=None, metadata={"help": "seconds to wait for the server at first; unset: WANDB_INIT_TIMEOUT, else 90"}
     )
@@ -39,6 +43,7 @@ class WandbConfig:
     )
 
     def __post_init__(self) -> None:
+        check_at_least(self, 0, "samples")
         check_positive(self, *(name for name in ("init_timeout", "finish_timeout") if getattr(self, name) is not None))
 
 

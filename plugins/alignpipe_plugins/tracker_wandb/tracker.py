@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignpipe.api import Artifact, BuildContext, RunInfo
 from alignpipe.api.tracking import Level, Status
@@ -29,6 +31,7 @@ from alignpipe_plugins.tracker_wandb.settings import (
 )
 
 if TYPE_CHECKING:
+    from wandb import Table
     from wandb.sdk.wandb_run import Run
 
 _EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
@@ -108,9 +111,14 @@ class WandbTracker:
         self._call(lambda run: run.alert(title=title, text=text, level=level.upper()))
 
     def artifact(self, artifact: Artifact) -> None:
-        """Note the digest of a stage's result in the run's summary."""
+        """Note the digest of a stage's result in the run's summary; send an evaluation's samples, if that is wished."""
         self._send_row()
         self._call(lambda run: run.summary.update({f"artifact/{artifact.stage}": artifact.digest}))
+        path = artifact.folder / "samples.jsonl"
+        if artifact.kind == "report" and self._config.samples and path.is_file():
+            with path.open(encoding="utf-8") as file:
+                rows = [json.loads(line) for line in islice(file, self._config.samples)]
+            self._call(lambda run: run.log({f"{artifact.stage}/samples": _table(rows), f"{artifact.stage}/step": 0}))
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Record the final figures."""
@@ -180,6 +188,14 @@ class WandbTracker:
     def _call(self, call: Call) -> None:
         if self._sender is not None:
             self._sender.send(call)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows as a W&B table, which wants values of one kind in a column; what is not there is None."""
+    import wandb
+
+    columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+    return wandb.Table(columns=columns, data=[[row.get(str(name)) for name in columns] for row in rows])
 
 
 def _start_afresh(code: int) -> None:
