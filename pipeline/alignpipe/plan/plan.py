@@ -61,17 +61,6 @@ class Planner:
         self._folder_digests: dict[str, str] = {}  # of checkpoint folders that inputs name
         self.run_key = self._run_key()
 
-    def expected_keys(self) -> dict[str, str]:
-        """For each stage a key that is known before its inputs are: in it an input is what *its* maker has here.
-
-        Two runs in which a stage has the same share its result.
-        """
-        keys: dict[str, str] = {}
-        for spec in self.specs:
-            inputs = {port: keys.get(str(source), str(source)) for port, source in spec.sources.items()}
-            keys[spec.name] = data_digest(self._fingerprints.of(spec, inputs))
-        return keys
-
     def _run_key(self) -> str:
         """The run's name: a digest of all its stages' keys, made before there is any result.
 
@@ -193,6 +182,17 @@ class Planner:
                 f"stage {spec.name!r} ({spec.registered}): what its options name has changed since the run was planned "
                 f"({', '.join(changed)}); give the command again to run with what is there now"
             )
+
+    def expected_keys(self) -> dict[str, str]:
+        """For each stage a key that is known before its inputs are: in it an input is what *its* maker has here.
+
+        Two runs in which a stage has the same share its result.
+        """
+        keys: dict[str, str] = {}
+        for spec in self.specs:
+            inputs = {port: keys.get(str(source), str(source)) for port, source in spec.sources.items()}
+            keys[spec.name] = data_digest(self._fingerprints.of(spec, inputs))
+        return keys
 
 
 def make_plan(planner: Planner) -> list[Decision]:
