@@ -228,13 +228,13 @@ def _run(job: dict[str, Any], case: dict[str, Any], number: int, ends: float) ->
         return {"passed": False, "timeout": False, "output": "", "cut": False, "detail": detail}
     (out, out_end), (err, err_end), (ask, token_end), (heard, verdict_end) = (os.pipe() for _ in range(4))
     theirs = [given, out_end, err_end, ask, verdict_end]
-    token = os.urandom(16)
     child = os.fork()
     if child == 0:
         _child(job, case, theirs, folder)
+    token = os.urandom(16)  # not before the fork: what a response runs in must not hold it
+    os.write(token_end, token)  # with its reading end still open: a response that does not compile may be over by now
     for fd in theirs:
         os.close(fd)
-    os.write(token_end, token)
     streams = [
         Stream(out, job["output_bytes"]),
         Stream(err, _DETAIL_BYTES, keep_end=True),
