@@ -8,16 +8,18 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 READY := .venv/.ready
-# Two workers with one thread each use two cores; more threads would only wait for each other. A file is one worker's, so that
-# what its tests share is made once; in the order of names, which begins with the longest (end_to_end).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder -q
+# One thread each: more would only wait for each other. Three workers for two cores, since many a test waits for a process that
+# it started. A file is one worker's, so that what its tests share is made once; in the order of names, which begins with the
+# longest (end_to_end).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder -q
+SCRIPTS := tests/benchmarks/test_scripts_run.py
 SEEDS := 0 1 2
 
 help:
 	@echo "make demo     the default run: data, sft, reward, ppo, eval on a small model made from scratch"
 	@echo "make test     lint, types, import contracts, all tests, the wheel check (what CI runs)"
 	@echo "make quick    lint, types and the fast tests"
-	@echo "make quality  the default run with seeds $(SEEDS), held against the promised figures"
+	@echo "make quality  the default run with seeds $(SEEDS), held against the promised figures; do the benchmarks run?"
 	@echo "make format   format the code and mend what ruff can mend"
 	@echo "make clean    remove .venv, caches and build results; outputs/ stays"
 
@@ -41,13 +43,14 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(PYTEST) tests
+	$(PYTEST) tests --ignore $(SCRIPTS)
 
 quick: lint
-	$(PYTEST) tests --ignore tests/end_to_end -m "not slow"
+	$(PYTEST) tests --ignore tests/end_to_end --ignore $(SCRIPTS) -m "not slow"
 
 quality: $(READY)
 	$(BIN)/python tests/quality/check.py $(SEEDS)
+	$(PYTEST) $(SCRIPTS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

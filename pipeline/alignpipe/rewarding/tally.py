@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from typing import Any
 
 from alignpipe.api import Failure, Sample, Scores
 from alignpipe.api.rewards import FAILURE_KINDS
@@ -118,14 +119,18 @@ def _numbers(values: Sequence[float | None], count: int, what: str) -> list[floa
         kind = type(values).__name__
         raise WrongAnswer(f"its {what} is of type {kind}; it must be a list of numbers, got {values!r:.80}")
     try:
-        if any(isinstance(value, str | bytes) for value in values):
-            raise TypeError("text among them")
-        numbers = [None if value is None else float(value) for value in values]
+        numbers = [None if value is None else _number(value) for value in values]
     except (TypeError, ValueError) as error:
         raise WrongAnswer(f"its {what} is {values!r:.80}, which are no numbers: {error}") from error
     if len(numbers) != count:
         raise WrongAnswer(f"its {what} has {len(numbers)} scores for {count} samples; it must give one each, in order")
     return numbers
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str | bytes):  # `float` would read it, and http's answers may not be such
+        raise TypeError("text among them")
+    return float(value)
 
 
 def _unusable(total: float, parts: Mapping[str, float]) -> Failure | None:

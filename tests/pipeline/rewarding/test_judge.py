@@ -51,6 +51,10 @@ def test_plain_floats_and_scores_with_parts() -> None:
     assert rich.parts == {"tone": [1.0] * 40}
 
 
+def test_numbers_may_come_one_by_one() -> None:
+    assert ask(lambda samples: (float(sample.response) for sample in samples)).total == [float(n) for n in range(40)]
+
+
 def test_a_reward_cannot_bring_the_samples_into_another_order() -> None:
     def shortest_first(samples):
         samples.sort(key=lambda sample: len(sample.response))
