@@ -29,6 +29,19 @@ def test_the_next_command_is_the_same_with_another_seed_in_another_folder(tmp_pa
     assert "alignpipe -cd presets hydra.job.chdir=true ppo.lr=1 seed=5   (" in shown
 
 
+def test_a_sweeps_job_shows_its_comparison_and_leaves_the_rest_to_the_table_of_the_sweep(tmp_path):
+    report = {"columns": ["sft", "ppo"], "rows": [["gold", 1, 2]], "samples": [{"prompt": "Hello?", "policy": "Yes."}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    made = {"eval": Artifact("report", "eval", tmp_path, "d")}
+    alone, job = (
+        printed(replace(make_run(tmp_path), command=CommandLine(alone=("seed=0",), sweep=sweep)), made)
+        for sweep in (None, "mine")
+    )
+    parts = ("gold", "run folder", "prompt    Hello?", "stage", "next")
+    assert [part in alone for part in parts] == [True] * 5
+    assert [part in job for part in parts] == [True, True, False, False, False]
+
+
 WILD = "a\x00b\x1b]0;mine\x07\x9b31m\x08\x7f\u202e\ud800\nc\td"
 TAME = "a\ufffdb\ufffd]0;mine\ufffd\ufffd31m\ufffd\ufffd\ufffd\ufffd"
 

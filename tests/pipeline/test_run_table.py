@@ -41,6 +41,17 @@ def test_means_over_seeds_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.endswith("\nmean +- standard deviation\nover seeds  runs  KL\nlr=1        2     3.000 +- 1.414\n")
 
 
+def test_many_differing_keys_make_no_endless_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are not shown count all the same where runs are held to differ in their seeds only."""
+    keys = [f"k{number}=1" for number in range(8)]
+    runs = [line("0", *keys, "seed=0", eval_kl=2.0), line("1", *keys, "seed=1", eval_kl=4.0)]
+    other = line("2", *(key.replace("=1", "=2") for key in keys), "seed=0", eval_kl=7.0)
+    show_runs([*runs, other], "run", "")
+    told = capsys.readouterr().out
+    assert "0    k0=1 k1=1 k2=1 k3=1 k4=1 k5=1 (and 3 more)  finished" in told
+    assert "k0=1 k1=1 k2=1 k3=1 k4=1 k5=1 (and 2 more)  2     3.000 +- 1.414" in told
+
+
 def test_no_means_where_nothing_was_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     show_runs([line("0", "seed=0", "lr=1", eval_kl=2.0), line("1", "seed=1", "lr=2", eval_kl=4.0)], "job", "")
     show_runs([line("0", "lr=1", eval_kl=2.0), line("1", "lr=2", eval_kl=4.0)], "job", "")

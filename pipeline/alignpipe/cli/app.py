@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from alignpipe.cli.folders import discard_unused_run_folder
 from alignpipe.cli.help import register_help
+from alignpipe.cli.objective import objective_of
 from alignpipe.cli.report import JobFailed, RunFailed, message_of, report
 from alignpipe.cli.sweeps import command_line, noted_job, sweep_report
 from alignpipe.cli.words import in_order, is_sweep
@@ -38,8 +39,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def run_job(cfg: DictConfig) -> None:
-    """One job; module-level because launchers send it to their workers by name.
+def run_job(cfg: DictConfig) -> float | None:
+    """One job, and its `objective`, if one is set; module-level because launchers send it to their workers by name.
 
     An interruption ends the process with its exit code, and a sweep with it.
     """
@@ -50,10 +51,12 @@ def run_job(cfg: DictConfig) -> None:
         with noted_job(hydra_config):
             run = run_config(cfg, hydra_config, registry(), command_line(hydra_config))
             code = execute(run, registry())
+            value = objective_of(run) if not code else None
     except Exception as error:
         _fail(error, hydra_config)
     if code:
         sys.exit(code)
+    return value
 
 
 def _fail(error: Exception, hydra_config: HydraConf) -> NoReturn:
@@ -81,7 +84,7 @@ def _refuse_sweep_of_several(process: Process, argv: list[str]) -> None:
         )
 
 
-def hydra_main(task: Callable[[DictConfig], None], argv: list[str]) -> None:
+def hydra_main(task: Callable[[DictConfig], Any], argv: list[str]) -> None:
     """Run Hydra's own command line over our config, with the plugins as config source."""
     register()
     register_help()

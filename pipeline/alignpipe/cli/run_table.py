@@ -18,6 +18,8 @@ _WATCHED: Mapping[str, Sequence[str]] = {
 }
 """The figures that people watch, best source first: of a run that ends before `eval`, those of the stages it has."""
 _COLUMNS = 4
+_OVERRIDES = 6
+"""Of what a run was given, as many are shown: runs of quite different configs differ in dozens of keys."""
 _SEED = "seed="
 
 
@@ -50,7 +52,7 @@ def show_runs(lines: Sequence[Line], what: str, title: str) -> None:
     found = (title for title in _WATCHED if any(line.figure(title) is not None for line in lines))
     shown = list(found)[:_COLUMNS]
     rows = [
-        [line.name, " ".join(words), line.status, *(cell(line.figure(figure)) for figure in shown)]
+        [line.name, _shown(words), line.status, *(cell(line.figure(figure)) for figure in shown)]
         for line, words in zip(lines, differing, strict=True)
     ]
     show_table([what, "overrides", "status", *shown], rows, title)
@@ -68,13 +70,19 @@ def _show_means(lines: Sequence[Line], differing: Sequence[Sequence[str]], shown
         return
     rows = [
         [
-            " ".join(words) or "all",
+            _shown(words) or "all",
             str(len(group)),
             *(_spread([line.figure(figure) for line in group]) for figure in shown),
         ]
         for words, group in several.items()
     ]
     show_table(["over seeds", "runs", *shown], rows, "\nmean +- standard deviation")
+
+
+def _shown(words: Sequence[str]) -> str:
+    """The first of what a run was given, and how many more there are."""
+    more = f" (and {len(words) - _OVERRIDES} more)" if len(words) > _OVERRIDES else ""
+    return " ".join(words[:_OVERRIDES]) + more
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -67,6 +67,10 @@ class RunSettings:
     code_change: CodeChange = field(
         default=CodeChange.auto, metadata={"help": "cached stage, changed code: warn, rerun, ignore, or auto"}
     )
+    objective: str | None = field(
+        default=None,
+        metadata={"help": "the final metric that a job hands to a sweeper that searches, such as eval/gold/win_rate"},
+    )
 
 
 @dataclass(frozen=True)

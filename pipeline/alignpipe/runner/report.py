@@ -19,7 +19,8 @@ _TEXT = 300
 
 
 def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact], out: TextIO) -> None:
-    """Print the tables, the samples and the paths on `out`."""
+    """Print the tables, the samples and the paths on `out`; of a sweep's job, whose figures come again in the sweep's table,
+    only the comparison and the paths."""
     report = _last_report(made)
     if report is not None:
         columns = ["", *(str(column) for column in report["columns"])]
@@ -27,13 +28,16 @@ def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact],
         out.write("\n")
         show_table(columns, rows, "on held-out prompts", figures=True, out=out)
         out.write("\n")
-        _show_samples(out, report)
-    rows = [[name, result.status, f"{result.seconds:.1f}"] for name, result in summary.stages.items()]
-    show_table(["stage", "status", "seconds"], rows, figures=True, out=out)
-    out.write("\n")
+    alone = run.command.sweep is None
+    if alone:
+        _show_samples(out, report or {})
+        rows = [[name, result.status, f"{result.seconds:.1f}"] for name, result in summary.stages.items()]
+        show_table(["stage", "status", "seconds"], rows, figures=True, out=out)
+        out.write("\n")
     for label, path in _paths(run, made):
         out.write(f"{label:<12}{path}\n")
-    out.write(f"{'next':<12}{_next_command(run)}\n")
+    if alone:
+        out.write(f"{'next':<12}{_next_command(run)}\n")
     out.flush()
 
 
