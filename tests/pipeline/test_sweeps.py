@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -19,7 +20,8 @@ from alignpipe.errors import ConfigError, FolderInUse
 
 def begin(folder: Path) -> SweepCallback:
     sweep = SweepCallback()
-    sweep.on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+    sweeper = OmegaConf.structured(BasicSweeperConf)
+    sweep.on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "sweeper": sweeper}}))
     return sweep
 
 

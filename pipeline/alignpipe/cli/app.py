@@ -39,8 +39,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def run_job(cfg: DictConfig) -> float | None:
-    """One job, and its `objective`, if one is set; module-level because launchers send it to their workers by name.
+def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """One job, which gives its `objective`; module-level because launchers send it to their workers by name.
 
     An interruption ends the process with its exit code, and a sweep with it.
     """
@@ -51,7 +51,7 @@ def run_job(cfg: DictConfig) -> float | None:
         with noted_job(hydra_config):
             run = run_config(cfg, hydra_config, registry(), command_line(hydra_config))
             code = execute(run, registry())
-            value = objective_of(run) if not code else None
+            value = None if code or this_process().follows else objective_of(run)
     except Exception as error:
         _fail(error, hydra_config)
     if code:

@@ -13,11 +13,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alignpipe.cli.app import NO_FOLDER, hydra_main
+from alignpipe.cli.objective import searches
 from alignpipe.cli.report import RunFailed, message_of
 from alignpipe.cli.run_table import differences
 from alignpipe.cli.sweeps import SweepCallback
 from alignpipe.config.command import overrides_of
 from alignpipe.config.run import run_config
+from alignpipe.errors import ConfigError
 from alignpipe.plan import Planner, make_plan
 from alignpipe.registry import registry
 from alignpipe.store import Store
@@ -67,6 +69,10 @@ def plan_job(cfg: DictConfig) -> None:
         if hydra.mode != RunMode.MULTIRUN:
             show_plan(run, registry())
             return
+        if searches(hydra):
+            raise ConfigError(
+                "what a search runs depends on what its jobs find: plan one of them without hydra/sweeper and -m"
+            )
         planner = Planner(run, registry(), Store(run.outputs / "store"))
         keys = planner.expected_keys()
         stages = {each.spec.name: (each.action, keys[each.spec.name]) for each in make_plan(planner)}

@@ -19,11 +19,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from alignpipe.cli.objective import searches
 from alignpipe.cli.report import RunFailed
 from alignpipe.cli.run_table import Line, show_runs
 from alignpipe.cli.sweep_jobs import SweepJobs
 from alignpipe.config.command import overrides_of, read_override
-from alignpipe.errors import StoreError
+from alignpipe.errors import ConfigError, StoreError
 from alignpipe.store.files import storing, write_json
 from alignpipe.tables import printable
 
@@ -50,8 +51,16 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Open the notes of this sweep's jobs.
 
-        Raises `RunFailed`, which Hydra lets pass, if nothing can be written in the sweep's folder.
+        Raises `RunFailed`, which Hydra lets pass, if nothing can be written in the sweep's folder, or the sweeper
+        searches and nobody said for what.
         """
+        if searches(config.hydra) and not config.get("objective", []):
+            raise RunFailed(
+                ConfigError(
+                    "this sweeper (hydra/sweeper) judges jobs by a figure: name a final metric, such as "
+                    "objective=[eval/gold/mean], and with hydra.sweeper.direction what is better"
+                )
+            )
         self.folder = Path(os.path.abspath(str(config.hydra.sweep.dir)))
         self.words = _words()
         self.process = os.getpid()

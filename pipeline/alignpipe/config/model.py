@@ -67,9 +67,9 @@ class RunSettings:
     code_change: CodeChange = field(
         default=CodeChange.auto, metadata={"help": "cached stage, changed code: warn, rerun, ignore, or auto"}
     )
-    objective: str | None = field(
-        default=None,
-        metadata={"help": "the final metric that a job hands to a sweeper that searches, such as eval/gold/win_rate"},
+    objective: list[str] = field(
+        default_factory=list,
+        metadata={"help": "final metrics by which a sweeper that searches (Optuna) judges a job: [eval/gold/mean]"},
     )
 
 

@@ -19,8 +19,10 @@ _TEXT = 300
 
 
 def final_report(run: RunConfig, summary: Summary, made: Mapping[str, Artifact], out: TextIO) -> None:
-    """Print the tables, the samples and the paths on `out`; of a sweep's job, whose figures come again in the sweep's table,
-    only the comparison and the paths."""
+    """Print the tables, the samples and the paths on `out`.
+
+    Of a sweep's job only the comparison and the paths: the sweep ends with a table of its own.
+    """
     report = _last_report(made)
     if report is not None:
         columns = ["", *(str(column) for column in report["columns"])]
