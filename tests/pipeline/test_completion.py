@@ -137,3 +137,12 @@ def test_an_empty_word_offers_subcommands_and_overrides(complete) -> None:
         complete("alignpipe -")
     )
     assert not {"plan", "plugins", "score", "store"} & set(after)
+
+
+def test_experiments_of_ones_own(complete, tmp_path):
+    """Of a folder that the line names, however it names it."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 3\n")
+    assert complete("alignpipe experiment=ow") == []
+    assert complete("alignpipe --config-dir mine experiment=ow") == ["experiment=own"]
+    assert complete("alignpipe plan --config-dir=mine experiment=ow") == ["experiment=own"]

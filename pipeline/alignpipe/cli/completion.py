@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignpipe.cli.commands import COMMANDS, is_override
 from alignpipe.cli.suggestions import override_words, value_words
 from alignpipe.cli.words import in_order, known_flags
+from alignpipe.config.command import config_flags
 from alignpipe.errors import AlignpipeError
 
 _NAME_KEY = re.compile(r"\.name=$")
@@ -111,5 +112,5 @@ def _hydra_words(typed: Sequence[str], current: str, argv: list[str]) -> list[st
         line = " ".join(["alignpipe", *in_order(typed), current])
         os.environ["COMP_LINE"] = line
         os.environ["COMP_POINT"] = str(len(line))
-        run(argv)
+        run([*config_flags(typed), *argv])  # Hydra lists a folder of the user's own too
     return [word for word in captured.getvalue().split() if not _KEY_AS_VALUE.search(word)]

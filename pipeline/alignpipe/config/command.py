@@ -53,7 +53,7 @@ def _sweep_again(words: Sequence[str], folder: Path) -> tuple[str, ...]:
 
 def _job_alone(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """The command line that runs one job of a sweep by itself; `words` are the sweep's, `overrides` the job's."""
-    return (*_config_flags(words), *(word for word in words if _is_for_hydra(word)), *overrides)
+    return (*config_flags(words), *(word for word in words if _is_for_hydra(word)), *overrides)
 
 
 def swept(words: Sequence[str], params: Collection[str], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +70,8 @@ def _has_several(override: Override) -> bool:
     return override.is_sweep_override() and not (isinstance(value, ChoiceSweep) and len(value.list) == 1)
 
 
-def _config_flags(words: Sequence[str]) -> Iterator[str]:
+def config_flags(words: Sequence[str]) -> Iterator[str]:
+    """Of the words the flags that say where configs come from, with their values."""
     rest = iter(words)
     for word in rest:
         if word in _CONFIG_FLAGS:
