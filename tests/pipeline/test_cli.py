@@ -305,6 +305,22 @@ def test_plugins_show_tells_the_keys(alignpipe_command: RunCommand) -> None:
     assert "policy, from nearest, may be empty" in stage
 
 
+def test_plugins_show_tells_what_a_nested_part_is_for(
+    alignpipe_command: RunCommand, install_fake_plugin: InstallFakePlugin
+) -> None:
+    source = component_source(
+        "reward",
+        "deep",
+        "@dataclass(frozen=True)\nclass Inner:\n    x: int = 1\n"
+        "inner: Inner = field(default_factory=Inner, metadata={'help': 'how it ends'})\n",
+    )
+    install_fake_plugin("deep", {"deep": "deep.plugin"}, {"deep/plugin.py": source})
+    shown = alignpipe_command("plugins", "show", "reward/deep", ALIGNPIPE_PLUGINS="fakes,deep").stdout
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["inner", "Inner", "(see", "below)", "how", "it", "ends"] in rows
+    assert ["inner.x", "int", "1"] in rows
+
+
 def test_plugins_list_timings(alignpipe_command: RunCommand) -> None:
     lines = alignpipe_command("plugins", "list", "--timings").stdout.splitlines()
     assert any(line.startswith("fakes:reward.acme") and line.endswith(" ms") for line in lines)

@@ -49,7 +49,8 @@ def configured(*overrides: str) -> RunConfig:
 
 def refused(*overrides: str) -> str:
     """The message that a user gets for these overrides."""
-    with pytest.raises((ConfigError, PluginError, ConfigCompositionException, OmegaConfBaseException)) as raised:
+    kinds = (ConfigError, PluginError, ConfigCompositionException, OmegaConfBaseException)
+    with pytest.raises((*kinds, AssertionError, AttributeError)) as raised:  # of these message_of tells OmegaConf's own
         configured(*overrides)
     message = message_of(raised.value)
     assert message is not None
@@ -289,6 +290,16 @@ def test_a_field_that_is_not_keyed_may_depend_on_the_environment() -> None:
     assert run.selected["reward"].config.cache
 
 
+NESTED = component_source(
+    "reward",
+    "strict",
+    "@dataclass(frozen=True)\nclass Inner:\n    x: int = 1\n"
+    "inner: Inner | None = None\n"
+    "limit: float | None = 1.0\n"
+    "def __post_init__(self):\n    assert self.limit < 2\n",
+)
+
+
 @pytest.fixture
 def more(fake_pipeline: Path, install_fake_plugin: InstallFakePlugin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Third parties beside the fakes: one offers `reward=acme` too, one is broken, one OmegaConf cannot take."""
@@ -298,7 +309,8 @@ def more(fake_pipeline: Path, install_fake_plugin: InstallFakePlugin, monkeypatc
     install_fake_plugin("odd", {"odd": "odd.plugin"}, {"odd/plugin.py": literal})
     unknown = component_source("reward", "vague", "values: 'NotThere | None' = None")
     install_fake_plugin("vague", {"vague": "vague.plugin"}, {"vague/plugin.py": unknown})
-    monkeypatch.setenv("ALIGNPIPE_PLUGINS", "fakes,dupe,oops,odd,vague")
+    install_fake_plugin("strict", {"strict": "strict.plugin"}, {"strict/plugin.py": NESTED})
+    monkeypatch.setenv("ALIGNPIPE_PLUGINS", "fakes,dupe,oops,odd,vague,strict")
     registry.cache_clear()
 
 
@@ -311,6 +323,15 @@ def test_options_of_ambiguous_broken_and_odd_plugins_say_why() -> None:
     with pytest.raises(OptionError):
         composed("reward=lost")
     assert configured().selected["reward"].name == "bradley_terry", "the rest goes on working"
+
+
+@pytest.mark.usefixtures("more")
+def test_null_that_a_plugin_did_not_think_of_and_keys_below_null() -> None:
+    assert configured("reward=strict", "reward.limit=1.5").selected["reward"].config.limit == 1.5
+    told = refused("reward=strict", "reward.limit=null")
+    assert told.startswith("reward (reward=strict): Config cannot check these values: '<' not supported between")
+    for below in ("reward.inner.x=3", "reward.inner={x:3}"):
+        assert "sets a key below another that is null by default" in refused("reward=strict", below)
 
 
 def test_conf_dir_prefers_the_installed_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,24 @@ def test_a_function_that_is_no_reward_yet_is_told_how_to_become_one(
     assert "broken and left out" in load.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("x = 1\n", "see alignpipe.api.hooks"),
+        (
+            "from alignpipe.rewards import reward\n@reward('calm')\ndef calm(samples):\n    return []\n",
+            "name the reward in it, hookless:calm",
+        ),
+    ],
+)
+def test_a_module_without_a_hook_is_no_plugin(
+    source: str, what: str, acme: None, install_fake_plugin: InstallFakePlugin, load: Loading
+) -> None:
+    install_fake_plugin("hookless", {"calm": "hookless"}, {"hookless.py": source})
+    with pytest.raises(PluginError, match=rf"hookless has no hook \(alignpipe_components, or one .*; {what}"):
+        load().get("reward", "calm")
+
+
 @pytest.mark.parametrize("entry_point", ["acme", "reward.acme"])
 def test_selecting_what_a_broken_plugin_would_offer_says_so(
     entry_point: str, install_fake_plugin: InstallFakePlugin, load: Loading

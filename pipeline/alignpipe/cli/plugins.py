@@ -169,10 +169,12 @@ def _fields(config: type[Any], prefix: str) -> Iterator[tuple[str, str, str, str
     """(key, type, default, meaning) of every field, nested dataclasses unfolded."""
     for entry in fields(config):
         default = _default(entry)
+        meaning = str(entry.metadata.get("help", ""))
         if is_dataclass(default):
+            if meaning:
+                yield f"{prefix}{entry.name}", _type(entry), "(see below)", meaning
             yield from _fields(type(default), f"{prefix}{entry.name}.")
             continue
-        meaning = str(entry.metadata.get("help", ""))
         if isinstance(default, Enum):
             choices = ", ".join(member.name for member in type(default))
             meaning = f"{meaning} ({choices})" if meaning else choices

@@ -62,7 +62,12 @@ def message_of(error: BaseException) -> str | None:
     mark = getattr(error, "problem_mark", None)  # PyYAML's: where in the file
     if mark is not None:
         return f"{mark.name}:{mark.line + 1}: this is no YAML: {getattr(error, 'problem', error)}"
-    if isinstance(error, ValueError) and _raised_by_hydra(error):
+    if isinstance(error, AssertionError | AttributeError) and _raised_by("omegaconf", error):
+        return (
+            "the overrides cannot be used: one sets a key below another that is null by default, which OmegaConf takes "
+            "from files only: write it into an experiment of your own (README, Change something)"
+        )
+    if isinstance(error, ValueError) and _raised_by("hydra", error):
         hint = "; a stage is left out with stages=[...], W&B with tracker=[]" if "NoneType" in str(error) else ""
         return f"the overrides cannot be used: {error}{hint}"
     if isinstance(error, OSError) and (error.errno in _FOLDER_ERRORS or _no_folder_made(error)):
@@ -72,10 +77,10 @@ def message_of(error: BaseException) -> str | None:
     return None
 
 
-def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra itself raised: it checks some overrides (`sft=null`) and flags with a bare ValueError."""
+def _raised_by(package: str, error: BaseException) -> bool:
+    """Whether this package itself raised: Hydra checks some overrides (`sft=null`) and flags with a bare ValueError."""
     frame = _innermost(error)
-    return frame is not None and str(frame.f_globals.get("__name__")).startswith("hydra.")
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith(f"{package}.")
 
 
 def _no_folder_made(error: OSError) -> bool:

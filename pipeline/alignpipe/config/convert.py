@@ -90,6 +90,11 @@ def _instance(node: DictConfig, key: str, registry: Registry, owner: str) -> Any
         return config(**values)
     except (ValueError, AlignpipeError) as error:
         raise ConfigError(f"{key}{f' ({owner})' if owner else ''}: {error}") from error
+    except TypeError as error:  # mostly a null that the plugin did not think of
+        raise ConfigError(
+            f"{key}{f' ({owner})' if owner else ''}: {config.__name__} cannot check these values: {error}; is one of "
+            f"them null? (HYDRA_FULL_ERROR=1 shows where)"
+        ) from error
 
 
 def _value(parent: Container, name: Any, key: str, registry: Registry) -> Any:

@@ -202,11 +202,20 @@ def _load(name: str, entry_point: EntryPoint, manager: pluggy.PluginManager) -> 
                 )
             manager.register(plugin, name=name)
             manager.check_pending()
+            if not manager.get_hookcallers(plugin):
+                raise PluginError(_without_hooks(entry_point, plugin))
             return _components(plugin, manager)
     except BaseException:
         if manager.has_plugin(name):
             manager.unregister(name=name)
         raise
+
+
+def _without_hooks(entry_point: EntryPoint, plugin: object) -> str:
+    """What to say of a plugin that offers nothing and observes nothing."""
+    rewards = [name for name, value in vars(plugin).items() if isinstance(value, RewardPlugin)]
+    what = f"name the reward in it, {entry_point.module}:{rewards[0]}" if rewards else "see alignpipe.api.hooks"
+    return f"{entry_point.value} has no hook (alignpipe_components, or one that observes); {what}"
 
 
 def _components(plugin: object, manager: pluggy.PluginManager) -> list[Component]:
