@@ -46,19 +46,23 @@ def write_dataset(
 ) -> None:
     """Write the tables that are there into `folder`; the bytes depend on the rows only.
 
-    Raises `ValueError` if a row lacks a column of its table.
+    Raises `ValueError` for a table or split that is not known, and for a row that lacks a column of its table or holds
+    something else in it.
     """
     import pyarrow as pa
 
     counts: dict[str, dict[str, int]] = {}
     for table, splits in tables.items():
+        for what, name, known in (("table", table, COLUMNS), *(("split", split, SPLITS) for split in splits)):
+            if name not in known:
+                raise ValueError(f"{what} {name!r} is not known; there are {', '.join(known)}")
+        for split, rows in splits.items():
+            for number, row in enumerate(rows):
+                if wrong := _wrong(table, row):
+                    raise ValueError(f"row {number} of {table}/{split} {wrong}")
         schema = _schema(table, [row for split in SPLITS for row in splits.get(split, ())])
         for split in SPLITS:
             rows = splits.get(split, ())
-            for number, row in enumerate(rows):
-                missing = [column for column in COLUMNS[table] if column not in row]
-                if missing:
-                    raise ValueError(f"row {number} of {table}/{split} lacks {', '.join(missing)}")
             counts.setdefault(table, {})[split] = len(rows)
             data = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
             path = folder / table / f"{split}.arrow"
@@ -67,6 +71,25 @@ def write_dataset(
                 writer.write_table(data)
     record = {"schema": _SCHEMA, "tables": counts, "gold": asdict(gold) if gold else None}
     (folder / "dataset.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _wrong(table: Table, row: Row) -> str:
+    """What is wrong with a row of a table; empty if nothing is."""
+    missing = [column for column in COLUMNS[table] if column not in row]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    for column in COLUMNS[table]:
+        value = row[column]
+        if column != "messages":
+            if not isinstance(value, str):
+                return f"has {value!r:.80} in {column}, where a text is wanted"
+        elif not isinstance(value, list | tuple) or not all(map(_is_message, value)):
+            return f"has {value!r:.80} in messages, where a list of {{'role': <text>, 'content': <text>}} is wanted"
+    return ""
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
 def _schema(table: Table, rows: Sequence[Row]) -> Any:
@@ -87,10 +110,13 @@ class Dataset:
         path = folder / "dataset.json"
         if not path.is_file():
             raise DataError(f"{folder} is no dataset artifact: it has no dataset.json")
-        record = json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_text())
+            self.counts: Mapping[str, Mapping[str, int]] = record["tables"]
+            gold = record["gold"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path} is no description of a dataset: {type(error).__name__}: {error}") from error
         self.folder = folder
-        self.counts: Mapping[str, Mapping[str, int]] = record["tables"]
-        gold = record["gold"]
         self.gold = Gold(gold["name"], gold["version"], gold["config"]) if gold else None
 
     def count(self, table: Table, split: Split) -> int:
@@ -102,7 +128,7 @@ class Dataset:
         if not self.count(table, split):
             held_out = f"data.heldout_{table}, or more {table} and a data.heldout_share above 0"
             raise DataError(
-                f"the data has no {table} in its {split} split ({self.folder}); "
+                f"the data has no {table} in its {split} split ({self.folder}); with data=files "
                 f"give {held_out if split == 'heldout' else f'data.{table}'}, or leave the stage out"
             )
 

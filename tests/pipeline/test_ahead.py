@@ -9,10 +9,13 @@ from typing import ClassVar
 
 import pytest
 
-from alignpipe.api import Artifact, CheckContext, CheckedStage, Port, Selected
+from alignpipe.api import Artifact, CheckContext, CheckedStage, Port, Selected, Split, Table
 from alignpipe.dataset import Dataset
 from alignpipe.errors import AlignpipeError, ConfigError, DataError, PluginError
+from alignpipe.plan import Planner
 from alignpipe.runner import execute
+from alignpipe.runner.ahead import asked_about
+from alignpipe.store import Store
 from support import tiny_data
 from support.fake_run import COMPONENTS, PpoConfig, Train, make_registry, make_run, statuses, summary_of
 from support.tiny_data import DATA, DataConfig
@@ -20,7 +23,7 @@ from support.tiny_data import DATA, DataConfig
 PAIRS = Port("dataset", tables=(("preferences", "train"),))
 REFUSED = (
     r"^stage 'ppo' \(.*fake-stages 1\.0.*\) cannot use the data: the data has no preferences in its train split .*; "
-    r"give data\.preferences, or leave the stage out$"
+    r"with data=files give data\.preferences, or leave the stage out$"
 )
 
 
@@ -148,6 +151,27 @@ def test_an_empty_port_of_its_maker_stands_for_the_base_model(tmp_path: Path, mo
     assert [inputs["policy"] for inputs, _ in Looks.shown] == ["base"]
 
 
+@pytest.mark.parametrize(
+    ("stages", "tables", "asked"),
+    [
+        (["data", "sft", "reward", "ppo"], (("prompts", "train"),), ("train", "heldout")),
+        (["data", "sft", "reward", "ppo"], (("prompts", "heldout"),), ("heldout",)),
+        (["data", "sft", "reward", "ppo"], (("preferences", "train"),), ()),
+        (["data", "sft", "reward"], (("prompts", "train"),), ()),
+    ],
+)
+def test_of_which_prompts_a_reward_will_be_asked(
+    tmp_path: Path, stages: list[str], tables: tuple[tuple[Table, Split], ...], asked: tuple[str, ...]
+) -> None:
+    of_group = {component.group: component for component in COMPONENTS}
+    needs = {**of_group["ppo"].needs, "dataset": Port("dataset", tables=tables), "reward": Port("reward")}
+    ppo = replace(of_group["ppo"], needs=needs)
+    made = make_registry(components=tuple({**of_group, "data": DATA, "ppo": ppo}.values()))
+    planner = Planner(make_run(tmp_path, stages=stages), made, Store(tmp_path / "store"))
+    found = {spec.name: asked_about(planner.specs, spec) for spec in planner.specs}
+    assert found == {**dict.fromkeys(stages, ()), "reward": asked}
+
+
 def test_what_it_refuses_names_it_and_no_stage_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = looking(monkeypatch, "ppo")
     told = r"^stage 'ppo' \(ppo/fake \(fake-stages 1\.0\)\) cannot use the data: not with these$"
@@ -173,7 +197,9 @@ def test_a_reward_that_cannot_be_built_is_missed_as_early_and_counts_as_failed(t
 def test_held_out_rows_that_are_missed_are_told_apart(tmp_path: Path) -> None:
     """Prompts that are given do not help where none of them is held out."""
     data = Dataset(tiny_data.write(tmp_path, heldout=0).folder)
-    with pytest.raises(DataError, match=r"no prompts in its heldout split .*; give data\.heldout_prompts, or more"):
+    with pytest.raises(
+        DataError, match=r"no prompts in its heldout split .*; with data=files give data\.heldout_prompts, or more"
+    ):
         data.require("prompts", "heldout")
 
 

@@ -148,6 +148,13 @@ def test_a_function_that_is_no_reward_yet_is_told_how_to_become_one(
     assert "broken and left out" in load.warnings[0]
 
 
+def test_a_hook_without_its_mark_would_not_be_called(install_fake_plugin: InstallFakePlugin, load: Loading) -> None:
+    source = component_source("reward", "calm").replace("@hookimpl\n", "")
+    install_fake_plugin("bare", {"calm": "bare.plugin"}, {"bare/plugin.py": source})
+    with pytest.raises(PluginError, match=r"alignpipe_components of bare\.plugin is not marked: put @hookimpl"):
+        load().get("reward", "calm")
+
+
 @pytest.mark.parametrize(
     ("source", "what"),
     [

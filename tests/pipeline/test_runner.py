@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alignpipe.api import Component, Selected, hookimpl
@@ -21,6 +22,7 @@ from alignpipe.errors import AlignpipeError, ConfigError, FolderInUse, PluginErr
 from alignpipe.plan import Planner, make_plan
 from alignpipe.runner import execute
 from alignpipe.runner.context import Builder
+from alignpipe.runner.payloads import check_payload
 from alignpipe.runner.recording import RunFiles, StageLog, logged_values, new_values, read_lines
 from alignpipe.runner.summary import Summary
 from alignpipe.store import RunRecords, Store
@@ -467,7 +469,9 @@ def test_a_tracker_that_raises_is_reported_once_and_switched_off(tmp_path, capsy
     trackers["sound"] = Selected("tracker", "fake", TrackerConfig(str(sound)))
     assert execute(make_run(tmp_path, trackers=trackers), make_registry()) == 0
     shown = capsys.readouterr().err
-    assert shown.count("tracker first is switched off, the run goes on without it") == 1
+    assert (
+        shown.count("tracker first (tracker/fake (fake-stages 1.0)) is switched off, the run goes on without it") == 1
+    )
     assert f"RuntimeError: no {fails} today" in shown
     names = [json.loads(line)[0] for line in log.read_text().splitlines()] if log.exists() else []
     assert fails not in names
@@ -482,9 +486,41 @@ def test_a_tracker_that_finds_its_config_wrong_too_late_ends_no_run(tmp_path, ca
     monkeypatch.setattr(fake_run.RecordingTracker, "log", refuse)
     trackers, _ = tracked(tmp_path)
     assert execute(make_run(tmp_path, trackers=trackers), make_registry()) == 0
-    assert "tracker first is switched off, the run goes on without it: ConfigError: tracker.first.key" in (
+    told = "is switched off, the run goes on without it: ConfigError: tracker.first.key"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"start": lambda *_: Path("here")}, "TypeError: its start returned PosixPath('here'), which is no str"),
+        ({"finish": lambda *_: 3}, "TypeError: its finish returned 3, which is no str"),
+        ({"log": None}, "TypeError: 'NoneType' object is not callable"),
+    ],
+)
+def test_a_tracker_that_does_not_keep_its_contract_ends_no_run(tmp_path, capsys, monkeypatch, changes, told):
+    for name, value in changes.items():
+        monkeypatch.setattr(fake_run.RecordingTracker, name, value)
+    trackers, _ = tracked(tmp_path)
+    run = make_run(tmp_path, trackers=trackers)
+    assert execute(run, make_registry()) == 0
+    assert f"tracker first (tracker/fake (fake-stages 1.0)) is switched off, the run goes on without it: {told}" in (
         capsys.readouterr().err
     )
+    assert summary_of(run)["status"] == "finished"
+
+
+def test_trackers_without_a_method_or_not_made_end_no_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr(fake_run.RecordingTracker, "summary")
+    trackers, _ = tracked(tmp_path)
+    trackers["none"] = Selected("tracker", "none", TrackerConfig(str(tmp_path / "none")))
+    none = Component("tracker", "none", TrackerConfig, f"{ME}:no_tracker", "its factory forgets to return")
+    run = make_run(tmp_path, trackers=trackers)
+    assert execute(run, make_registry(components=(*COMPONENTS, none))) == 0
+    shown = capsys.readouterr().err
+    assert "no attribute 'summary'" in shown
+    assert "tracker none (tracker/none (fake-stages 1.0)) is switched off" in shown
+    assert "its factory returned None in place of a tracker" in shown
 
 
 def test_trackers_are_closed_where_the_summary_cannot_be_written(tmp_path, monkeypatch, capsys):
@@ -636,6 +672,55 @@ def test_context(tmp_path, capsys):
 
 def held():
     """The check of a lock that nobody takes away."""
+
+
+def test_what_is_logged_becomes_numbers_of_pythons_own(tmp_path):
+    seen = []
+    (tmp_path / "work").mkdir()
+    (tmp_path / "run").mkdir()
+    observe = lambda *facts: seen.append(facts)  # noqa: E731
+    log = StageLog("s", tmp_path / "work", held, RunFiles(tmp_path / "run"), lambda *facts: None, observe)
+    log.metrics({"a": np.float32(1.5), "b": 2, "c": True}, np.int64(3))
+    assert seen == [("s", {"a": 1.5, "b": 2, "c": 1.0}, 3)]
+    assert [type(value) for value in seen[0][1].values()] == [float, int, float]
+    for metrics, step, told in (
+        ({"name": "hello"}, 4, "stage 's' logs name='hello', which is no number"),
+        ({"a": 1.0}, "one", "stage 's' logs at the step 'one', which is no whole number"),
+        ({"a": 1.0}, 1.5, "stage 's' logs at the step 1.5, which is no whole number"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            log.metrics(metrics, step)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "told"),
+    [
+        ("dataset", "other.json", "{}", "it has no dataset.json; alignpipe.dataset.write_dataset writes one"),
+        ("dataset", "dataset.json", "{}", "is no description of a dataset: KeyError: 'tables'"),
+        ("report", "report.json", "{", "its report.json is no JSON"),
+        ("report", "report.json", "[]", "its report.json holds no object"),
+        ("report", "report.json", '{"columns": [], "rows": []}', "its report.json has no columns"),
+        ("report", "report.json", '{"columns": ["a"], "rows": [["x"]]}', "a label and 1 values"),
+        (
+            "report",
+            "report.json",
+            '{"columns": ["a"], "rows": [], "samples": [{}]}',
+            "samples as objects with a prompt",
+        ),
+    ],
+)
+def test_what_later_stages_or_the_table_could_not_read_is_not_published(tmp_path, kind, name, content, told):
+    spec = next(spec for spec in Planner(make_run(tmp_path), make_registry(), Store(tmp_path / "store")).specs)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PluginError, match=rf"^what .*fake-stages 1\.0.* made in stage .* cannot be used: .*{told}"):
+        check_payload(replace(spec, makes=kind), tmp_path)
+
+
+def test_an_unexpected_error_says_in_which_stage_of_which_plugin_it_was_raised(tmp_path):
+    with pytest.raises(ValueError, match="odd") as raised:
+        execute(make_run(tmp_path, sft=SftConfig(fail="odd")), make_registry())
+    assert raised.value.__notes__ == ["raised in stage 'sft' (sft/fake (fake-stages 1.0))"]
 
 
 def test_what_was_logged_is_forced_to_the_disk_when_a_checkpoint_asks_for_it(tmp_path, monkeypatch):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from alignpipe.errors import PluginError
 from alignpipe.options import Forward, ModelLinearDtype
 from alignpipe.training.lanes import Lanes
 from alignpipe.training.linears import BFloat16Linear
 from alignpipe.training.models import load_causal
 from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import Parts, packable, set_forward
-from alignpipe.training.rollouts import Response
+from alignpipe.training.rollouts import Response, sampled
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe_plugins.model_pretrained.config import PretrainedConfig
 from alignpipe_plugins.model_pretrained.source import PretrainedSource
@@ -34,6 +37,30 @@ SIZES = {
     "pad_token_id": 0,
 }
 GROUPED = [LlamaConfig(**SIZES), Qwen2Config(**SIZES), Qwen3Config(**SIZES, head_dim=16), MistralConfig(**SIZES)]
+
+
+class Wrong:
+    """A rollout of somebody else's that does not keep its contract."""
+
+    def __init__(self, *responses: Any) -> None:
+        self.responses = list(responses)
+
+    def sample(self, *_: Any, **__: Any) -> list[Any]:
+        return self.responses
+
+
+@pytest.mark.parametrize(
+    ("responses", "told"),
+    [
+        ([Response([1], True)], "gave 1 responses to 2 prompts"),
+        ([Response([1], True), [1, 2]], r"gave \[1, 2\], which is no alignpipe\.training\.rollouts\.Response"),
+        ([Response([1], True), Response([], False)], "gave a response of 0 tokens, where 1 to 3 are wanted"),
+        ([Response([1], True), Response([1] * 4, False)], "gave a response of 4 tokens, where 1 to 3 are wanted"),
+    ],
+)
+def test_what_a_rollout_gives_is_looked_at(responses: list[Any], told: str) -> None:
+    with pytest.raises(PluginError, match=rf"the rollout .*Wrong {told}"):
+        sampled(Wrong(*responses), None, [[1], [2]], torch.rand(2, 3), temperature=1.0, eos_ids=[0])
 
 
 def sampler(batch_size: int = 64, lanes: int = 1) -> LocalRollout:

@@ -26,6 +26,8 @@ from alignpipe.runner import execute
 from alignpipe.runner.recording import read_lines
 
 HERE = Path(__file__).parent
+NO_TABLES = '{"tables": {}, "gold": null}'
+"""The description of a dataset that has none."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Data:
     def run(self, inputs: Mapping[str, Artifact], ctx: Any) -> None:
         note_execution(ctx)
         (ctx.payload / "rows.json").write_text(json.dumps([self.config.rows, ctx.seed]))
+        (ctx.payload / "dataset.json").write_text(NO_TABLES)
         ctx.log({"rows": self.config.rows})
 
 
@@ -186,6 +189,10 @@ class TrackerConfig:
     fails: str = ""
 
 
+def no_tracker(config: TrackerConfig, ctx: Any) -> None:
+    """A factory that forgets to return what it makes."""
+
+
 class NoStage:
     """What a broken factory makes."""
 
@@ -207,6 +214,7 @@ class Curious:
         ctx.alert("odd", "look at it")
         ctx.alert("broken", "it fails", level="error")
         (ctx.payload / "slots").write_text(" ".join(ctx.slots))
+        (ctx.payload / "dataset.json").write_text(NO_TABLES)
 
 
 def note_execution(ctx: Any) -> None:

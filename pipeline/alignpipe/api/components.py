@@ -28,6 +28,12 @@ Split = Literal["train", "heldout"]
 Requirement = Literal["gpu", "network", "sandbox"]
 """What a component may need of the machine it runs on."""
 
+NO_GROUPS = (
+    *("seed", "stages", "inputs", "outputs", "device", "threads", "processes", "lanes", "kernels", "scoring"),
+    *("code_change", "objective", "hydra", "experiment", "scale"),
+)
+"""What means something else in the config: run settings, Hydra's own part, overlays."""
+
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -35,7 +41,7 @@ _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Port:
     """One named input of a stage.
 
-    Raises `ValueError` for tables of anything but a dataset, and for a part that is not known.
+    Raises `ValueError` for a kind, a default or a part that is not known, and for tables of anything but a dataset.
     """
 
     kind: Kind
@@ -56,6 +62,9 @@ class Port:
     is refused before any other stage works for hours."""
 
     def __post_init__(self) -> None:
+        for what, value, there in (("kind", self.kind, Kind), ("default", self.default, PortDefault)):
+            if value not in get_args(there):
+                raise ValueError(f"the {what} of a port is one of {', '.join(get_args(there))}, not {value!r}")
         if self.tables and self.kind != "dataset":
             raise ValueError(f"a port with tables is one for a dataset, not for a {self.kind}")
         known = [(table, split) for table in get_args(Table) for split in get_args(Split)]
@@ -69,8 +78,8 @@ class Component:
     """One option of one config group.
 
     Raises `ValueError` for a name Hydra's grammar cannot take, a config that is no dataclass or that has a field `name`
-    (the option's name is put there), a factory that is not `module:attribute`, an `api` that is no pair of numbers, and
-    a requirement that is not known.
+    (the option's name is put there), a factory that is not `module:attribute`, an `api` that is no pair of numbers, a
+    group that is a key of its own in the config, and what else is not of the type that its field has.
     """
 
     group: str
@@ -112,12 +121,28 @@ class Component:
                 f"api of {self.group}/{self.name} must be a pair of whole numbers, (major, minor) as in "
                 f"{API_VERSION}, not {self.api!r}"
             )
+        self._check_types()
         unknown = [need for need in self.requires if need not in get_args(Requirement)]
         if unknown:
             known = ", ".join(get_args(Requirement))
             raise ValueError(f"{self.group}/{self.name} requires {unknown[0]!r}; what can be required: {known}")
         if not re.fullmatch(r"[\w.]+:\w+", self.factory):
             raise ValueError(f"factory of {self.group}/{self.name} must be 'module:attribute', not {self.factory!r}")
+
+    def _check_types(self) -> None:
+        if self.group in NO_GROUPS:
+            raise ValueError(f"component group {self.group!r} is a key of the config itself; choose another name")
+        what = f"{self.group}/{self.name}"
+        if type(self.version) is not int:
+            raise ValueError(f"version of {what} must be a whole number, not {self.version!r}")
+        if self.makes is not None and self.makes not in get_args(Kind):
+            raise ValueError(f"{what} makes one of {', '.join(get_args(Kind))} or None, not {self.makes!r}")
+        for name, value in (("uses", self.uses), ("requires", self.requires)):
+            if isinstance(value, str):
+                raise ValueError(f"{name} of {what} must be a tuple of names, such as ({value!r},)")
+        for name, port in self.needs.items():
+            if not isinstance(port, Port):
+                raise ValueError(f"needs of {what} holds ports by name: {name!r} must be a Port, not {port!r}")
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def check_scale(choices: Mapping[str, str | None], folders: Sequence[Path]) -> N
     if not any((folder / "scale" / f"{scale}.yaml").is_file() for folder in folders):
         there = sorted({path.stem for folder in folders for path in (folder / "scale").glob("*.yaml")})
         raise ConfigError(
-            f"scale={scale}: there is no such overlay{did_you_mean(scale, there)}; there are {', '.join(there)}, and "
-            "an experiment may ask for one that your model lacks: then add ~scale and set the sizes yourself"
+            f"scale={scale}: there is no such overlay; there are {', '.join(there)}. Experiments ask for your model's: "
+            f"write it (scale/{scale}.yaml in a folder that --config-dir names), or add ~scale and set sizes yourself"
         )
 
 

@@ -31,7 +31,9 @@ def component_node(registered: Registered) -> DictConfig:
     config = registered.component.config
     try:
         node: DictConfig = OmegaConf.structured(config)
-    except (OmegaConfBaseException, TypeError, ValueError, NameError) as error:
+    except (
+        Exception
+    ) as error:  # OmegaConf's, Python's for a type that is not there, whatever a default's factory raises
         reason = " ".join(str(error).split())
         raise PluginError(
             f"{registered}: OmegaConf cannot take its config {config.__name__}: {reason}. It takes bool, int, float, "
@@ -90,10 +92,10 @@ def _instance(node: DictConfig, key: str, registry: Registry, owner: str) -> Any
         return config(**values)
     except (ValueError, AlignpipeError) as error:
         raise ConfigError(f"{key}{f' ({owner})' if owner else ''}: {error}") from error
-    except TypeError as error:  # mostly a null that the plugin did not think of
+    except Exception as error:  # mostly a null that the plugin did not think of
         raise ConfigError(
-            f"{key}{f' ({owner})' if owner else ''}: {config.__name__} cannot check these values: {error}; is one of "
-            f"them null? (HYDRA_FULL_ERROR=1 shows where)"
+            f"{key}{f' ({owner})' if owner else ''}: {config.__name__} cannot check these values: "
+            f"{type(error).__name__}: {error}; is one of them null? (HYDRA_FULL_ERROR=1 shows where)"
         ) from error
 
 

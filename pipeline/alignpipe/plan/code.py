@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sysconfig
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -26,7 +28,8 @@ def code_hashes(components: Iterable[Registered]) -> dict[str, str]:
         component = registered.component
         files = _component_files(registered)
         if files:
-            hashes[f"{component.group}/{component.name}"] = _hash(files, files[0].parent)
+            root = Path(os.path.commonpath([file.parent for file in files]))
+            hashes[f"{component.group}/{component.name}"] = _hash(files, root)
     return hashes
 
 
@@ -59,15 +62,37 @@ def _core_root() -> Path:
 
 
 def _component_files(registered: Registered) -> tuple[Path, ...]:
-    """The component's package folder; of one that is no package, the modules it consists of."""
+    """The package folders of the plugin and, below the same top folder, of its config and its factory.
+
+    Of what is no package, the modules it consists of.
+    """
     folder = registered.folder
     if folder is None or not folder.is_dir():
         return ()
-    if (folder / "__init__.py").is_file():
-        return (folder,)
     modules = {registered.component.config.__module__, registered.component.factory.partition(":")[0]}
+    if (folder / "__init__.py").is_file():
+        top = _top(folder)
+        folders = {folder, *(file.parent for module in modules if (file := _file_of(module)) is not None)}
+        own = {each for each in folders if each.is_relative_to(top)}
+        return tuple(sorted(each for each in own if not any(other in each.parents for other in own)))
     files = {folder / f"{module.rpartition('.')[2]}.py" for module in modules}
     return tuple(sorted(file for file in files if file.is_file()))
+
+
+def _top(package: Path) -> Path:
+    """The folder of the outermost package around a package's folder."""
+    while (package.parent / "__init__.py").is_file():
+        package = package.parent
+    return package
+
+
+def _file_of(module: str) -> Path | None:
+    """A module's file; the module itself, which may be slow, is not imported, though the packages around it are."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
 @cache

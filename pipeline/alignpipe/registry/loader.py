@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from alignpipe.api import API_VERSION, Component
+from alignpipe.api import API_VERSION, Component, HookSpecs
 from alignpipe.errors import PluginError
 from alignpipe.registry.registered import BUILT_IN, Registered
 from alignpipe.rewards import RewardPlugin
@@ -202,8 +202,7 @@ def _load(name: str, entry_point: EntryPoint, manager: pluggy.PluginManager) -> 
                 )
             manager.register(plugin, name=name)
             manager.check_pending()
-            if not manager.get_hookcallers(plugin):
-                raise PluginError(_without_hooks(entry_point, plugin))
+            _check_hooks(entry_point, plugin, manager)
             return _components(plugin, manager)
     except BaseException:
         if manager.has_plugin(name):
@@ -211,11 +210,17 @@ def _load(name: str, entry_point: EntryPoint, manager: pluggy.PluginManager) -> 
         raise
 
 
-def _without_hooks(entry_point: EntryPoint, plugin: object) -> str:
-    """What to say of a plugin that offers nothing and observes nothing."""
-    rewards = [name for name, value in vars(plugin).items() if isinstance(value, RewardPlugin)]
-    what = f"name the reward in it, {entry_point.module}:{rewards[0]}" if rewards else "see alignpipe.api.hooks"
-    return f"{entry_point.value} has no hook (alignpipe_components, or one that observes); {what}"
+def _check_hooks(entry_point: EntryPoint, plugin: object, manager: pluggy.PluginManager) -> None:
+    """Raise `PluginError` for a hook without its mark, which would not be called, and for a plugin without hooks."""
+    callers = manager.get_hookcallers(plugin) or []
+    marked = {caller.name for caller in callers}
+    unmarked = [name for name in dir(plugin) if name not in marked and hasattr(HookSpecs, name)]
+    if unmarked := [name for name in unmarked if name.startswith("alignpipe_")]:
+        raise PluginError(f"{unmarked[0]} of {entry_point.value} is not marked: put @hookimpl (alignpipe.api) above it")
+    if not marked:
+        rewards = [name for name, value in vars(plugin).items() if isinstance(value, RewardPlugin)]
+        what = f"name the reward in it, {entry_point.module}:{rewards[0]}" if rewards else "see alignpipe.api.hooks"
+        raise PluginError(f"{entry_point.value} has no hook (alignpipe_components, or one that observes); {what}")
 
 
 def _components(plugin: object, manager: pluggy.PluginManager) -> list[Component]:

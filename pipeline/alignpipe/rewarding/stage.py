@@ -22,9 +22,11 @@ class RewardStage:
         self._offered_by = offered_by
 
     def check_ahead(self, inputs: Mapping[str, Artifact], ctx: CheckContext) -> None:
-        """Raise `DataError` for data without a column that the reward reads."""
+        """Raise `DataError` for data without a column that the reward reads, where it will be asked about them."""
         judge = Judge(ctx.build(self._selected), label(self._selected.name, self._offered_by))
-        _check_columns(judge, Dataset(inputs["dataset"].folder))
+        data = Dataset(inputs["dataset"].folder)
+        _check_columns(judge, data)
+        _check_prompts(judge, data, getattr(ctx, "asked", ()))
 
     def run(self, inputs: Mapping[str, Artifact], ctx: StageContext) -> None:
         """Leave `reward.json`, `report_card.json` and a trained reward's files in the payload.
@@ -58,9 +60,13 @@ def _check_columns(judge: Judge, data: Dataset) -> None:
     pairs = data.rows("preferences", "heldout") if data.count("preferences", "heldout") else []
     if pairs and judge.can_read(pairs):
         return
-    splits: Mapping[Split, str] = {"train": "training prompts", "heldout": "held-out prompts"}
-    for split, what in splits.items():
+    _check_prompts(judge, data, ("train", "heldout"))
+
+
+def _check_prompts(judge: Judge, data: Dataset, splits: Sequence[Split]) -> None:
+    for split in splits:
         if data.count("prompts", split):
+            what = {"train": "training prompts", "heldout": "held-out prompts"}[split]
             judge.check_columns(data.rows("prompts", split), what)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignpipe.api import Artifact, CheckedStage
+from alignpipe.api import Artifact, CheckedStage, Split
 from alignpipe.dataset import Dataset
 from alignpipe.errors import INTERRUPTIONS, DataError
 from alignpipe.plan import StageSpec
@@ -52,11 +52,28 @@ def _check(live: LiveRun, spec: StageSpec, made: Mapping[str, Artifact], *, ahea
                 Dataset(inputs[port].folder).require(table, split)
     # A reward that is missing is still to be made; a policy that is missing would look like an empty port.
     seen = all(port in inputs for port, kind in kinds.items() if kind in ("dataset", "policy"))
-    if ahead and seen and "dataset" in kinds.values():
-        ctx = LookingAhead(live, spec)
+    asked = asked_about(
+        live.planner.specs, spec
+    )  # of these prompts the stage itself, if it is about to work, knows nothing
+    if (ahead or asked) and seen and "dataset" in kinds.values():
+        ctx = LookingAhead(live, spec, asked)
         stage = build_stage(spec.selected, spec.registered, ctx)
         if isinstance(stage, CheckedStage):
             stage.check_ahead(inputs, ctx)
+
+
+def asked_about(specs: Sequence[StageSpec], spec: StageSpec) -> Sequence[Split]:
+    """The splits whose prompts later stages have the reward score that `spec` makes; () for any other stage."""
+    users = (
+        each
+        for each in specs
+        for port, source in each.sources.items()
+        if each.needs[port].kind == "reward" and source.origin == "stage" and source.name == spec.name
+    )
+    read = {
+        split for each in users for port in each.needs.values() for table, split in port.tables if table == "prompts"
+    }
+    return ("train", "heldout") if "train" in read else tuple(read)  # who practises is tried on held-out ones too
 
 
 def _known(live: LiveRun, spec: StageSpec, port: str, made: Mapping[str, Artifact]) -> Artifact | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignpipe.api import Reward, Selected, Stage
+from alignpipe.api import Reward, Selected, Split, Stage
 from alignpipe.api.tracking import Level
 from alignpipe.config.convert import from_plain
 from alignpipe.config.model import RunSettings
@@ -41,6 +41,10 @@ class Builder:
             self._device = prepare_device(self._settings)
         return self._device
 
+    def origin(self, selected: Selected) -> str:
+        """The component with its distribution and version, for messages."""
+        return str(self._registry.get(selected.group, selected.name))
+
     def build(self, selected: Selected) -> Any:
         """Build a component from its config, typed or plain (as artifacts store it); it gets this context too.
 
@@ -63,11 +67,13 @@ class Builder:
 class LookingAhead(Builder):
     """The context of a stage that looks at what will feed it (`api.CheckContext`)."""
 
-    def __init__(self, live: LiveRun, spec: StageSpec) -> None:
+    def __init__(self, live: LiveRun, spec: StageSpec, asked: Sequence[Split] = ()) -> None:
         super().__init__(live.registry, live.run.settings)
         share_cores()  # a stage's code may import torch
         self.stage = spec.name
         self.slots = spec.keyed_slots
+        self.asked = asked
+        """For the stage of a reward: the splits whose prompts it will be asked about."""
 
 
 class SilentStage(Builder):

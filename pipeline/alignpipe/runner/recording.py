@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,15 @@ class StageLog:
 
     def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record deterministic metrics; without a step at the one last logged, 0 if none was."""
-        step = self._last if step is None else step
-        self._write(METRICS, metrics, step)
+        step = self._last if step is None else self._checked_step(step)
+        values = self._checked(metrics)
+        self._write(METRICS, values, step)
         self._last = step
-        self._observe(self._stage, metrics, step)
+        self._observe(self._stage, values, step)
 
     def timings(self, timings: Mapping[str, float], step: int) -> None:
         """Record machine-dependent figures."""
-        self._write(TIMINGS, timings, step)
+        self._write(TIMINGS, self._checked(timings), self._checked_step(step))
 
     def sync(self) -> None:
         """Force what the work folder has to the disk; see `StageContext.sync_log`."""
@@ -119,6 +121,25 @@ class StageLog:
         """Drop what an earlier attempt logged, if this one, at its end, has logged nothing and resumed nowhere."""
         if not self._truncated:
             self._truncate(None)
+
+    def _checked(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """The values as numbers of Python's own; raises `ValueError`, which names one that is no number."""
+        numbers = {}
+        for name, value in values.items():
+            try:
+                numbers[name] = value if type(value) is int else float(value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"stage {self._stage!r} logs {name}={value!r:.80}, which is no number") from error
+        return numbers
+
+    def _checked_step(self, step: Any) -> int:
+        """A step as a whole number (numpy's too); raises `ValueError` for anything else."""
+        try:
+            return operator.index(step)
+        except TypeError as error:
+            raise ValueError(
+                f"stage {self._stage!r} logs at the step {step!r:.80}, which is no whole number"
+            ) from error
 
     def _write(self, name: str, values: Mapping[str, float], step: int) -> None:
         if not self._truncated:  # no `rewind` came before: begun anew, so what an earlier attempt logged is dropped

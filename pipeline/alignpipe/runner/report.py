@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from alignpipe.api import Artifact
 from alignpipe.config.model import RunConfig
 from alignpipe.runner.live_run import LiveRun
+from alignpipe.runner.payloads import REPORT, report_problem
 from alignpipe.runner.summary import Summary
 from alignpipe.store.files import read_json
 from alignpipe.tables import cell, printable, show_table
@@ -47,8 +48,8 @@ def _last_report(made: Mapping[str, Artifact]) -> dict[str, Any] | None:
     """The report.json of the last stage that made a report, if it has one."""
     for artifact in reversed(list(made.values())):
         if artifact.kind == "report":
-            content = read_json(artifact.folder / "report.json")
-            return content if isinstance(content, dict) and {"columns", "rows"} <= set(content) else None
+            content = read_json(artifact.folder / REPORT)
+            return content if content is not None and not report_problem(content) else None
     return None
 
 

@@ -13,6 +13,7 @@ from alignpipe.runner.decisions import headline, on_one_line
 from alignpipe.runner.devices import prepare_device
 from alignpipe.runner.failures import recording_failure
 from alignpipe.runner.live_run import LiveRun
+from alignpipe.runner.payloads import check_payload
 from alignpipe.runner.recording import StageLog, replay
 from alignpipe.runner.summary import StageResult
 from alignpipe.store.locks import HeldLock
@@ -29,6 +30,8 @@ def run_stage(live: LiveRun, decision: Decision, made: Mapping[str, Artifact], r
         artifact = _reuse_or_compute(live, decision, made, result)
     except BaseException as error:
         result.fail(error)
+        if not isinstance(error, (*INTERRUPTIONS, AlignpipeError)):  # a traceback, which does not say whose code it is
+            error.add_note(f"raised in stage {stage!r} ({decision.spec.registered})")
         if not isinstance(error, INTERRUPTIONS):
             live.observers.notify("alignpipe_stage_failed", info=live.info, stage=stage, error=error)
         raise
@@ -96,6 +99,7 @@ def _compute(live: LiveRun, decision: Decision, lock: HeldLock, result: StageRes
             build_stage(spec.selected, spec.registered, ctx).run(decision.inputs, ctx)
     # If it logged nothing, and did not go on at a checkpoint, what an earlier attempt logged is not of this result.
     log.drop_earlier_if_begun_anew()
+    check_payload(spec, work.payload)
     lock.check()  # a lease on a network store may have been lost meanwhile
     seconds = time.perf_counter() - began
     artifact = live.store.publish(

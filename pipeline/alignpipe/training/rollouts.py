@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignpipe.api import Sample
 from alignpipe.dataset import Dataset, Row
+from alignpipe.errors import PluginError
 from alignpipe.training.tokens import decoder, fingerprint
 
 
@@ -42,6 +43,28 @@ class Rollout(Protocol):
         response depends on its own row only, not on the batch it was sampled in.
         """
         ...
+
+
+def sampled(
+    rollout: Rollout,
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    *,
+    temperature: float,
+    eos_ids: Sequence[int],
+) -> list[Response]:
+    """What the rollout samples; raises `PluginError` if that is not one response per prompt, none too long."""
+    responses = rollout.sample(model, prompts, uniforms, temperature=temperature, eos_ids=eos_ids)
+    most, who = uniforms.shape[1], f"the rollout {type(rollout).__module__}.{type(rollout).__qualname__}"
+    if len(responses) != len(prompts):
+        raise PluginError(f"{who} gave {len(responses)} responses to {len(prompts)} prompts")
+    for response in responses:
+        if not isinstance(response, Response):
+            raise PluginError(f"{who} gave {response!r:.80}, which is no alignpipe.training.rollouts.Response")
+        if not 0 < len(response.ids) <= most:
+            raise PluginError(f"{who} gave a response of {len(response.ids)} tokens, where 1 to {most} are wanted")
+    return responses
 
 
 def as_samples(

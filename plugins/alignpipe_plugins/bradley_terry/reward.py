@@ -33,7 +33,7 @@ from alignpipe.training.models import (
 )
 from alignpipe.training.ordering import by_length
 from alignpipe.training.parallel import Team, join
-from alignpipe.training.rollouts import Rollout, as_samples
+from alignpipe.training.rollouts import Rollout, as_samples, sampled
 from alignpipe.training.streams import episode_uniforms, stream
 from alignpipe.training.tokens import encode_prompt, fingerprint, fit_length, prompt_ids, response_ids, text_of
 from alignpipe_plugins.bradley_terry.config import BradleyTerryConfig, Normalise
@@ -202,7 +202,8 @@ class BradleyTerryReward:
             )
         rows, prompts = [row for row, _ in chosen], [prompt for _, prompt in chosen]
         cast(nn.Module, policy.model).to(ctx.device)
-        responses = rollout.sample(
+        responses = sampled(
+            rollout,
             policy.model,
             prompts,
             episode_uniforms(stream(ctx.seed, "normalise"), len(prompts), config.sample_tokens),

@@ -17,7 +17,7 @@ from alignpipe.training.batches import TokenBatch, pad_rows, response_logprobs
 from alignpipe.training.lanes import ONE_LANE, Lanes
 from alignpipe.training.models import Policy, context_length
 from alignpipe.training.ordering import by_length
-from alignpipe.training.rollouts import Response, Rollout, as_samples
+from alignpipe.training.rollouts import Response, Rollout, as_samples, sampled
 from alignpipe.training.tokens import encode_prompts, fit_length, prompt_ids, response_ids
 
 _BATCH = 32
@@ -54,7 +54,7 @@ def answer(
     Raises `DataError` for an empty prompt, or one that leaves too little of the context.
     """
     prompts = encode_prompts(policy.tokenizer, rows, uniforms.shape[1], context_length(policy.model), key)
-    responses = rollout.sample(policy.model, prompts, uniforms, temperature=temperature, eos_ids=policy.eos_ids)
+    responses = sampled(rollout, policy.model, prompts, uniforms, temperature=temperature, eos_ids=policy.eos_ids)
     return Answers(name, prompts, responses, as_samples(policy.tokenizer, rows, prompts, responses))
 
 

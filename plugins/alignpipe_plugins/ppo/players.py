@@ -11,7 +11,7 @@ from alignpipe.api import Sample
 from alignpipe.rewarding.judge import Judge
 from alignpipe.training.models import Policy, TokenScorer
 from alignpipe.training.parallel import Team
-from alignpipe.training.rollouts import Response, Rollout, as_samples
+from alignpipe.training.rollouts import Response, Rollout, as_samples, sampled
 from alignpipe_plugins.ppo.episodes import Prompts
 
 
@@ -50,7 +50,8 @@ class Players:
         eos_ids = self.policy.eos_ids
 
         def sample(rows: Sequence[int]) -> list[Response]:
-            return self.rollout.sample(
+            return sampled(
+                self.rollout,
                 self.network,  # type: ignore[arg-type]  # with adapters it is no PreTrainedModel, but is called as one
                 [prompts.ids[row] for row in rows],
                 uniforms[rows],

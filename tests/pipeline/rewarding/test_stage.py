@@ -116,6 +116,24 @@ def test_a_column_that_the_prompts_alone_have_is_enough(tmp_path: Path) -> None:
     run(tmp_path, Comparing(), prompts=[{"prompt": "Hi", "answer": "Hello"}])
 
 
+def test_prompts_that_it_will_be_asked_about_need_the_column_though_the_pairs_have_it(tmp_path: Path) -> None:
+    """Who practises on prompts without it would find out hours later."""
+
+    class Comparing(Longer):
+        columns = ("answer",)
+
+    pair = {**PAIR, "answer": "Hello"}
+    prompts = {"train": [{"prompt": "Hi", "messages": []}], "heldout": []}
+    write_dataset(tmp_path / "data", {"preferences": {"train": [pair], "heldout": [pair]}, "prompts": prompts})
+    stage = RewardStage(Selected("reward", "acme", {}), 1, "acme-reward 1.2")
+    ctx = FakeContext(tmp_path / "stage", stage="reward", builders={"reward/acme": lambda _: Comparing()})
+    inputs = {"dataset": Artifact("dataset", "data", tmp_path / "data", "digest")}
+    stage.check_ahead(inputs, ctx)
+    ctx.asked = ("train", "heldout")
+    with pytest.raises(DataError, match="reads the column 'answer', which 1 of 1 training prompts do not have"):
+        stage.check_ahead(inputs, ctx)
+
+
 @pytest.mark.parametrize("told", ["applies to none of the 2 samples", "of no held-out pair both answers have a score"])
 def test_a_reward_for_other_samples_gets_no_card(told: str, tmp_path: Path) -> None:
     class Other:
