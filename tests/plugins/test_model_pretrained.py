@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from omegaconf import OmegaConf
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignpipe.errors import AlignpipeError, ConfigError, ModelError
@@ -219,6 +220,22 @@ def test_lora_options_reach_peft() -> None:
     assert adapted == {"q_proj"}
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
     assert (layer.r["default"], layer.scaling["default"], layer.lora_dropout["default"].p) == (3, 2.0, 0.25)
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_adapters_on_weights_that_two_layers_share_are_refused(layer: str, tmp_path: Path) -> None:
+    """Folded in they would move the other layer too: the checkpoint would not be the model that was trained."""
+    config = AutoConfig.from_pretrained(tiny_models.llama())
+    for tied in (True, False):
+        config.tie_word_embeddings = tied
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / str(tied))
+    made = source(tmp_path / "True", lora_rank=2, lora_targets=[layer, "q_proj"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own word on it
+        with pytest.raises(ConfigError, match=rf"model\.lora_targets: (model\.)?{layer} shares its weights with"):
+            made.adapt(made.load(tmp_path / "True"))
+    apart = source(tmp_path / "False", lora_rank=2, lora_targets=[layer, "q_proj"])
+    apart.adapt(apart.load(tmp_path / "False"))
 
 
 def test_wrong_lora_targets_name_the_key() -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RecurrentGemmaConfig,
+)
 
 from alignpipe.errors import PluginError
 from alignpipe.options import Forward, ModelLinearDtype
@@ -109,6 +118,25 @@ def test_both_decoders_draw_the_same_tokens(config) -> None:
     assert packed == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
     set_forward(model, Forward.general, None)
     assert sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos]) == packed
+
+
+RECURRENT = [
+    MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.5),
+    Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),
+    RecurrentGemmaConfig(**{**SIZES, "num_hidden_layers": 3, "num_key_value_heads": 1}, lru_width=32, head_dim=8),
+]
+
+
+@pytest.mark.parametrize("config", RECURRENT, ids=lambda config: config.model_type)
+def test_what_remembers_more_than_keys_and_values_is_read_anew(config) -> None:
+    """A recurrent state takes in the pads on the left, and has no rows that could leave."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    eos = an_end(model)
+    drawn = sampler(4).sample(model, PROMPTS, UNIFORMS, temperature=0.7, eos_ids=[eos])
+    assert drawn == [naive(model, prompt, row, 0.7, eos) for prompt, row in zip(PROMPTS, UNIFORMS, strict=True)]
+    assert len({len(response.ids) for response in drawn}) > 2
 
 
 def test_the_decoder_reads_no_place_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,25 @@ def load_causal(name: str | Path, revision: str | None = None, **options: Any) -
 
     Raises `ModelError` if `name` is neither a checkpoint folder nor a loadable hub name.
     """
-    return _load(AutoModelForCausalLM, name, revision, options)
+    model = _load(AutoModelForCausalLM, name, revision, options)
+    _check_causal(model, name)
+    return model
+
+
+def _check_causal(model: PreTrainedModel, name: str | Path) -> None:
+    """Raise `ModelError` for a model that sees the tokens it predicts, as an encoder loaded as a decoder does."""
+    last = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0] - 1
+    rows = torch.tensor([[0, min(1, last), 0], [0, min(1, last), last]], device=model.device)
+    was = model.training
+    with torch.no_grad():
+        one, other = model.train(False)(rows, use_cache=False).logits[:, 0].float()
+    model.train(was)
+    rounding = max(1e-4, 8 * torch.finfo(model.dtype).eps)
+    if (one - other).abs().max() > rounding * one.abs().max():
+        raise ModelError(
+            f"{name} holds a {type(model).__name__} that is not causal: what it predicts depends on the tokens behind, "
+            "so it cannot be a policy; of an encoder that can be a decoder set is_decoder in its config.json"
+        )
 
 
 def load_scorer(name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
@@ -217,6 +235,11 @@ def _load(auto: Any, name: str | Path, revision: str | None, options: dict[str, 
         raise ModelError(f"{name} is no checkpoint folder: it has no config.json")
     labels = {"num_labels": options.pop("num_labels")} if "num_labels" in options else {}
     config = load_config(name, revision, **labels)
+    if auto is AutoModelForSequenceClassification and type(config) not in auto._model_mapping:
+        raise ModelError(
+            f"{name}: transformers has no sequence classifier of this kind of model, which reward=bradley_terry and "
+            "the critic of ppo=ppo are; take another reward (reward=rules ...) and ppo=grpo, rloo or reinforce_pp"
+        )
     without_dropout(config)
     try:
         with _quiet():

@@ -94,9 +94,14 @@ class PretrainedSource:
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's
             torch.manual_seed(self._seed)
             try:
-                return cast(nn.Module, peft.get_peft_model(model, lora))
+                adapted = cast(nn.Module, peft.get_peft_model(model, lora))
             except ValueError as error:
-                raise ConfigError(f"model.lora_targets={list(self._config.lora_targets)}: {error}") from error
+                targets = list(self._config.lora_targets)
+                key = f"model.lora_targets={targets}" if targets else f"model.lora_rank={self._config.lora_rank}"
+                more = "" if targets else "; name the layers for adapters with model.lora_targets=[...]"
+                raise ConfigError(f"{key}: {error}{more}") from error
+        _check_untied(adapted, model)
+        return adapted
 
     def merge(self, model: nn.Module) -> PreTrainedModel:
         """The ordinary model, adapters folded into its weights; `model` cannot be trained on afterwards."""
@@ -137,6 +142,23 @@ class PretrainedSource:
             yield
         except ModelError as error:
             raise ModelError(f"model.path={self._config.path}: {error}") from error
+
+
+def _check_untied(adapted: nn.Module, model: PreTrainedModel) -> None:
+    """Raise `ConfigError` for an adapter on weights that two layers share.
+
+    Folded into them it would change the other layer too, which it did not in training.
+    """
+    owners: dict[int, set[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weight), set()).add(name.replace(".base_layer", ""))
+    for name, module in adapted.named_modules():
+        base = getattr(module, "base_layer", None)
+        if base is not None and len(owners.get(id(base.weight), ())) > 1:
+            raise ConfigError(
+                f"model.lora_targets: {name.removeprefix('base_model.model.')} shares its weights with another layer "
+                "(tie_word_embeddings), which an adapter would change too when it is folded in; leave it out"
+            )
 
 
 def _template(path: str) -> str:

@@ -18,7 +18,7 @@ from alignpipe.training.packed.decode import PackedDecoder
 from alignpipe.training.packed.models import packable
 from alignpipe.training.rollouts import Response
 from alignpipe_plugins.rollout_local.config import LocalRolloutConfig
-from alignpipe_plugins.rollout_local.general import GeneralDecoder
+from alignpipe_plugins.rollout_local.general import general_decoder
 
 _FULL = 0.9
 """Finished rows are computed along until fewer than this share of the batch is going on: to leave, all others move."""
@@ -81,7 +81,7 @@ def _decoder(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int
     """The packed decoder where the model allows it for rows this long."""
     longest = max(len(prompt) for prompt in prompts) + room
     parts = packable(model, longest)
-    return GeneralDecoder(model, prompts) if parts is None else PackedDecoder(parts, prompts, longest)
+    return general_decoder(model, prompts) if parts is None else PackedDecoder(parts, prompts, longest)
 
 
 def _decode(decoder: Decoder, uniforms: Tensor, temperature: float, eos_ids: Sequence[int]) -> list[Response]:

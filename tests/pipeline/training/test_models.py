@@ -13,10 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
+    BertLMHeadModel,
     Gemma3Config,
     GPT2Config,
     GPT2Model,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -72,6 +76,24 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
         ModelError, match=f"no tokenizer can be loaded from {tmp_path}: it holds none of tokenizer.json"
     ):
         load_tokenizer(tmp_path)
+
+
+def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
+    """It sees the very token that it is to predict."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForMaskedLM(BertConfig(vocab_size=90, initializer_range=0.3, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"holds a BertLMHeadModel that is not causal: .* set is_decoder in"):
+        load_causal(tmp_path)
+    BertLMHeadModel(BertConfig(vocab_size=90, is_decoder=True, **sizes)).save_pretrained(tmp_path / "decoder")
+    assert not load_causal(tmp_path / "decoder").training
+
+
+def test_a_family_without_a_classifier(tmp_path: Path) -> None:
+    MambaForCausalLM(MambaConfig(vocab_size=90, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"no sequence classifier of this kind .* take another reward .* ppo=grpo"):
+        load_scorer(tmp_path)
 
 
 def test_a_checkpoint_without_weights(tmp_path: Path) -> None:
