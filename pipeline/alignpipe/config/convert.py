@@ -31,9 +31,7 @@ def component_node(registered: Registered) -> DictConfig:
     config = registered.component.config
     try:
         node: DictConfig = OmegaConf.structured(config)
-    except (
-        Exception
-    ) as error:  # OmegaConf's, Python's for a type that is not there, whatever a default's factory raises
+    except Exception as error:  # OmegaConf's, Python's for a type it does not know, what a default's factory raises
         reason = " ".join(str(error).split())
         raise PluginError(
             f"{registered}: OmegaConf cannot take its config {config.__name__}: {reason}. It takes bool, int, float, "

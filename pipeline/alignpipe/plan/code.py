@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -72,9 +71,8 @@ def _component_files(registered: Registered) -> tuple[Path, ...]:
     modules = {registered.component.config.__module__, registered.component.factory.partition(":")[0]}
     if (folder / "__init__.py").is_file():
         top = _top(folder)
-        folders = {folder, *(file.parent for module in modules if (file := _file_of(module)) is not None)}
-        own = {each for each in folders if each.is_relative_to(top)}
-        return tuple(sorted(each for each in own if not any(other in each.parents for other in own)))
+        folders = {folder, *(found for module in modules if (found := _folder_of(module, top)) is not None)}
+        return tuple(sorted(each for each in folders if not any(other in each.parents for other in folders)))
     files = {folder / f"{module.rpartition('.')[2]}.py" for module in modules}
     return tuple(sorted(file for file in files if file.is_file()))
 
@@ -86,13 +84,12 @@ def _top(package: Path) -> Path:
     return package
 
 
-def _file_of(module: str) -> Path | None:
-    """A module's file; the module itself, which may be slow, is not imported, though the packages around it are."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+def _folder_of(module: str, top: Path) -> Path | None:
+    """The package folder of a module below `top`, by its name: to ask Python imports packages, which may be slow."""
+    path = top.parent.joinpath(*module.split("."))
+    if not path.is_relative_to(top):
         return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return path if path.is_dir() else path.parent if path.with_suffix(".py").is_file() else None
 
 
 @cache

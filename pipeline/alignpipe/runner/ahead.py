@@ -52,9 +52,7 @@ def _check(live: LiveRun, spec: StageSpec, made: Mapping[str, Artifact], *, ahea
                 Dataset(inputs[port].folder).require(table, split)
     # A reward that is missing is still to be made; a policy that is missing would look like an empty port.
     seen = all(port in inputs for port, kind in kinds.items() if kind in ("dataset", "policy"))
-    asked = asked_about(
-        live.planner.specs, spec
-    )  # of these prompts the stage itself, if it is about to work, knows nothing
+    asked = asked_about(live.planner.specs, spec)  # when the stage works it does not know of these prompts
     if (ahead or asked) and seen and "dataset" in kinds.values():
         ctx = LookingAhead(live, spec, asked)
         stage = build_stage(spec.selected, spec.registered, ctx)
