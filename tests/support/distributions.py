@@ -43,6 +43,7 @@ class Built:
         self.config = config
     def run(self, inputs, ctx):
         (ctx.payload / "result.txt").write_text(f"{self.config} {sorted(inputs)}")
+        (ctx.payload / "dataset.json").write_text('{"tables": {}, "gold": null}')
         ctx.log({"loss": 1.0}, 1)
     def start(self, info):
         return "id"
